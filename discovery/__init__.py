@@ -1,0 +1,1 @@
+"""Who is there: mDNS, remembered and configured addresses, peers told by peers."""

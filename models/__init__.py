@@ -1,0 +1,1 @@
+"""What learns: arrays in, arrays out; no sockets, no files, no clock."""

@@ -1,0 +1,1 @@
+"""Search on the device: text index, click log, G-Rank."""

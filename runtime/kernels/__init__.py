@@ -1,0 +1,1 @@
+"""Kernel bodies written once, rendered to one C function, a GPU or firmware."""
