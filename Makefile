@@ -1,0 +1,50 @@
+# make demo | test | lint | bench | pi-smoke | clean.   Nothing is installed outside .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte code is compiled when it is first used: a quarter of the disk space and less wear on an SD card.
+PIP := PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
+SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o -name py.typed | LC_ALL=C sort)
+
+.PHONY: demo test lint bench pi-smoke clean
+
+demo: $(VENV)/installed
+	@$(BIN)/flocklet demo
+
+test: $(VENV)/developing
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/developing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p flocklet
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/developing
+	$(BIN)/python benchmarks/all.py
+
+pi-smoke: $(VENV)/developing
+	$(BIN)/python benchmarks/pi_smoke.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flocklet needs Python 3.11 or newer; run: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv module: on Debian and Raspberry Pi OS, sudo apt-get install python3-venv" >&2; exit 1; }
+
+# For people: the package as it will run, without the tools of its makers.
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml $(SOURCES)
+	@echo "installing flocklet into $(VENV) ..."
+	@test -e $(VENV)/developing || $(PIP) install .
+	@touch $@
+
+# For makers: an editable install that type checkers can see through, renewed when a file comes or goes.
+$(VENV)/developing: $(VENV)/bin/python pyproject.toml $(SOURCES)
+	@echo "installing flocklet and its development tools into $(VENV) ..."
+	@test -e $@ && test $@ -nt pyproject.toml || $(PIP) install -U 'setuptools>=77' wheel
+	@if test -e $@ && test $@ -nt pyproject.toml; \
+	 then $(PIP) install --no-deps --no-build-isolation -e . --config-settings editable_mode=strict; \
+	 else $(PIP) install --no-build-isolation -e '.[dev]' --config-settings editable_mode=strict; fi
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

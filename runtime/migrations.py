@@ -1,0 +1,77 @@
+"""The tables of the store, as an ordered list of migrations.
+
+`PRAGMA user_version` counts the applied ones. A migration is never edited after a release: append a new one.
+64-bit unsigned item ids are kept as SQLite's signed integers (two's complement).
+"""
+
+from __future__ import annotations
+
+__all__ = ["APPLICATION_ID", "MIGRATIONS"]
+
+APPLICATION_ID = 0x666C6B74  # "flkt"
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+    CREATE TABLE documents (
+        item_id INTEGER PRIMARY KEY,
+        key TEXT NOT NULL,
+        title TEXT NOT NULL,
+        text TEXT NOT NULL,
+        path TEXT,
+        added_s REAL NOT NULL
+    );
+    CREATE INDEX documents_path ON documents (path);
+
+    CREATE TABLE people (
+        name TEXT PRIMARY KEY,
+        origin BLOB NOT NULL UNIQUE,
+        seed BLOB NOT NULL
+    );
+
+    CREATE TABLE origins (origin BLOB PRIMARY KEY, public_key BLOB NOT NULL, proof BLOB) WITHOUT ROWID;
+
+    CREATE TABLE events (
+        query_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        origin BLOB NOT NULL,
+        query TEXT NOT NULL,
+        shown BLOB NOT NULL,
+        at_s REAL NOT NULL
+    );
+
+    CREATE TABLE clicks (
+        origin BLOB NOT NULL,
+        seq INTEGER NOT NULL,
+        entry BLOB NOT NULL,
+        query_id INTEGER REFERENCES events (query_id),
+        PRIMARY KEY (origin, seq)
+    ) WITHOUT ROWID;
+
+    CREATE TABLE deltas (
+        content_id BLOB PRIMARY KEY,
+        author BLOB NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        received_s REAL NOT NULL
+    ) WITHOUT ROWID;
+
+    CREATE TABLE models (
+        version BLOB PRIMARY KEY,
+        name TEXT NOT NULL,
+        schema BLOB NOT NULL,
+        base BLOB,
+        body BLOB NOT NULL,
+        made_s REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX models_name ON models (name, made_s);
+
+    CREATE TABLE peers (
+        device_id BLOB PRIMARY KEY,
+        name TEXT NOT NULL,
+        addresses BLOB NOT NULL,
+        first_seen_s REAL NOT NULL,
+        last_seen_s REAL NOT NULL,
+        banned TEXT
+    ) WITHOUT ROWID;
+    """,
+)
