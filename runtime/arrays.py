@@ -1,0 +1,296 @@
+"""Arrays as msgpack extension values: 1 = dense, 2 = sparse, 3 = quantised.
+
+Layouts (all integers big-endian, all array data little-endian, C order):
+
+    shape      u8 ndim | u32 dim, ndim times
+    1 dense    dtype char | shape | raw values
+    2 sparse   dtype char | shape | u32 gap bytes | gaps | raw values
+               gaps: LEB128 varints; the first is the first flat index, each next one is (index - previous - 1)
+    3 quantised  u8 bits (1, 2, 4, 8) | u8 compressor (0 none, 1 zlib) | shape | u32 block | float32 scale per block |
+               codes, packed low bits first; 1 bit: 0 = -1, 1 = +1; else code - 2^(bits-1)
+
+Every size is computed in Python integers and compared with the limits before anything is allocated; values must be
+finite. Errors: WireError, and SchemaMismatch where a shape differs from the announced one.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.errors import SchemaMismatch, WireError
+
+__all__ = ["ArrayValue", "Quantised", "Sparse", "decode_array", "encode_array", "inflate"]
+
+DENSE, SPARSE, QUANTISED = 1, 2, 3
+DTYPES = {
+    char: np.dtype(("<" if size > 1 else "|") + kind + str(size))
+    for char, kind, size in (
+        ("?", "b", 1), ("b", "i", 1), ("B", "u", 1), ("h", "i", 2), ("H", "u", 2), ("i", "i", 4), ("I", "u", 4),
+        ("q", "i", 8), ("Q", "u", 8), ("e", "f", 2), ("f", "f", 4), ("d", "f", 8),
+    )
+}  # fmt: skip
+CHARS = {(dtype.kind, dtype.itemsize): char for char, dtype in DTYPES.items()}
+MAX_DIMS = 8
+U32 = struct.Struct(">I")
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Hold the non-zero values of an array: `indices` (n,) int64 flat and increasing, `values` (n,) of one dtype."""
+
+    shape: tuple[int, ...]
+    indices: NDArray[np.int64]
+    values: NDArray[Any]
+
+    def to_dense(self) -> NDArray[Any]:
+        """Return the array, shape `shape`, zeros elsewhere."""
+        flat = np.zeros(math.prod(self.shape), dtype=self.values.dtype)
+        flat[self.indices] = self.values
+        return flat.reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantised:
+    """Hold an array as small integers: value = code * scale of its block; `codes` (size,) int8, `scales` float32."""
+
+    shape: tuple[int, ...]
+    bits: int
+    block: int
+    scales: NDArray[np.float32]
+    codes: NDArray[np.int8]
+
+    def to_dense(self) -> NDArray[np.float32]:
+        """Return the array as float32, shape `shape`."""
+        scales = np.repeat(self.scales, self.block)[: self.codes.size]
+        return (self.codes.astype(np.float32) * scales).reshape(self.shape)
+
+
+ArrayValue: TypeAlias = NDArray[Any] | Sparse | Quantised
+
+
+def encode_array(value: ArrayValue) -> tuple[int, bytes]:
+    """Return (extension code, payload); raise WireError for a dtype or a value that peers would refuse."""
+    if isinstance(value, Sparse):
+        return SPARSE, _encode_sparse(value)
+    if isinstance(value, Quantised):
+        return QUANTISED, _encode_quantised(value)
+    char = _char(value.dtype)
+    _check_finite(value)
+    raw = np.ascontiguousarray(value, dtype=DTYPES[char]).tobytes()
+    return DENSE, char.encode() + _pack_shape(value.shape) + raw
+
+
+def decode_array(
+    code: int, payload: bytes, *, max_elements: int, expected: tuple[int, ...] | None = None
+) -> ArrayValue:
+    """Return the array of an extension value; it owns its memory and is read-only.
+
+    At most `max_elements` elements, and exactly the shape `expected` if one is given.
+    """
+    try:
+        if code == DENSE:
+            return _decode_dense(payload, max_elements, expected)
+        if code == SPARSE:
+            return _decode_sparse(payload, max_elements, expected)
+        if code == QUANTISED:
+            return _decode_quantised(payload, max_elements, expected)
+    except (struct.error, IndexError) as error:
+        raise WireError("an array ends before its header says", reason="array") from error
+    raise WireError(f"extension type {code} is not one of this protocol", reason="extension")
+
+
+def inflate(data: bytes, size: int) -> bytes:
+    """Return the zlib stream `data`, which must hold exactly `size` bytes; never produces more than that."""
+    stream = zlib.decompressobj()
+    try:
+        plain = stream.decompress(data, size + 1)
+    except zlib.error as error:
+        raise WireError("a compressed value is damaged", reason="compression") from error
+    if len(plain) != size or not stream.eof or stream.unused_data:
+        raise WireError(f"a compressed value does not hold the announced {size} bytes", reason="compression")
+    return plain
+
+
+def _char(dtype: np.dtype[Any]) -> str:
+    char = CHARS.get((dtype.kind, dtype.itemsize))
+    if char is None:
+        raise WireError(f"arrays of {dtype} do not travel", reason="dtype")
+    return char
+
+
+def _dtype(payload: bytes) -> np.dtype[Any]:
+    dtype = DTYPES.get(chr(payload[0]))
+    if dtype is None:
+        raise WireError(f"dtype {payload[:1]!r} is not one of this protocol", reason="dtype")
+    return dtype
+
+
+def _check_finite(values: NDArray[Any]) -> None:
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise WireError("an array holds NaN or infinity", reason="finite")
+
+
+def _pack_shape(shape: tuple[int, ...]) -> bytes:
+    if len(shape) > MAX_DIMS or any(dim >= 1 << 32 for dim in shape):
+        raise WireError(
+            f"shape {shape} does not fit: at most {MAX_DIMS} dimensions below 2^32", reason="shape"
+        )
+    return struct.pack(f">B{len(shape)}I", len(shape), *shape)
+
+
+def _shape(
+    payload: bytes, at: int, max_elements: int, expected: tuple[int, ...] | None
+) -> tuple[tuple[int, ...], int, int]:
+    """Return (shape, number of elements, offset behind the shape)."""
+    ndim = payload[at]
+    if ndim > MAX_DIMS:
+        raise WireError(f"an array has {ndim} dimensions; at most {MAX_DIMS}", reason="shape")
+    shape: tuple[int, ...] = struct.unpack_from(f">{ndim}I", payload, at + 1)
+    size = math.prod(shape)
+    if size > max_elements:
+        raise WireError(f"an array has {size} elements; at most {max_elements}", reason="shape")
+    if expected is not None and shape != expected:
+        raise SchemaMismatch(f"an array has shape {shape} instead of {expected}")
+    return shape, size, at + 1 + 4 * ndim
+
+
+def _values(payload: bytes, at: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    if len(payload) - at != count * dtype.itemsize:
+        raise WireError(
+            f"an array of {count} elements has {len(payload) - at} bytes instead of {count * dtype.itemsize}",
+            reason="array",
+        )
+    values: NDArray[Any] = np.frombuffer(payload, dtype=np.uint8 if dtype.kind == "b" else dtype, offset=at)
+    if dtype.kind == "b":
+        if values.size and int(values.max()) > 1:
+            raise WireError("a boolean is neither 0 nor 1", reason="array")
+        values = values.view(np.bool_)
+    _check_finite(values)
+    return values
+
+
+def _decode_dense(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> NDArray[Any]:
+    dtype = _dtype(payload)
+    shape, size, at = _shape(payload, 1, max_elements, expected)
+    return _values(payload, at, size, dtype).reshape(shape)
+
+
+def _encode_sparse(value: Sparse) -> bytes:
+    char = _char(value.values.dtype)
+    _check_finite(value.values)
+    indices = np.asarray(value.indices, dtype=np.int64)
+    if indices.shape != value.values.shape or indices.ndim != 1:
+        raise WireError("a sparse array needs one index per value", reason="array")
+    if indices.size and (
+        indices[0] < 0 or indices[-1] >= math.prod(value.shape) or (np.diff(indices) < 1).any()
+    ):
+        raise WireError("the indices of a sparse array must increase within its shape", reason="array")
+    gaps = _varints(np.diff(indices, prepend=-1) - 1)
+    raw = np.ascontiguousarray(value.values, dtype=DTYPES[char]).tobytes()
+    return char.encode() + _pack_shape(value.shape) + U32.pack(len(gaps)) + gaps + raw
+
+
+def _decode_sparse(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Sparse:
+    dtype = _dtype(payload)
+    shape, size, at = _shape(payload, 1, max_elements, expected)
+    (gap_bytes,) = U32.unpack_from(payload, at)
+    at += U32.size
+    if gap_bytes > len(payload) - at:
+        raise WireError("a sparse array ends before its header says", reason="array")
+    gaps = _unvarints(np.frombuffer(payload, dtype=np.uint8, offset=at, count=gap_bytes))
+    indices = np.cumsum(gaps + 1) - 1
+    # Each gap is below 2^35 and there are below 2^32 of them, so a sum can pass 2^63 only beyond any real frame.
+    if gaps.size > size or (indices.size and not 0 <= int(indices[-1]) < size):
+        raise WireError("a sparse array has an index outside its shape", reason="array")
+    return Sparse(shape, indices, _values(payload, at + gap_bytes, gaps.size, dtype))
+
+
+def _varints(numbers: NDArray[np.int64]) -> bytes:
+    """Return the LEB128 bytes of non-negative numbers below 2^35."""
+    lengths = np.ones(numbers.size, dtype=np.int64)
+    for bits in (7, 14, 21, 28):
+        lengths += numbers >= 1 << bits
+    starts = np.cumsum(lengths) - lengths
+    out = np.zeros(int(lengths.sum()), dtype=np.uint8)
+    for place in range(5):
+        has = lengths > place
+        more = (lengths[has] > place + 1).astype(np.uint8) << 7
+        out[starts[has] + place] = (numbers[has] >> (7 * place) & 0x7F).astype(np.uint8) | more
+    return out.tobytes()
+
+
+def _unvarints(raw: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the numbers of LEB128 bytes; each at most five bytes and in its shortest form."""
+    if raw.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    ends = np.flatnonzero(raw < 0x80)
+    if ends.size == 0 or ends[-1] != raw.size - 1:
+        raise WireError("the last varint is cut", reason="array")
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if int(lengths.max()) > 5 or bool(((raw[ends] == 0) & (lengths > 1)).any()):
+        raise WireError("a varint is not in its shortest form", reason="array")
+    shifts = 7 * (np.arange(raw.size) - np.repeat(starts, lengths))
+    numbers: NDArray[np.int64] = np.add.reduceat((raw & 0x7F).astype(np.int64) << shifts, starts)
+    return numbers
+
+
+def _encode_quantised(value: Quantised) -> bytes:
+    bits, size = value.bits, math.prod(value.shape)
+    if bits not in (1, 2, 4, 8) or not 1 <= value.block <= max(size, 1) or value.codes.shape != (size,):
+        raise WireError("a quantised array needs 1, 2, 4 or 8 bits and one code per element", reason="array")
+    if value.scales.shape != (-(-size // value.block),):
+        raise WireError("a quantised array needs one scale per block", reason="array")
+    _check_finite(value.scales)
+    codes = value.codes.astype(np.int16)
+    unsigned = (codes + 1) // 2 if bits == 1 else codes + (1 << bits - 1)
+    if size and not 0 <= int(unsigned.min()) <= int(unsigned.max()) < 1 << bits:
+        raise WireError(f"a code does not fit in {bits} bits", reason="array")
+    per_byte = 8 // bits
+    lanes = np.zeros(-(-size // per_byte) * per_byte, dtype=np.uint8)
+    lanes[:size] = unsigned
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    packed = np.bitwise_or.reduce(lanes.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8).tobytes()
+    small = zlib.compress(packed, 6)
+    compressor, codes_bytes = (1, small) if len(small) < len(packed) else (0, packed)
+    head = bytes([bits, compressor]) + _pack_shape(value.shape) + U32.pack(value.block)
+    return head + value.scales.astype("<f4").tobytes() + codes_bytes
+
+
+def _decode_quantised(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Quantised:
+    bits, compressor = payload[0], payload[1]
+    if bits not in (1, 2, 4, 8) or compressor > 1:
+        raise WireError(
+            f"{bits} bits with compressor {compressor} is not one of this protocol", reason="array"
+        )
+    shape, size, at = _shape(payload, 2, max_elements, expected)
+    (block,) = U32.unpack_from(payload, at)
+    at += U32.size
+    if not 1 <= block <= max(size, 1):
+        raise WireError(f"a quantised array of {size} elements has blocks of {block}", reason="array")
+    n_scales = -(-size // block)
+    if n_scales * 4 > len(payload) - at:
+        raise WireError("a quantised array lacks its scales", reason="array")
+    scales = _values(payload[at : at + 4 * n_scales], 0, n_scales, DTYPES["f"])
+    per_byte = 8 // bits
+    n_bytes = -(-size // per_byte)
+    data = payload[at + 4 * n_scales :]
+    packed = inflate(data, n_bytes) if compressor else data
+    if len(packed) != n_bytes:
+        raise WireError(
+            f"a quantised array has {len(packed)} code bytes instead of {n_bytes}", reason="array"
+        )
+    shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
+    lanes = (np.frombuffer(packed, dtype=np.uint8)[:, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(-1)
+    if lanes[size:].any():
+        raise WireError("the padding of a quantised array is not zero", reason="array")
+    wide = lanes[:size].astype(np.int16)
+    codes = (wide * 2 - 1 if bits == 1 else wide - (1 << bits - 1)).astype(np.int8)
+    return Quantised(shape, bits, block, scales, codes)
