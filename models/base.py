@@ -1,8 +1,9 @@
 """Hold parameters, their versions and the difference between two of them.
 
 `Parameters` is a flat map name -> float32 array of any shape. Its *schema* is the set of (name, shape); its
-*version* is the hash of its canonical bytes: tensors in schema order (names sorted by code point), little-endian,
-C-contiguous. A `Delta` leads from one version to the next and applies only to the version it was made from.
+*version* is the hash of its canonical bytes: tensors in schema order (names sorted by code point),
+little-endian, C-contiguous. A `Delta` leads from one version to the next and applies only to the version it
+was made from.
 
 Hashes are BLAKE2b-128 (16 bytes), the one hash family of the protocol (specs/wire.md, section 6).
 """
@@ -48,8 +49,8 @@ _UNNAMED = b""
 class Model(Protocol[Event_contra, Query_contra]):
     """Learn from events, one at a time, and predict; nothing but arrays goes in or out.
 
-    `flocklet.models.check.check_model` is the contract in executable form. A model whose state does not depend on
-    the order of its events says so with a true class attribute `is_order_free`.
+    `flocklet.models.check.check_model` is the contract in executable form. A model whose state does not
+    depend on the order of its events says so with a true class attribute `is_order_free`.
     """
 
     name: str
@@ -106,8 +107,9 @@ def version_id(params: Mapping[str, NDArray[Any]]) -> bytes:
 def difference(new: Parameters, old: Parameters) -> Delta:
     """Return the delta from `old` to `new`.
 
-    float32 subtraction rounds, so `old + (new - old)` may miss `new` in the last bit. `version` names what a receiver
-    gets, not `new`: a sender that goes on from the same version takes `apply_delta(old, delta)` for its own.
+    float32 subtraction rounds, so `old + (new - old)` may miss `new` in the last bit. `version` names what
+    a receiver gets, not `new`: a sender that goes on from the same version takes `apply_delta(old, delta)`
+    for its own.
 
     Raises SchemaMismatch when the schemas differ and WireError when a value is not finite.
     """
@@ -120,8 +122,8 @@ def difference(new: Parameters, old: Parameters) -> Delta:
 def apply_delta(params: Parameters, delta: Delta) -> Parameters:
     """Return `params + delta` as new arrays.
 
-    Raises SchemaMismatch when the delta was made for other tensors or from another version, WireError when a value is
-    not finite or when the result is not the version that the delta names.
+    Raises SchemaMismatch when the delta was made for other tensors or from another version, WireError when
+    a value is not finite or when the result is not the version that the delta names.
     """
     _same_schema(delta.values, params)
     _finite(delta.values)

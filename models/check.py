@@ -1,7 +1,8 @@
-"""Check any model against the contract of `flocklet.models.base.Model`: one conformance suite for all of them.
+"""Check any model against the contract of `flocklet.models.base.Model`: one suite for all of them.
 
-`check_model(make, events, queries)` runs every rule below on fresh models and raises AssertionError whose message
-starts with the name of the broken rule, e.g. `determinism: ...`. The idea is river's `check_estimator`.
+`check_model(make, events, queries)` runs every rule below on fresh models and raises AssertionError whose
+message starts with the name of the broken rule, e.g. `determinism: ...`. The idea is river's
+`check_estimator`.
 
 | rule | holds when |
 |---|---|
@@ -67,8 +68,8 @@ def check_model(
 ) -> None:
     """Raise AssertionError naming the first broken rule; `make` returns a fresh model on each call.
 
-    `hostile` adds events that this model in particular must refuse. Events and queries are compared, before and after,
-    with a deep copy of themselves.
+    `hostile` adds events that this model in particular must refuse. Events and queries are compared, before
+    and after, with a deep copy of themselves.
     """
     _require(len(events) >= 2, "check: give at least two events")
     _require(queries, "check: give at least one query")
