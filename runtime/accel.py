@@ -1,0 +1,232 @@
+"""Find out what computes well on this device, and choose by measurement.
+
+Each backend (NumPy, the native Program, a tinygrad GPU device, onnxruntime) is tried in a child process of
+its own: an import that dies with SIGILL, a compiler that hangs or a driver that crashes costs a line in the
+report and never this process. The result is kept as JSON under a key of everything it depends on (processor,
+compiler, versions), so that a device measures once. Nothing heavy is imported here; `choose` only compares
+numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flocklet.kernels.compilers import cpu_id, find_compiler
+from flocklet.kernels.toolchain import default_cache_dir
+
+__all__ = ["BACKENDS", "Backend", "Report", "Timing", "choose", "probe"]
+
+BACKENDS = ("numpy", "native", "gpu", "onnxruntime")
+_FORMAT = 2
+_log = logging.getLogger("flocklet.accel")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to compute: does it work here, and what is it (version, compiler, device) or why not."""
+
+    name: str
+    works: bool
+    detail: str
+    probe_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median microseconds per call of `workload` at `size` rows on `backend`, as measured on this device."""
+
+    workload: str
+    size: int
+    backend: str
+    median_us: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What works here and how fast; `from_cache` tells whether anything was run for it."""
+
+    backends: tuple[Backend, ...]
+    timings: tuple[Timing, ...] = field(default=())
+    from_cache: bool = False
+
+    def backend(self, name: str) -> Backend:
+        """Return the entry for `name` (one of BACKENDS)."""
+        return next(entry for entry in self.backends if entry.name == name)
+
+    def lines(self) -> list[str]:
+        """Return one plain line per backend, then one per measured workload and size."""
+        out = [f"{b.name:<12} {'works' if b.works else 'no   '} {b.detail}" for b in self.backends]
+        for workload, size in sorted({(t.workload, t.size) for t in self.timings}):
+            rows = sorted((t for t in self.timings if (t.workload, t.size) == (workload, size)), key=_by_time)
+            out.append(f"{workload} x{size}: " + ", ".join(f"{t.backend} {t.median_us:.1f} us" for t in rows))
+        return out
+
+
+def _by_time(timing: Timing) -> float:
+    return timing.median_us
+
+
+def choose(report: Report, workload: str, size: int, *, among: Sequence[str] = BACKENDS) -> str:
+    """Return the backend that was fastest at the measured size next to `size`; NumPy if nothing was measured."""
+    rows = [
+        t
+        for t in report.timings
+        if t.workload == workload and t.backend in among and report.backend(t.backend).works
+    ]
+    if not rows:
+        return "numpy"
+    nearest = min({t.size for t in rows}, key=lambda s: abs(s.bit_length() - size.bit_length()))
+    return min((t for t in rows if t.size == nearest), key=_by_time).backend
+
+
+def probe(
+    *,
+    cache_dir: Path | None = None,
+    refresh: bool = False,
+    timeout_s: float = 60.0,
+    environ: Mapping[str, str] | None = None,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Report:
+    """Return what works on this device, from the cache or by trying each backend in a child process.
+
+    Never raises: a backend that cannot be tried is reported as not working, with the reason. A cache that
+    cannot be read or written only costs the time of another probe. `timeout_s` bounds each child.
+    """
+    env = dict(os.environ if environ is None else environ)
+    folder = default_cache_dir(env).parent if cache_dir is None else cache_dir
+    path = folder / "accel.json"
+    key = _key(env)
+    if not refresh:
+        known = _load(path, key)
+        if known is not None:
+            return known
+    backends: list[Backend] = []
+    timings: list[Timing] = []
+    for name in BACKENDS:
+        start = timer()
+        answer = _ask(name, env, timeout_s)
+        backends.append(
+            Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3))
+        )
+        timings += [Timing(str(w), int(s), name, float(us)) for w, s, us in answer.get("timings", [])]
+    report = Report(tuple(backends), tuple(timings))
+    if not report.backend("native").works:
+        _log.warning("kernels run in NumPy: %s", report.backend("native").detail)
+    _save(path, key, report)
+    return report
+
+
+def _key(env: Mapping[str, str]) -> str:
+    compiler = find_compiler(env)
+    parts = [
+        str(_FORMAT),
+        cpu_id(),
+        sys.version,
+        platform.platform(),
+        compiler.identity if compiler else "none",
+    ]
+    parts += [f"{name}={env.get(name, '')}" for name in ("FLOCKLET_CC", "FLOCKLET_GPU", "PYTHONPATH")]
+    for package in ("flocklet", "numpy", "tinygrad", "onnxruntime"):
+        try:
+            parts.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            parts.append(f"{package} missing")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _ask(name: str, env: Mapping[str, str], timeout_s: float) -> dict[str, Any]:
+    """Run one child; return its answer, or a refusal that says how it ended."""
+    child_env = dict(env) | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [sys.executable, "-P", "-m", "flocklet.accel_child", name],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=child_env,
+                start_new_session=True,
+            )
+        except OSError as error:
+            return {"works": False, "detail": f"cannot start a child process: {error.strerror}"}
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return {"works": False, "detail": f"gave no answer within {timeout_s:g} s"}
+        out.seek(0)
+        err.seek(0)
+        answer = _parse(out.read(1 << 20).decode("utf-8", "replace"))
+        last = err.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+    if code < 0:
+        with contextlib.suppress(ValueError):
+            return {
+                "works": False,
+                "detail": f"the process that tried it died of {signal.Signals(-code).name}",
+            }
+    if code != 0 or answer is None:
+        return {"works": False, "detail": last[-1][:200] if last else f"ended with status {code}"}
+    return answer
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    """Return the last line of `text` as an answer, or None; libraries may print before it."""
+    lines = text.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else None
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) and {"works", "detail"} <= answer.keys() else None
+
+
+def _load(path: Path, key: str) -> Report | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["key"] != key:
+            return None
+        backends = tuple(
+            Backend(str(b["name"]), bool(b["works"]), str(b["detail"]), float(b["probe_s"]))
+            for b in data["backends"]
+        )
+        timings = tuple(
+            Timing(str(t["workload"]), int(t["size"]), str(t["backend"]), float(t["median_us"]))
+            for t in data["timings"]
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if tuple(b.name for b in backends) != BACKENDS:
+        return None
+    return Report(backends, timings, from_cache=True)
+
+
+def _save(path: Path, key: str, report: Report) -> None:
+    data = {
+        "key": key,
+        "backends": [vars(b) for b in report.backends],
+        "timings": [vars(t) for t in report.timings],
+    }
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".accel-")
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(data, out, indent=1)
+        Path(temporary).replace(path)
+    except OSError as error:
+        _log.info("the result of the probe is not kept: %s", error.strerror)
