@@ -96,7 +96,9 @@ class ControlServer:
         try:
             self._server = await asyncio.start_unix_server(self._serve, os.fspath(self._home.socket))
         except OSError as error:
-            raise ConfigError(f"cannot make the control socket {self._home.socket}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot make the control socket {self._home.socket}: {error.strerror}"
+            ) from error
         finally:
             os.umask(mask)
 

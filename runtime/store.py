@@ -167,6 +167,12 @@ class Store(Database):
         )
         return [_unsigned(row[0]) for row in rows]
 
+    def item_ids_at(self, path: str) -> list[int]:
+        """Return the ids of the documents whose file is exactly `path`."""
+        return [
+            _unsigned(row[0]) for row in self._rows("SELECT item_id FROM documents WHERE path = ?", (path,))
+        ]
+
     def count(self, table: str) -> int:
         """Return the number of rows of `documents`, `people`, `events`, `clicks`, `deltas`, `models` or `peers`."""
         if table not in ("documents", "people", "events", "clicks", "deltas", "models", "peers", "origins"):

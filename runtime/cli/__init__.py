@@ -43,7 +43,9 @@ VERBS: dict[str, tuple[str, str]] = {
 def build_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
     """Return the parser; only the modules of `verbs` are imported, the others show as a line of help."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument("--home", type=Path, metavar="DIR", help="home directory of the device ($FLOCKLET_HOME)")
+    shared.add_argument(
+        "--home", type=Path, metavar="DIR", help="home directory of the device ($FLOCKLET_HOME)"
+    )
     shared.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     shared.add_argument("-v", "--verbose", action="count", help="say more (twice: everything)")
     shared.add_argument("-q", "--quiet", action="store_true", help="say only what was asked for")
@@ -84,8 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.verb is None:
         parser.print_help()
         return 0
-    level = logging.ERROR if args.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
-    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    level = (
+        logging.ERROR if args.quiet else (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    )
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(name)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
     return _run(args)
 
 
@@ -104,7 +110,10 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        _report(args, FlockletError(f"{error.strerror or error}{where}", remedy="check the path and its permissions"))
+        _report(
+            args,
+            FlockletError(f"{error.strerror or error}{where}", remedy="check the path and its permissions"),
+        )
         return 1
     return code
 

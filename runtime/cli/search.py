@@ -1,0 +1,80 @@
+"""Verbs that ask and answer: search, click."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from flocklet.cli.output import Output
+from flocklet.cli.session import ask
+from flocklet.errors import UsageError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verbs of this module."""
+    search = verbs.add_parser(
+        "search",
+        help="search; results are numbered for 'click'",
+        description="Search the indexed documents. On a terminal the number of the right result is asked for; "
+        "elsewhere 'flocklet click QUERY_ID RANK' tells it.",
+    )
+    search.add_argument("words", nargs="+", help="the query")
+    search.add_argument(
+        "-n", "--limit", type=int, default=10, metavar="N", help="results to show, at most 10"
+    )
+    search.add_argument(
+        "--as", dest="person", default="me", metavar="NAME", help="who asks (default: the owner)"
+    )
+    search.set_defaults(run=_search)
+    click = verbs.add_parser("click", help="tell which result was the right one")
+    click.add_argument("query_id", type=int, metavar="QUERY_ID")
+    click.add_argument("rank", type=int, metavar="RANK")
+    click.set_defaults(run=_click)
+
+
+def _search(args: argparse.Namespace) -> int:
+    output = Output(args)
+    if not 1 <= args.limit <= 10:
+        raise UsageError(f"--limit is {args.limit}", remedy="between 1 and 10")
+    words = {"query": " ".join(args.words), "person": args.person, "limit": args.limit}
+    answer = ask(args, "search", words)
+    output.document(answer)
+    if not answer["found"]:
+        output.remark("nothing found")
+        return 0
+    for hit in answer["found"]:
+        votes = f"  [{hit['votes']:.2f} votes]" if hit["votes"] else ""
+        where = f"  {hit['path']}" if hit["path"] else ""
+        output.line(f"{hit['rank']:2d}. {hit['title']}{votes}{where}")
+        if hit["snippet"] and not args.quiet:
+            output.line(f"    {hit['snippet']}")
+    output.remark(f"query {answer['query_id']}: flocklet click {answer['query_id']} RANK")
+    if output.is_terminal and sys.stdin.isatty() and not args.quiet:
+        _choose(args, output, answer)
+    return 0
+
+
+def _choose(args: argparse.Namespace, output: Output, answer: dict[str, Any]) -> None:
+    try:
+        reply = input(f"which was right? [1-{len(answer['found'])}, Enter: none] ").strip()
+    except EOFError:
+        return
+    if not reply:
+        return
+    if not reply.isdigit() or not 1 <= int(reply) <= len(answer["found"]):
+        raise UsageError(
+            f"{reply!r} is not one of the numbers", remedy=f"flocklet click {answer['query_id']} RANK"
+        )
+    ask(args, "click", {"query_id": answer["query_id"], "rank": int(reply)})
+    output.remark("noted")
+
+
+def _click(args: argparse.Namespace) -> int:
+    output = Output(args)
+    answer = ask(args, "click", {"query_id": args.query_id, "rank": args.rank})
+    output.remark(f"noted for {answer['query']!r}")
+    output.document(answer)
+    return 0

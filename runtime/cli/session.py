@@ -1,0 +1,54 @@
+"""How a verb reaches the device: through the running peer, or on the store itself when none runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from flocklet.errors import IdentityError
+from flocklet.home import Home, default_home
+
+__all__ = ["ask", "home_of"]
+
+_LOCK_WAIT_S = 10.0
+
+
+def home_of(args: argparse.Namespace) -> Home:
+    """Return the home that `--home`, `$FLOCKLET_HOME` or the platform names."""
+    return Home(args.home or default_home())
+
+
+def ask(args: argparse.Namespace, verb: str, values: Mapping[str, Any], *, may_create: bool = False) -> Any:
+    """Let the peer of this home do `verb`, or do it here under the lock of the home; return the plain answer.
+
+    With `may_create` a home without a device gets one first (a closed flock of its own).
+    """
+    from flocklet import control
+
+    home = home_of(args)
+    if home.socket.exists():
+        try:
+            return control.ask(home, verb, values)
+        except FileNotFoundError:
+            pass  # a killed peer left its socket behind
+    return _alone(home, verb, values, may_create=may_create)
+
+
+def _alone(home: Home, verb: str, values: Mapping[str, Any], *, may_create: bool) -> Any:
+    from flocklet.clock import SystemClock
+    from flocklet.device import Device
+    from flocklet.membership import create_membership, has_membership, load_membership
+    from flocklet.requests import perform
+
+    if not has_membership(home):
+        if not may_create:
+            raise IdentityError(
+                f"there is no flocklet device in {home.path}",
+                remedy="'flocklet init' or 'flocklet add PATH' makes one",
+            )
+        home.ensure()
+    with home.lock(wait_s=_LOCK_WAIT_S):
+        membership = load_membership(home) if has_membership(home) else create_membership(home)
+        with Device(home, membership, SystemClock()) as device:
+            return perform(device, verb, values)

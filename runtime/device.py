@@ -1,0 +1,432 @@
+"""What one device knows and does on its own: documents, people, queries, clicks, and the model they teach.
+
+The network is not here: `flocklet.node` puts a `Device` on it. Calls from several threads take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.clock import Clock
+from flocklet.errors import StoreError, UsageError, WireError
+from flocklet.home import Home
+from flocklet.identity import Identity, origin_of
+from flocklet.membership import Membership
+from flocklet.models.search.clicklog import Absorbed, ClickEntry, ClickLog, Proof
+from flocklet.models.search.grank import GRank
+from flocklet.models.search.index import Index
+from flocklet.models.search.items import Document
+from flocklet.models.search.pull import Pull, pull_answer
+from flocklet.snapshot import load_index, save_index
+from flocklet.store import Click, Event, Person, Store, StoredDocument
+
+__all__ = ["CANDIDATES", "Device", "Found", "PastClick", "Results"]
+
+_log = logging.getLogger("flocklet.device")
+
+CANDIDATES = 100
+SHOWN_MAX = 10
+OWNER = "me"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One shown result: `rank` counts from 1, `votes` is the G-Rank score, `text_score` BM25's."""
+
+    rank: int
+    item_id: int
+    title: str
+    path: str | None
+    snippet: str
+    votes: float
+    text_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The answer to a query; `query_id` is what a click refers to."""
+
+    query_id: int
+    query: str
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PastClick:
+    """A click that happened before flocklet was here: who asked what, what was shown, and the index clicked."""
+
+    person: str
+    query: str
+    shown: tuple[int, ...]
+    clicked: int
+    at_s: float
+
+
+class Device:
+    """The owner's documents and events in a store, with the search index and the G-Rank model over them.
+
+    Raises:
+        StoreError: from every method that reads or writes, when the store cannot be used.
+    """
+
+    def __init__(self, home: Home, membership: Membership, clock: Clock, *, check: bool = False) -> None:
+        """Open the store of `home`; `check` looks for damage first."""
+        self.home = home
+        self.membership = membership
+        self.clock = clock
+        self.store = Store(home.database, check=check)
+        self._turn = threading.RLock()
+        self._people: dict[str, Identity] = {}
+        self._index: Index | None = None
+        self._is_index_saved = True
+        self.log = ClickLog()
+        self.grank = GRank()
+        try:
+            self._restore_people()
+            self._restore_clicks()
+        except BaseException:
+            self.store.close()
+            raise
+
+    def close(self) -> None:
+        """Keep the index for a fast start and close the store."""
+        with self._turn:
+            try:
+                self.save_index()
+            except StoreError as error:  # the documents are safe; the index is built anew from them
+                _log.warning("%s", error)
+            finally:
+                self.store.close()
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- documents --
+
+    @property
+    def index(self) -> Index:
+        """The search index: from its snapshot when that is up to date, else built from the stored documents."""
+        with self._turn:
+            if self._index is None:
+                generation = self.store.documents_generation()
+                self._index = load_index(self.home.models, generation)
+                if self._index is None:
+                    self._index = Index()
+                    self._index.add_many(_document(stored) for stored in self.store.documents())
+                    self._is_index_saved = False
+            return self._index
+
+    def save_index(self) -> None:
+        """Write the index snapshot if the documents changed since the last one."""
+        with self._turn:
+            if self._index is not None and not self._is_index_saved:
+                save_index(self.home.models, self._index, self.store.documents_generation())
+                self._is_index_saved = True
+
+    def add_documents(self, documents: Sequence[tuple[Document, str | None]]) -> int:
+        """Keep and index (document, path of its file) pairs; return how many were new or changed."""
+        with self._turn:
+            index = self.index
+            fresh = [(d, path) for d, path in documents if not self._holds(d, path)]
+            if not fresh:
+                return 0
+            replaced = {i for _, path in fresh if path is not None for i in self.store.item_ids_at(path)}
+            self.store.add_documents(
+                [StoredDocument(d.item_id, d.key, d.title, d.text, path) for d, path in fresh],
+                self.clock.time(),
+            )
+            self._is_index_saved = False
+            for item_id in replaced - {d.item_id for d, _ in fresh}:
+                index.remove(item_id)
+            index.add_many([d for d, _ in fresh])
+            return len(fresh)
+
+    def _holds(self, document: Document, path: str | None) -> bool:
+        held = self.store.document(document.item_id)
+        return held is not None and (held.title, held.text, held.path) == (
+            document.title,
+            document.text,
+            path,
+        )
+
+    def remove_path(self, path: str) -> int:
+        """Take the documents at or below `path` out of store and index; return how many there were."""
+        with self._turn:
+            item_ids = self.store.item_ids_below(path)
+            index = self.index
+            count = self.store.remove_documents(item_ids)
+            self._is_index_saved = False
+            for item_id in item_ids:
+                index.remove(item_id)
+            return count
+
+    # -- people --
+
+    def add_people(self, people: Mapping[str, bytes]) -> None:
+        """Host more persons, name -> 32-byte seed; a name that is here keeps its key."""
+        with self._turn:
+            new = {
+                name: Identity.from_seed(seed) for name, seed in people.items() if name not in self._people
+            }
+            self.store.add_people([Person(name, who.origin, who.seed) for name, who in new.items()])
+            self.store.add_origins([(who.origin, who.public_key) for who in new.values()])
+            for name, identity in new.items():
+                self._people[name] = identity
+                self.log.learn_key(identity.public_key)
+
+    def identity_of(self, person: str) -> Identity:
+        """Return the identity of a hosted person; raise UsageError when nobody here has that name."""
+        try:
+            return self._people[person]
+        except KeyError:
+            raise UsageError(
+                f"nobody called {person!r} is on this device", remedy="'flocklet status' lists who is"
+            ) from None
+
+    @property
+    def people(self) -> list[str]:
+        """The names of everybody hosted here, the owner (`me`) first."""
+        return list(self._people)
+
+    # -- queries and clicks --
+
+    def search(self, query: str, *, person: str = OWNER, limit: int = SHOWN_MAX) -> Results:
+        """Answer a query and keep what was shown; raise UsageError when it holds no word."""
+        limit = max(1, min(limit, SHOWN_MAX))
+        with self._turn:
+            identity = self.identity_of(person)
+            if not query.strip():
+                raise UsageError("the query is empty", remedy="flocklet search WORDS...")
+            ids, votes, text = self._ranked(self.grank, query, identity.origin)
+            found = tuple(
+                self._found(rank, int(item), query, float(vote), float(score))
+                for rank, (item, vote, score) in enumerate(
+                    zip(ids[:limit], votes, text, strict=False), start=1
+                )
+            )
+            query_id = self.store.add_event(
+                identity.origin, query, [f.item_id for f in found], self.clock.time()
+            )
+            return Results(query_id, query, found)
+
+    def rank(
+        self, queries: Iterable[tuple[str, str]], *, limit: int, own_only: bool = False
+    ) -> Iterator[NDArray[np.uint64]]:
+        """Yield the item ids for (person, query) pairs, best first, without keeping an event.
+
+        `own_only` ranks by the clicks of the people of this device alone: what the flock adds is the difference.
+        """
+        with self._turn:
+            model = self._own_model() if own_only else self.grank
+            for person, query in queries:
+                yield self._ranked(model, query, self.identity_of(person).origin, candidates=limit)[0][:limit]
+
+    def _own_model(self) -> GRank:
+        model = GRank(self.grank.settings)
+        for identity in self._people.values():
+            model.learn_many(self.log.entries(identity.origin))
+        return model
+
+    def _ranked(
+        self, model: GRank, query: str, me: bytes, *, candidates: int = CANDIDATES
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.float32]]:
+        index = self.index
+        ids, text = index.candidates(query, candidates)
+        clicked = np.setdiff1d(model.clicked_items(query), ids)
+        held = np.array([item for item in clicked.tolist() if item in index], dtype=np.uint64)
+        matching = np.concatenate(
+            [np.ones(len(ids), dtype=bool), np.isin(held, index.matches(query, every=False))]
+        )
+        every = np.concatenate([ids, held])
+        scores = np.concatenate([text, np.zeros(len(held), dtype=np.float32)])
+        ranking = model.order(query, every, scores, matching, me=me)
+        place = np.argsort(every, kind="stable")
+        text_scores = (
+            scores[place[np.searchsorted(every, ranking.ids, sorter=place)]] if len(every) else scores
+        )
+        return ranking.ids, ranking.scores, text_scores
+
+    def _found(self, rank: int, item_id: int, query: str, votes: float, text_score: float) -> Found:
+        stored = self.store.document(item_id)
+        if stored is None:  # taken out by another process between two calls
+            return Found(rank, item_id, "(removed)", None, "", votes, text_score)
+        return Found(
+            rank,
+            item_id,
+            stored.title or stored.key,
+            stored.path,
+            _snippet(stored.text, query),
+            votes,
+            text_score,
+        )
+
+    def click(self, query_id: int, rank: int) -> ClickEntry:
+        """Complete an event: the owner chose result `rank`; return the signed entry once it is stored.
+
+        Raises:
+            UsageError: there is no such query, or it did not show that many results.
+        """
+        with self._turn:
+            event = self.store.event(query_id)
+            if not 1 <= rank <= len(event.shown):
+                raise UsageError(
+                    f"query {query_id} showed {len(event.shown)} results, there is no result {rank}",
+                    remedy=f"flocklet click {query_id} RANK",
+                )
+            person = next((p for p in self._people.values() if p.origin == event.origin), None)
+            if person is None:
+                raise UsageError(f"query {query_id} was asked by somebody who is no longer on this device")
+            (entry,) = self._sign([(person, event, rank - 1)], query_id)
+            return entry
+
+    def record(self, clicks: Iterable[PastClick]) -> int:
+        """Sign and keep clicks of the past, in the order given; all or none; return how many."""
+        with self._turn:
+            rows = [
+                (self.identity_of(c.person), Event(0, b"", c.query, c.shown, c.at_s), c.clicked)
+                for c in clicks
+            ]
+            return len(self._sign(rows, None))
+
+    def _sign(self, rows: Sequence[tuple[Identity, Event, int]], query_id: int | None) -> list[ClickEntry]:
+        """Store first, then tell the log: a sequence number that was shown must never be used again."""
+        entries: list[ClickEntry] = []
+        seqs: dict[bytes, int] = {}
+        for person, event, clicked in rows:
+            if person.origin not in seqs:
+                seqs[person.origin] = max(
+                    self.store.next_seq(person.origin), self.log.next_seq(person.origin)
+                )
+            seq = seqs[person.origin]
+            seqs[person.origin] = seq + 1
+            at_s = int(event.at_s if query_id is None else self.clock.time())
+            entries.append(
+                ClickEntry.signed(
+                    person, seq=seq, query=event.query, shown=event.shown, clicked=clicked, ts=max(0, at_s)
+                )
+            )
+        self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in entries], query_id=query_id)
+        for entry in entries:
+            for evicted in self.log.restore(entry):
+                self.grank.unlearn(evicted)
+            self.grank.learn(entry)
+        return entries
+
+    # -- gossip --
+
+    def _restore_people(self) -> None:
+        """Read who is hosted here. The owner's key lives in the store: a store that was lost and made anew must
+        not sign under sequence numbers that the lost one has used.
+        """
+        hosted = {person.name: person.seed for person in self.store.people()}
+        if OWNER not in hosted:
+            self.add_people({OWNER: Identity.generate().seed})
+        for name, seed in sorted(hosted.items(), key=lambda item: item[0] != OWNER):
+            self._people[name] = Identity.from_seed(seed)
+            self.log.learn_key(self._people[name].public_key)
+
+    def _restore_clicks(self) -> None:
+        for _, public_key, proof in self.store.origins():
+            self.log.learn_key(public_key)
+            if proof is not None:
+                self.log.condemn(_proof_of(public_key, proof))
+        for click in self.store.clicks():
+            try:
+                entry = ClickEntry.decode(click.entry)
+                evicted = self.log.restore(entry)
+            except WireError as error:
+                _log.warning("a stored click of %s is left out: %s", click.origin.hex()[:12], error)
+                continue
+            self.grank.learn(entry)
+            for old in evicted:
+                self.grank.unlearn(old)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a peer's pull; raise WireError when it is malformed."""
+        with self._turn:
+            return pull_answer(self.log, request)
+
+    def start_pull(self, peer_id: bytes) -> Pull:
+        """Begin to ask a peer for the entries that we lack."""
+        with self._turn:
+            return Pull(self.log, via=peer_id)
+
+    def take(self, pull: Pull, answer: dict[str, Any]) -> int:
+        """Take a peer's answer in: check, store, learn; return how many entries were new.
+
+        What was accepted before a malformed part is kept. Raises WireError for bytes that no honest peer sends.
+        """
+        with self._turn:
+            before = len(pull.absorbed.accepted)
+            marks = (len(pull.absorbed.evicted), len(pull.absorbed.proofs), len(pull.absorbed.keys))
+            try:
+                pull.take(answer, self.clock.monotonic())
+            finally:
+                got = pull.absorbed
+                self._settle(
+                    Absorbed(
+                        got.accepted[before:],
+                        got.evicted[marks[0] :],
+                        proofs=got.proofs[marks[1] :],
+                        keys=got.keys[marks[2] :],
+                    )
+                )
+            return len(pull.absorbed.accepted) - before
+
+    def _settle(self, got: Absorbed) -> None:
+        own = {identity.origin for identity in self._people.values()}
+        for entry in got.accepted:
+            self.grank.learn(entry)
+        for entry in got.evicted:
+            self.grank.unlearn(entry)
+        with self.store.transaction():
+            self.store.add_origins([(origin_of(key), key) for key in got.keys])
+            self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
+            self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])
+            for proof in got.proofs:
+                packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
+                self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what `status` shows of this device."""
+        with self._turn:
+            return {
+                "documents": self.store.count("documents"),
+                "people": len(self._people),
+                "origins": len(self.log.origins),
+                "events": self.store.count("events"),
+                "clicks": len(self.log),
+                "condemned": len(self.log.proofs),
+                "deltas": self.store.count("deltas"),
+                "database_bytes": self.home.database.stat().st_size,
+            }
+
+
+def _document(stored: StoredDocument) -> Document:
+    return Document(stored.item_id, stored.key, stored.title, stored.text)
+
+
+def _proof_of(public_key: bytes, packed: bytes) -> Proof:
+    size = int.from_bytes(packed[:2], "big")
+    return Proof(public_key, packed[2 : 2 + size], packed[2 + size :])
+
+
+def _snippet(text: str, query: str, *, width: int = 160) -> str:
+    """Return about `width` characters of `text` around the first word of `query` that it holds."""
+    flat = " ".join(text[:20_000].split())
+    lower = flat.lower()
+    places = [at for word in query.lower().split() if (at := lower.find(word)) >= 0]
+    start = max(0, min(places, default=0) - width // 4)
+    start = flat.rfind(" ", 0, start) + 1 if start else 0
+    end = start + width
+    return ("… " if start else "") + flat[start:end].rstrip() + (" …" if end < len(flat) else "")
