@@ -1,0 +1,1 @@
+"""The demonstration: real peers, real people's data, and what they learn from each other."""
