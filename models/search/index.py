@@ -1,20 +1,20 @@
 """Find documents by their words: an incremental BM25 index in NumPy arrays.
 
-Equation (specs, and Robertson & Zaragoza 2009, section 3.4.2, with the +1 that keeps idf positive):
+Equation (Robertson & Zaragoza 2009, section 3.4.2, with the +1 that keeps idf positive):
 
     idf = ln(1 + (N - df + .5) / (df + .5))
     score = sum over the query's words of idf * f * (k1 + 1) / (f + k1 * (1 - b + b * L / avgL))
 
-N documents, df of them with the term, f occurrences in this document, L its length in terms, avgL the mean
-length. A document's text is `title + " " + text`, so a title that the text repeats counts twice.
+N documents, df of them with the term, f occurrences in this document, L its length in terms, avgL the mean length.
+A document's text is `title + " " + text`, so a title that the text repeats counts twice.
 
-How it works. One immutable *base* (`Postings`) holds the bulk; documents added since then stand in a small
-*delta* of growing lists; removed ones are dead until the next `compact()`. N, df and avgL are always those
-of the live documents, so scores equal those of a fresh build to the last bit. The weights of a term in the
-base are computed when a query first needs them after a change and kept until the next one, so queries
-between changes only add arrays. The top k is found without sorting: the k-th largest of the maxima of
-disjoint groups of documents is a lower bound of the k-th score, and only documents that reach it are sorted
-(exact).
+How it works. One immutable *base* (`Postings`) holds the bulk; documents added since then stand in a small *delta*
+of growing lists; removed ones are dead until the next `compact()`. N, df and avgL are always those of the live
+documents, so scores equal those of a fresh build to the last bit. The weights of a term are computed when a query
+first needs them after a change and kept until the next one, so queries between changes only add arrays: a long
+list as a dense row, a short one by its document numbers. The top k is found without sorting: the k-th largest of the
+maxima of disjoint groups of documents is a lower bound of the k-th score, and only documents that reach it are
+sorted. All of it is exact.
 
 An index is used by one thread at a time.
 """
@@ -23,24 +23,34 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import StoreError
+from flocklet.models.search.archive import FORMAT, check_arrays, pack_terms, unpack_terms
+from flocklet.models.search.catalogue import Catalogue
+from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
 from flocklet.models.search.text import term_of, tokenize, words
-from numpy.typing import NDArray
 
 __all__ = ["Index"]
 
-_FORMAT = 1  # of to_arrays and of the text pipeline: another number means "build anew from the documents"
-_CHUNK = 1024  # documents that a bulk add inverts at a time
+# A weighted list: document numbers and what the term adds to each; None stands for 0, 1, ... (a dense row).
+_Weighted = tuple[NDArray[np.int32] | None, NDArray[np.float32]]
+_Part = tuple[Postings, NDArray[np.int32]]
+
+_CHUNK = 1024  # documents that a bulk addition inverts at a time
 _BULK = 64  # from so many documents on, add_many goes straight into the base
 _GROUP = 64  # documents per group of the top-k bound
 _SMALLEST_DELTA = 256
 _MEMO_WORDS = 200_000
+_DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
+_DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
+_TINY = np.float32(np.finfo(np.float32).tiny)
 
 
 class _Rows(dict[str, int]):
@@ -65,40 +75,30 @@ class Index:
     def __init__(self, *, k1: float = 1.2, b: float = 0.75) -> None:
         self._k1 = k1
         self._b = b
+        self._catalogue = Catalogue()
         self._vocabulary: dict[str, int] = {}  # term -> row, in the order of rows
         self._rows = _Rows(self._vocabulary)
         self._df = array("i")  # live documents per row
-        self._ids = array("Q")  # per document number, dead ones included
-        self._lengths = array("i")
-        self._alive = bytearray()
-        self._numbers: dict[int, int] = {}  # item id -> document number, live ones only
-        self._total_length = 0
         self._base = Postings.empty()
-        self._base_docs = 0
-        self._impacts = np.zeros(
-            0, np.float32
-        )  # of the base, valid per row while its stamp is the current one
-        self._stamps = np.zeros(0, np.int64)
-        self._delta: dict[int, tuple[array[int], array[int]]] = {}  # row -> (document numbers, frequencies)
-        self._delta_rows: list[array[int]] = []  # per document of the delta: its rows
-        self._change = 1
-        self._norms_change = 0
-        self._norms = np.zeros(0, np.float32)
+        self._delta = Delta(0)
+        self._dense_from = 1  # length from which a list of the base is kept as a dense row
+        self._weighted: dict[int, tuple[_Weighted, ...]] = {}  # per row, until the next change
+        self._norms: NDArray[np.float32] | None = None  # per document number, until the next change
         self._scores = np.zeros(0, np.float32)
 
     # -- what is inside
 
     def __len__(self) -> int:
         """Return the number of live documents."""
-        return len(self._numbers)
+        return len(self._catalogue.numbers)
 
     def __contains__(self, item_id: object) -> bool:
-        return item_id in self._numbers
+        return item_id in self._catalogue.numbers
 
     @property
     def ids(self) -> NDArray[np.uint64]:
         """Return the item ids of the live documents `(len,) uint64`, ascending."""
-        return np.sort(np.fromiter(self._numbers, np.uint64, len(self._numbers)))
+        return np.sort(self._catalogue.ids[self._catalogue.alive])
 
     @property
     def terms(self) -> int:
@@ -107,56 +107,53 @@ class Index:
 
     @property
     def size_bytes(self) -> int:
-        """Return the bytes of the arrays (the dictionaries of terms and ids are not counted)."""
-        delta = sum(2 * 4 * len(docs) for docs, _ in self._delta.values()) + 4 * sum(
-            map(len, self._delta_rows)
-        )
-        documents = len(self._alive) * (8 + 4 + 1)
+        """Return the bytes of all arrays (the dictionaries of terms and ids are not counted)."""
+        weights = sum(array_.nbytes for lists in self._weighted.values() for _, array_ in lists)
+        working = self._scores.nbytes + (0 if self._norms is None else self._norms.nbytes) + weights
         return (
             self._base.size_bytes
-            + self._impacts.nbytes
-            + self._stamps.nbytes
-            + self._norms.nbytes
-            + self._scores.nbytes
+            + self._delta.size_bytes
+            + self._catalogue.size_bytes
             + 4 * len(self._df)
-            + documents
-            + delta
+            + working
         )
 
     @property
     def is_compaction_due(self) -> bool:
-        """Tell whether delta and dead documents are worth a `compact()` (an eighth of the base)."""
-        waiting = len(self._alive) - self._base_docs + self._alive.count(0)
-        return waiting > max(_SMALLEST_DELTA, self._base_docs // 8)
+        """Tell whether new and dead documents are worth a `compact()`: more than an eighth of the base."""
+        waiting = len(self._delta) + self._catalogue.dead
+        return waiting > max(_SMALLEST_DELTA, self._delta.first // 8)
 
     # -- change
 
     def add(self, item_id: int, title: str, text: str) -> None:
-        """Add one document, searchable at once; an id that is already there is replaced."""
-        self.remove(item_id)
+        """Add one document, searchable at once; an id that is already there is replaced.
+
+        Raises OverflowError when `item_id` is no u64.
+        """
         counts: dict[int, int] = {}
         length = 0
         for row in map(self._rows.__getitem__, words(f"{title} {text}")):
             if row >= 0:
                 counts[row] = counts.get(row, 0) + 1
                 length += 1
-        number = self._append(item_id, length)
-        self._grow_df()
-        for row, frequency in counts.items():
+        self.remove(item_id)
+        self._forget_weights()
+        self._catalogue.append(item_id, length)
+        self._df.frombytes(bytes(4 * (len(self._vocabulary) - len(self._df))))
+        for row in counts:
             self._df[row] += 1
-            docs, frequencies = self._delta.setdefault(row, (array("i"), array("i")))
-            docs.append(number)
-            frequencies.append(frequency)
-        self._delta_rows.append(array("i", counts))
-        self._total_length += length
-        self._change += 1
+        self._delta.add(counts)
         # Doubling keeps the cost per document constant even when nobody ever calls compact().
-        if len(self._delta_rows) > max(4 * _SMALLEST_DELTA, self._base_docs):
+        if len(self._delta) > max(4 * _SMALLEST_DELTA, self._delta.first):
             self.compact()
 
     def add_many(self, documents: Iterable[Document]) -> int:
-        """Add or replace `documents`, return how many; the last one of equal ids stays."""
-        parts: list[tuple[Postings, NDArray[np.int32]]] = []
+        """Add or replace `documents` and return how many; of several with one id the last stays.
+
+        When the iterable raises, the documents before that are kept in whole chunks.
+        """
+        parts: list[_Part] = []
         chunk: list[Document] = []
         count = 0
         try:
@@ -169,7 +166,7 @@ class Index:
             if len(chunk) >= _BULK:
                 parts.append(self._invert(chunk))
                 chunk = []
-        finally:  # what was read before `documents` failed is kept
+        finally:
             if parts:
                 self._compact(parts)
         for document in chunk:
@@ -178,23 +175,18 @@ class Index:
 
     def remove(self, item_id: int) -> bool:
         """Remove a document at once; return whether it was there."""
-        number = self._numbers.pop(item_id, None)
+        number = self._catalogue.kill(item_id)
         if number is None:
             return False
-        if number >= self._base_docs:
-            rows: Iterable[int] = self._delta_rows[number - self._base_docs]
-        else:
-            rows = self._base.rows_with(number).tolist()
-        for row in rows:
+        self._forget_weights()
+        in_delta = number >= self._delta.first
+        for row in self._delta.rows_of(number) if in_delta else self._base.rows_with(number).tolist():
             self._df[row] -= 1
-        self._alive[number] = 0
-        self._total_length -= self._lengths[number]
-        self._change += 1
         return True
 
     def compact(self) -> None:
         """Merge the delta into the base and forget dead documents and their terms; scores do not change."""
-        if self._delta_rows or len(self._numbers) != len(self._alive):
+        if len(self._delta) or self._catalogue.dead:
             self._compact([])
 
     # -- ask
@@ -203,279 +195,218 @@ class Index:
         """Return the ids and scores of the best `k` documents, best first, equal scores by ascending id.
 
         Only documents with at least one word of the query are returned, so there may be fewer than `k`. A
-        word that the query repeats counts again. A query of no known words finds nothing.
+        word that the query repeats counts again. A query without any known word finds nothing.
         """
         rows = self._query_rows(query)
-        if not rows or k <= 0 or not self._numbers:
+        if not rows or k <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.float32)
         scores = self._accumulate(rows)
-        found = np.flatnonzero(scores >= self._bound(scores, k))
+        found = np.flatnonzero(scores >= _lower_bound(scores, k))
         best = scores[found]
         if len(found) > 4 * k:
-            kth = np.partition(best, len(best) - k)[len(best) - k]
-            found, best = found[best >= kth], best[best >= kth]
-        ids = np.frombuffer(self._ids, np.uint64)[found]
+            enough = best >= np.partition(best, len(best) - k)[len(best) - k]
+            found, best = found[enough], best[enough]
+        ids = self._catalogue.ids[found]
         order = np.lexsort((ids, -best))[:k]
         return ids[order], best[order]
 
     def matches(self, query: str, *, every: bool = True) -> NDArray[np.uint64]:
-        """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any of
-        them.
-        """
-        terms = set(tokenize(query))
-        rows = [self._vocabulary.get(term, -1) for term in terms]
+        """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any."""
+        rows = {self._vocabulary.get(term, -1) for term in tokenize(query)}
         if not rows or (every and -1 in rows):
             return np.zeros(0, np.uint64)
-        hits = np.zeros(len(self._alive), np.int32)
-        for row in rows:
-            for docs, _ in self._lists(row):
+        hits = np.zeros(len(self._catalogue), np.int32)
+        for row in rows - {-1}:
+            for docs, _ in self._postings_of(row):
                 hits[docs] += 1
-        hits[np.frombuffer(self._alive, np.uint8) == 0] = 0
+        hits[~self._catalogue.alive] = 0
         found = hits == len(rows) if every else hits > 0
-        return np.sort(np.frombuffer(self._ids, np.uint64)[found])
+        return np.sort(self._catalogue.ids[found])
 
     def explain(self, query: str, item_id: int) -> dict[str, float]:
         """Return what each term of `query` adds to the score of `item_id`; empty when nothing does."""
-        number = self._numbers.get(item_id)
         result: dict[str, float] = {}
+        number = self._catalogue.numbers.get(item_id)
         if number is None:
             return result
         for term in tokenize(query):
-            row = self._vocabulary.get(term)
-            if row is None:
-                continue
-            for docs, impacts in self._lists(row):
+            row = self._vocabulary.get(term, -1)
+            for docs, frequencies in self._postings_of(row):
                 at = int(np.searchsorted(docs, number))
                 if at < len(docs) and docs[at] == number:
-                    result[term] = result.get(term, 0.0) + float(impacts[at])
+                    one = slice(at, at + 1)
+                    result[term] = result.get(term, 0.0) + float(
+                        self._weigh(row, docs[one], frequencies[one])[0]
+                    )
         return result
 
     # -- keep
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Compact, and return everything as flat arrays for the store; `from_arrays` reads them without
-        copying.
-        """
+        """Compact, and return everything as flat arrays (see `archive`) for the store."""
         self.compact()
-        blob = [term.encode() for term in self._vocabulary]
+        terms, term_ends = pack_terms(self._vocabulary)
         return {
-            "format": np.array([_FORMAT], np.int64),
+            "format": np.array([FORMAT], np.int64),
             "parameters": np.array([self._k1, self._b], np.float64),
-            "ids": np.frombuffer(self._ids.tobytes(), np.uint64),
-            "lengths": np.frombuffer(self._lengths.tobytes(), np.int32),
-            "terms": np.frombuffer(b"".join(blob), np.uint8),
-            "term_ends": np.cumsum([len(term) for term in blob], dtype=np.int64),
+            "ids": self._catalogue.ids.copy(),
+            "lengths": self._catalogue.lengths.copy(),
+            "terms": terms,
+            "term_ends": term_ends,
             "starts": self._base.starts,
             "docs": self._base.docs,
             "frequencies": self._base.frequencies,
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, NDArray[Any]]) -> Index:
-        """Return the index that `to_arrays` wrote; arrays may be memory-mapped and read-only.
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Index:
+        """Return the index that `to_arrays` wrote; the posting arrays are used as they are (mapped, read-
+        only).
 
         Raises StoreError when they are damaged or of another version; the documents can always be indexed
         anew.
         """
         try:
-            k1, b = (float(value) for value in arrays["parameters"])
+            check_arrays(arrays)
+            k1, b = arrays["parameters"].tolist()
             index = cls(k1=k1, b=b)
-            index._restore(arrays)
-        except (KeyError, ValueError, TypeError, IndexError, OverflowError) as error:
+            index._vocabulary = unpack_terms(arrays["terms"], arrays["term_ends"])
+            index._rows = _Rows(index._vocabulary)
+            index._catalogue = Catalogue.of(arrays["ids"], arrays["lengths"])
+        except (KeyError, ValueError, TypeError, IndexError) as error:
             raise StoreError(
                 f"the stored search index cannot be used ({error})",
-                remedy="delete the index file; it is built anew from the stored documents",
+                remedy="delete it; it is built anew from the stored documents",
             ) from error
+        index._set_base(Postings(arrays["starts"], arrays["docs"], arrays["frequencies"]))
         return index
-
-    def _restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        if int(arrays["format"][0]) != _FORMAT:
-            raise ValueError(f"format {int(arrays['format'][0])}, this version reads {_FORMAT}")
-        ids, lengths, starts, docs = (arrays[name] for name in ("ids", "lengths", "starts", "docs"))
-        frequencies, ends = arrays["frequencies"], arrays["term_ends"]
-        expected = {
-            "ids": "u8",
-            "lengths": "i4",
-            "starts": "i8",
-            "docs": "i4",
-            "term_ends": "i8",
-            "terms": "u1",
-        }
-        for name, kind in expected.items():
-            if arrays[name].dtype != np.dtype(kind) or arrays[name].ndim != 1:
-                raise ValueError(f"'{name}' is not a flat array of type {kind}")
-        if (
-            frequencies.dtype.kind != "u"
-            or not len(frequencies) == len(docs) == int(starts[-1])
-            or starts[0] != 0
-        ):
-            raise ValueError("posting arrays of different lengths")
-        if len(lengths) != len(ids) or len(starts) != len(ends) + 1 or np.any(np.diff(starts) < 0):
-            raise ValueError("document or term arrays of different lengths")
-        if len(docs) and (int(docs.min()) < 0 or int(docs.max()) >= len(ids)):
-            raise ValueError("a posting names a document that is not there")
-        if len(ends) and (int(ends[-1]) != len(arrays["terms"]) or np.any(np.diff(ends) < 0)):
-            raise ValueError("the terms are cut")
-        blob = arrays["terms"].tobytes()
-        bounds = [0, *ends.tolist()]
-        for row in range(len(ends)):
-            self._vocabulary[blob[bounds[row] : bounds[row + 1]].decode()] = row
-        self._ids.frombytes(ids.tobytes())
-        self._lengths.frombytes(lengths.tobytes())
-        self._alive = bytearray(b"\1" * len(ids))
-        self._numbers = dict(zip(ids.tolist(), range(len(ids)), strict=True))
-        if len(self._vocabulary) != len(ends) or len(self._numbers) != len(ids):
-            raise ValueError("a term or an id appears twice")
-        self._df.frombytes(np.diff(starts).astype(np.int32).tobytes())
-        self._total_length = int(lengths.sum(dtype=np.int64))
-        self._set_base(Postings(starts, docs, frequencies))
 
     # -- inside
 
-    def _append(self, item_id: int, length: int) -> int:
-        number = len(self._alive)
-        self._ids.append(item_id)
-        self._lengths.append(length)
-        self._alive.append(1)
-        self._numbers[item_id] = number
-        return number
+    def _forget_weights(self) -> None:
+        self._weighted.clear()
+        self._norms = None
 
-    def _grow_df(self) -> None:
-        self._df.frombytes(bytes(4 * (len(self._vocabulary) - len(self._df))))
-
-    def _invert(self, documents: list[Document]) -> tuple[Postings, NDArray[np.int32]]:
-        """Number `documents` and return their posting lists; df and lengths are settled by the merge that
-        follows.
+    def _invert(self, documents: list[Document]) -> _Part:
+        """Number `documents` and return their posting lists; df is settled by the `_compact` that must
+        follow.
         """
-        if self._delta_rows:
-            self._compact([])  # document numbers must ascend from part to part
-        first = len(self._alive)
+        if len(self._delta):
+            self._compact([])  # the numbers must ascend from part to part
+        first = len(self._catalogue)
         flat = array("i")
-        ends = []
+        ends = [0]
         for document in documents:
             flat.extend(map(self._rows.__getitem__, words(f"{document.title} {document.text}")))
             ends.append(len(flat))
         rows = np.frombuffer(flat, np.int32)
         kept = rows >= 0
-        before = np.concatenate(([0], np.cumsum(kept)))
-        lengths = np.diff(before[np.array([0, *ends])]).tolist()
+        lengths = np.diff(np.concatenate(([0], np.cumsum(kept)))[ends]).tolist()
         for document, length in zip(documents, lengths, strict=True):
-            old = self._numbers.get(document.item_id)
-            if old is not None:
-                self._alive[old] = 0
-            self._append(document.item_id, length)
+            self._catalogue.append(document.item_id, length)
         return invert(rows[kept], lengths, first)
 
-    def _compact(self, parts: list[tuple[Postings, NDArray[np.int32]]]) -> None:
-        """Merge base, delta and `parts` (whose documents are numbered after those of the delta)."""
-        every = [(self._base, np.arange(self._base.rows, dtype=np.int32))]
-        if self._delta:
-            every.append(self._delta_postings())
-        every += parts
-        alive = np.frombuffer(bytes(self._alive), np.uint8).astype(bool)
-        new_numbers = np.where(alive, np.cumsum(alive, dtype=np.int32) - np.int32(1), np.int32(-1)).astype(
-            np.int32
-        )
-        base = merge(every, new_numbers, len(self._vocabulary))
-        counts = np.diff(base.starts)
-        if not counts.all():
-            used = counts > 0
-            base = Postings(np.append(base.starts[:-1][used], base.starts[-1:]), base.docs, base.frequencies)
+    def _compact(self, parts: list[_Part]) -> None:
+        """Merge base, delta and `parts` (documents numbered after those of the delta), the dead left out."""
+        everything = [
+            (self._base, np.arange(self._base.rows, dtype=np.int32)),
+            self._delta.to_postings(),
+            *parts,
+        ]
+        self._catalogue, new_numbers = self._catalogue.survivors()
+        base = merge(everything, new_numbers, len(self._vocabulary))
+        used = np.diff(base.starts) > 0
+        if not used.all():
             terms = [term for term, is_used in zip(self._vocabulary, used.tolist(), strict=True) if is_used]
             self._vocabulary = dict(zip(terms, range(len(terms)), strict=True))
             self._rows = _Rows(self._vocabulary)
-            counts = counts[used]
-        self._df = array("i", counts.astype(np.int32).tobytes())
-        self._ids = array("Q", np.frombuffer(self._ids, np.uint64)[alive].tobytes())
-        self._lengths = array("i", np.frombuffer(self._lengths, np.int32)[alive].tobytes())
-        self._total_length = sum(self._lengths)
-        self._alive = bytearray(b"\1" * len(self._ids))
-        self._numbers = dict(zip(self._ids, range(len(self._ids)), strict=True))
-        self._delta = {}
-        self._delta_rows = []
+            base = Postings(np.append(base.starts[:-1][used], base.starts[-1:]), base.docs, base.frequencies)
         self._set_base(base)
 
     def _set_base(self, base: Postings) -> None:
+        self._forget_weights()
+        documents = len(self._catalogue)
+        counts = np.diff(base.starts)
         self._base = base
-        self._base_docs = len(self._alive)
-        self._impacts = np.empty(len(base.docs), np.float32)
-        self._stamps = np.zeros(base.rows, np.int64)
-        self._change += 1
-
-    def _delta_postings(self) -> tuple[Postings, NDArray[np.int32]]:
-        rows = np.array(sorted(self._delta), np.int32)
-        lists = [self._delta[row] for row in rows.tolist()]
-        starts = np.cumsum([0, *(len(docs) for docs, _ in lists)], dtype=np.int64)
-        docs = np.concatenate([np.frombuffer(docs, np.int32) for docs, _ in lists])
-        frequencies = np.concatenate([np.frombuffer(counts, np.int32) for _, counts in lists])
-        kind = np.min_scalar_type(int(frequencies.max(initial=0)))
-        return Postings(starts, docs, frequencies.astype(kind)), rows
+        self._delta = Delta(documents)
+        self._df = array("i", counts.astype(np.int32).tobytes())
+        dense_rows = _DENSE_BYTES // (4 * documents + 1)
+        longest = np.sort(counts)[::-1]
+        self._dense_from = documents // _DENSE_SHARE + 1
+        if dense_rows < len(longest):
+            self._dense_from = max(self._dense_from, int(longest[dense_rows]) + 1)
 
     def _query_rows(self, query: str) -> list[int]:
-        find = self._vocabulary.get
-        return [row for term in tokenize(query) if (row := find(term, -1)) >= 0]
+        result = []
+        for word in words(query):
+            row = self._rows.get(word)
+            if row is None:  # not in the memo, which may only learn the words of documents
+                row = self._vocabulary.get(term_of(word), -1)
+            if row >= 0:
+                result.append(row)
+        return result
 
-    def _settle_norms(self) -> None:
-        """Bring the norms k1 * (1 - b + b * L / avgL) up to date; that of a dead document is infinite."""
-        if self._norms_change == self._change:
-            return
-        mean = self._total_length / max(len(self._numbers), 1) or 1.0
-        lengths = np.frombuffer(self._lengths, np.int32).astype(np.float32)
-        norms = np.float32(self._k1 * (1 - self._b)) + np.float32(self._k1 * self._b / mean) * lengths
-        if len(self._numbers) != len(self._alive):
-            norms[np.frombuffer(self._alive, np.uint8) == 0] = np.inf
-        self._norms = norms
-        padded = -(-len(norms) // _GROUP) * _GROUP
-        if len(self._scores) != padded:
-            self._scores = np.zeros(padded, np.float32)
-        self._norms_change = self._change
+    def _postings_of(self, row: int) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
+        """Return the (documents, frequencies) of a row: those of the base, then those of the delta."""
+        result: list[tuple[NDArray[np.int32], NDArray[Any]]] = []
+        if 0 <= row < self._base.rows:
+            span = slice(int(self._base.starts[row]), int(self._base.starts[row + 1]))
+            result.append((self._base.docs[span], self._base.frequencies[span]))
+        newest = self._delta.postings_of(row)
+        if newest is not None:
+            result.append(newest)
+        return result
 
     def _weigh(self, row: int, docs: NDArray[np.int32], frequencies: NDArray[Any]) -> NDArray[np.float32]:
+        if self._norms is None:
+            catalogue = self._catalogue
+            slope = np.float32(self._k1 * self._b / catalogue.mean_length)
+            self._norms = np.float32(self._k1 * (1 - self._b)) + slope * catalogue.lengths.astype(np.float32)
+            if catalogue.dead:
+                self._norms[~catalogue.alive] = np.inf  # the weight becomes 0
         df = self._df[row]
-        idf = math.log(1 + (len(self._numbers) - df + 0.5) / (df + 0.5))
+        idf = math.log(1 + (len(self) - df + 0.5) / (df + 0.5))
         occurrences = frequencies.astype(np.float32)
         weights: NDArray[np.float32] = np.float32(idf * (self._k1 + 1)) * occurrences
         occurrences += self._norms[docs]
         weights /= occurrences
         return weights
 
-    def _lists(self, row: int) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
-        """Return the (documents, weights) of a term: those of the base, then those of the delta."""
-        self._settle_norms()
-        result = []
-        base = self._base
-        if row < base.rows:
-            span = slice(int(base.starts[row]), int(base.starts[row + 1]))
-            docs = base.docs[span]
-            if self._stamps[row] != self._change:
-                self._impacts[span] = self._weigh(row, docs, base.frequencies[span])
-                self._stamps[row] = self._change
-            result.append((docs, self._impacts[span]))
-        if row in self._delta:
-            delta_docs, counts = self._delta[row]
-            docs = np.frombuffer(delta_docs, np.int32)
-            result.append((docs, self._weigh(row, docs, np.frombuffer(counts, np.int32))))
-        return result
+    def _weighted_lists(self, row: int) -> tuple[_Weighted, ...]:
+        result: list[_Weighted] = []
+        for docs, frequencies in self._postings_of(row):
+            weights = self._weigh(row, docs, frequencies)
+            if len(docs) >= self._dense_from and docs[-1] < self._delta.first:
+                dense = np.zeros(self._delta.first, np.float32)
+                dense[docs] = weights
+                result.append((None, dense))
+            else:
+                result.append((docs, weights))
+        self._weighted[row] = tuple(result)
+        return self._weighted[row]
 
     def _accumulate(self, rows: list[int]) -> NDArray[np.float32]:
-        """Return the scores of all document numbers, padded with zeros to whole groups (a shared buffer)."""
-        self._settle_norms()
+        """Return the scores by document number, padded with zeros to whole groups (a buffer used again)."""
+        padded = -(-len(self._catalogue) // _GROUP) * _GROUP
+        if len(self._scores) != padded:
+            self._scores = np.empty(padded, np.float32)
         scores = self._scores
         scores.fill(0)
+        base = scores[: self._delta.first]
         for row in rows:
-            for docs, impacts in self._lists(row):
-                np.add.at(scores, docs, impacts)
+            for docs, weights in self._weighted.get(row) or self._weighted_lists(row):
+                if docs is None:
+                    base += weights
+                else:
+                    np.add.at(scores, docs, weights)
         return scores
 
-    @staticmethod
-    def _bound(scores: NDArray[np.float32], k: int) -> np.float32:
-        """Return a positive lower bound of the k-th largest of `scores` (the smallest positive number if
-        fewer).
-        """
-        groups = len(scores) // _GROUP
-        smallest = np.float32(np.finfo(np.float32).tiny)
-        if k > groups:
-            return smallest
-        maxima = scores.reshape(_GROUP, groups).max(axis=0)
-        kth: np.float32 = np.partition(maxima, groups - k)[groups - k]
-        return max(kth, smallest)
+
+def _lower_bound(scores: NDArray[np.float32], k: int) -> np.float32:
+    """Return a positive number that is at most the k-th largest of `scores` (the smallest one if unknown)."""
+    groups = len(scores) // _GROUP
+    if k > groups:
+        return _TINY
+    maxima = scores.reshape(_GROUP, groups).max(axis=0)
+    kth: np.float32 = np.partition(maxima, groups - k)[groups - k]
+    return max(kth, _TINY)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Postings", "invert", "merge"]
+__all__ = ["Postings", "invert", "merge", "narrow"]
 
 _BLOCK = 1 << 20  # postings that are moved at a time by a merge: bounds its scratch memory to about 20 MB
 
@@ -53,7 +53,7 @@ class Postings:
         return np.searchsorted(self.starts, places, side="right").astype(np.int64) - 1
 
 
-def _narrow(frequencies: NDArray[Any]) -> NDArray[Any]:
+def narrow(frequencies: NDArray[Any]) -> NDArray[Any]:
     """Return `frequencies` in the smallest unsigned type that holds them all."""
     return frequencies.astype(np.min_scalar_type(int(frequencies.max(initial=0))))
 
@@ -75,7 +75,7 @@ def invert(
     used, starts = np.unique(key_rows, return_index=True)
     docs = (keys - key_rows * count + first_doc).astype(np.int32)
     ends = np.append(starts, len(keys)).astype(np.int64)
-    return Postings(ends, docs, _narrow(frequencies)), used.astype(np.int32)
+    return Postings(ends, docs, narrow(frequencies)), used.astype(np.int32)
 
 
 def merge(
