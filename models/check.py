@@ -72,7 +72,7 @@ def check_model(
     and after, with a deep copy of themselves.
     """
     _require(len(events) >= 2, "check: give at least two events")
-    _require(queries, "check: give at least one query")
+    _require(len(queries) > 0, "check: give at least one query")
     _require(_is_text(make().name), "name: the model needs a non-empty text name")
     lengths = _check_unseen(make, queries)
     trained = _check_learning(make, events)
@@ -195,7 +195,8 @@ def _check_state(make: Callable[[], AnyModel], trained: AnyModel, queries: Seque
         _require(isinstance(key, str) and isinstance(value, np.ndarray), "plain-state: text -> array only")
         _require(value.dtype.kind in "biufSU", f"plain-state: {key!r} has dtype {value.dtype}")
     buffer = io.BytesIO()
-    np.savez(buffer, **{f"k{number}": value for number, value in enumerate(state.values())})
+    arrays: dict[str, Any] = {f"k{number}": value for number, value in enumerate(state.values())}
+    np.savez(buffer, **arrays)
     buffer.seek(0)
     with np.load(buffer, allow_pickle=False) as stored:
         restored: State = {key: stored[f"k{number}"] for number, key in enumerate(state)}

@@ -38,7 +38,7 @@ __all__ = ["MAX_BATCH", "Pull", "absorb", "absorb_steps", "message_size", "pull_
 
 MAX_BATCH = 512
 MAX_PROOFS = 16
-MAX_VECTOR_SIZE = 1 << 20
+MAX_MESSAGE_SIZE = 60_000  # an authenticated control frame holds 64 KiB
 KEY_SIZE = 32
 ALL_BUCKETS = (1 << BUCKETS) - 1
 _LEVEL = 6
@@ -53,8 +53,15 @@ def pull_request(log: ClickLog, buckets: int | None = None, *, limit: int = MAX_
     entries."""
     if buckets is None:
         return {"t": "clk?", "dig": log.digests()}
-    have = b"".join(log.vector(number) for number in range(BUCKETS) if buckets >> number & 1)
-    return {"t": "clk?", "ask": buckets, "have": have, "max": limit}
+    have, ask = b"", 0
+    for number in range(BUCKETS):
+        if buckets >> number & 1:
+            vector = log.vector(number)
+            if ask and len(have) + len(vector) > MAX_MESSAGE_SIZE:
+                break
+            have += vector
+            ask |= 1 << number
+    return {"t": "clk?", "ask": ask, "have": have, "max": limit}
 
 
 def pull_answer(log: ClickLog, request: Message, *, limit: int = MAX_BATCH) -> Message:
@@ -71,7 +78,7 @@ def pull_answer(log: ClickLog, request: Message, *, limit: int = MAX_BATCH) -> M
         return _answer(ask=_differing(digests, log.digests()))
     ask = _number(request, "ask", ALL_BUCKETS)
     limit = min(limit, MAX_BATCH, _number(request, "max", MAX_SEQ))
-    return _collect(log, ask, read_vector(_bytes(request, "have", MAX_VECTOR_SIZE)), limit)
+    return _collect(log, ask, read_vector(_bytes(request, "have", 2 * MAX_MESSAGE_SIZE)), limit)
 
 
 def absorb_steps(
@@ -124,7 +131,7 @@ class Pull:
         self._log = log
         self._via = via
         self._limit = limit
-        self._asked = 0
+        self._pending = ALL_BUCKETS
         self._rounds = 0
 
     def take(self, answer: Message, now_s: float) -> Message | None:
@@ -143,16 +150,21 @@ class Pull:
         finally:
             self._merge(got)
         ask = _number(answer, "ask", ALL_BUCKETS)
-        stuck = bool(got.refused.total() - got.refused["duplicate"])
-        touched = 0
-        for entry in got.accepted:
-            touched |= 1 << bucket_of(entry.origin)
-        if not first:
-            ask &= self._asked & (touched if stuck else ALL_BUCKETS)
+        if first:
+            self._pending = ask
+        else:
+            asked = self._asked()
+            alive = 0
+            for entry in got.accepted:
+                alive |= 1 << bucket_of(entry.origin)
+            stuck = got.refused.total() > got.refused["duplicate"]
+            self._pending &= ~asked | (ask & (alive if stuck or not alive else asked))
         self._rounds += 1
-        done = not ask or self._rounds >= _MAX_ROUNDS or (not first and not got.accepted)
-        self._asked = ask
-        self.request = None if done else pull_request(self._log, ask, limit=self._limit)
+        done = not self._pending or self._rounds >= _MAX_ROUNDS
+        self.request = None if done else pull_request(self._log, self._pending, limit=self._limit)
+
+    def _asked(self) -> int:
+        return int(self.request["ask"]) if self.request else 0
 
     def _merge(self, got: Absorbed) -> None:
         self.absorbed.accepted += got.accepted
@@ -195,16 +207,19 @@ def _collect(log: ClickLog, ask: int, have: dict[bytes, SeqSet], limit: int) -> 
                 if held.upto < MAX_SEQ and len(proofs) < MAX_PROOFS * 2 * MAX_ENTRY_SIZE:
                     proofs += _put_proof(proof)
                 continue
-            found = log.raw(origin, held, room + 1)
-            if len(found) > room:
-                left |= 1 << number
-            if found[:room] and not held.last:
-                keys += log.key_of(origin) or b""
-            for raw in found[:room]:
+            for count, raw in enumerate(log.raw(origin, held, room + 1)):
+                if (
+                    not room
+                    or len(signed) + len(signatures) + len(keys) + len(proofs) > MAX_MESSAGE_SIZE - 256
+                ):
+                    left |= 1 << number
+                    break
+                if not count and not held.last:
+                    keys += log.key_of(origin) or b""
                 message, signature = split_entry(raw)
                 signed += message
                 signatures += signature
-            room -= len(found[:room])
+                room -= 1
     return _answer(left, bytes(keys), zlib.compress(bytes(signed), _LEVEL), bytes(signatures), bytes(proofs))
 
 

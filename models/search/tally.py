@@ -74,7 +74,8 @@ class QueryCells:
     def fans(self, item: int) -> Ints:
         """Return the origins that clicked `item` for this query."""
         origin, place, count = self.arrays()
-        return origin[(place == self.places[item]) & (count > 0)]
+        chosen: Ints = origin[(place == self.places[item]) & (count > 0)]
+        return chosen
 
 
 class ClickTally:
