@@ -31,10 +31,10 @@ from flocklet.discovery.announcement import SERVICE_TYPE, Announcement, parse_in
 from flocklet.discovery.bucket import TokenBucket
 from flocklet.discovery.gate import PacketCounts, PacketGate, PacketLimits
 from flocklet.discovery.interfaces import Interface, announced_hosts, choose, list_interfaces, listen_hosts
+from flocklet.discovery.multicast import UNWELL, CountedZeroconf, open_zeroconf
 from flocklet.discovery.source import Sighting, Sink, SourceKind
 from flocklet.errors import WireError
-from zeroconf import DNSQuestionType, IPVersion, ServiceStateChange, Zeroconf
-from zeroconf import Error as ZeroconfError
+from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 __all__ = ["MdnsSource"]
@@ -50,22 +50,6 @@ _SHORTEST_ANNOUNCE_S = 1.0  # RFC 6762 section 8.3: at least one second apart
 _MAX_RENAMES = 3
 _CLASS_IN = 1
 _TYPE_PTR = 12
-_UNWELL = (OSError, RuntimeError, ZeroconfError, TimeoutError, AssertionError)
-
-
-class _CountedZeroconf(Zeroconf):
-    """A Zeroconf that counts what it sends."""
-
-    packet_counts: PacketCounts | None = None
-
-    def async_send(self, out: Any, *args: Any, **kwargs: Any) -> None:
-        super().async_send(out, *args, **kwargs)
-        if self.packet_counts is not None and not self.done:
-            one = kwargs.get("transport") or (len(args) > 3 and args[3])
-            senders = 1 if one else len(self.engine.senders)
-            packets = out.packets()
-            self.packet_counts.packets_out += senders * len(packets)
-            self.packet_counts.bytes_out += senders * sum(len(packet) for packet in packets)
 
 
 class MdnsSource:
@@ -87,7 +71,7 @@ class MdnsSource:
         rescan_s: float = 3.0,
         reannounce_s: float = 60.0,
         list_interfaces: Callable[[], list[Interface]] = list_interfaces,
-        open_zeroconf: Callable[..., Zeroconf] = _CountedZeroconf,
+        make_zeroconf: Callable[..., Zeroconf] = CountedZeroconf,
     ) -> None:
         self._announcement = announcement
         self._wanted = None if interfaces is None else tuple(interfaces)
@@ -96,7 +80,7 @@ class MdnsSource:
         self._rescan_s = rescan_s
         self._reannounce_s = reannounce_s
         self._list_interfaces = list_interfaces
-        self._open_zeroconf = open_zeroconf
+        self._make_zeroconf = make_zeroconf
         self._sink: Sink | None = None
         self._zeroconf: AsyncZeroconf | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -168,7 +152,7 @@ class MdnsSource:
         zeroconf = self._zeroconf.zeroconf
         try:
             zeroconf.async_send(zeroconf.generate_service_broadcast(self._info, None))
-        except _UNWELL as error:
+        except UNWELL as error:
             self._set_problem(f"cannot announce by mDNS: {error}")
 
     # --- opening and closing ---
@@ -185,7 +169,7 @@ class MdnsSource:
                     due_s = self._clock.monotonic() + self._reannounce_s
                     self.announce()
                     self._sweep()
-            except _UNWELL as error:
+            except UNWELL as error:
                 self._set_problem(f"mDNS: {error}")
 
     async def _reopen_if_changed(self) -> None:
@@ -217,16 +201,15 @@ class MdnsSource:
             if not hosts:
                 continue
             try:
-                await self._open_sockets(list(hosts))
+                self._zeroconf = await open_zeroconf(hosts, self._gate, make=self._make_zeroconf)
                 break
-            except _UNWELL as error:
+            except UNWELL as error:
                 problem = f"mDNS is off: {error or type(error).__name__}"
-                await self._close(says_goodbye=False, forgets_hosts=False)
         if self._zeroconf is None:
             return problem
         try:
             await self._register()
-        except _UNWELL as error:
+        except UNWELL as error:
             self._info = None
             problem = f"not announced by mDNS ({error or type(error).__name__}), but others are seen"
         self._browser = AsyncServiceBrowser(
@@ -236,19 +219,6 @@ class MdnsSource:
             question_type=DNSQuestionType.QM,
         )
         return problem
-
-    async def _open_sockets(self, hosts: list[str]) -> None:
-        has_four = any(":" not in host for host in hosts)
-        has_six = any(":" in host for host in hosts)
-        version = IPVersion.All if has_four and has_six else IPVersion.V6Only if has_six else IPVersion.V4Only
-        zeroconf = self._open_zeroconf(interfaces=hosts, ip_version=version)
-        self._zeroconf = AsyncZeroconf(zc=zeroconf)
-        if isinstance(zeroconf, _CountedZeroconf):
-            zeroconf.packet_counts = self._gate.counts
-        await zeroconf.async_wait_for_start()
-        for reader in zeroconf.engine.readers:
-            inner = reader.transport.get_protocol()
-            reader.transport.set_protocol(self._gate.guard(inner))  # type: ignore[arg-type]
 
     async def _register(self) -> None:
         if self._announcement is None or self._zeroconf is None:
@@ -267,19 +237,18 @@ class MdnsSource:
         self._announced_s = self._clock.monotonic()
         self._keep(asyncio.ensure_future(sent))
 
-    async def _close(self, *, says_goodbye: bool, forgets_hosts: bool = True) -> None:
+    async def _close(self, *, says_goodbye: bool) -> None:
         zeroconf, self._zeroconf = self._zeroconf, None
         browser, self._browser = self._browser, None
         self._info = None
-        if forgets_hosts:
-            self._listening = self._announcing = ()
+        self._listening = self._announcing = ()
         tasks, self._tasks = self._tasks, set()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if zeroconf is None:
             return
-        with contextlib.suppress(*_UNWELL):
+        with contextlib.suppress(*UNWELL):
             if browser is not None:
                 await browser.async_cancel()
             if not says_goodbye:
@@ -338,7 +307,7 @@ class MdnsSource:
 
     async def _resolve(self, zeroconf: Zeroconf, info: AsyncServiceInfo) -> None:
         try:
-            with contextlib.suppress(*_UNWELL):
+            with contextlib.suppress(*UNWELL):
                 if await info.async_request(zeroconf, _RESOLVE_MS):
                     self._report(info)
         finally:
@@ -404,7 +373,7 @@ class MdnsSource:
     async def _register_again(self) -> None:
         try:
             await self._register()
-        except _UNWELL as error:
+        except UNWELL as error:
             self._set_problem(f"not announced by mDNS ({error or type(error).__name__}), but others are seen")
 
     def _sweep(self) -> None:

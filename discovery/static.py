@@ -12,8 +12,9 @@ import socket
 from collections.abc import Sequence
 
 from flocklet.clock import Clock, SystemClock
-from flocklet.discovery.address import Address, parse_address
+from flocklet.discovery.address import Address, is_dialable, parse_address
 from flocklet.discovery.source import Sighting, Sink, SourceKind
+from flocklet.errors import ConfigError
 
 __all__ = ["StaticSource"]
 
@@ -39,7 +40,7 @@ class StaticSource:
         retry_s: float = 15.0,
         refresh_s: float = 300.0,
     ) -> None:
-        self._peers = tuple(dict.fromkeys(parse_address(text, default_port=default_port) for text in peers))
+        self._peers = tuple(dict.fromkeys(_checked(text, default_port) for text in peers))
         self._clock = clock or SystemClock()
         self._retry_s = retry_s
         self._refresh_s = refresh_s
@@ -87,6 +88,16 @@ class StaticSource:
             self._problems[peer] = problem
             sink(Sighting(SourceKind.STATIC, addresses, label=str(peer), problem=problem))
             await self._clock.sleep(self._retry_s if problem else self._refresh_s)
+
+
+def _checked(text: str, default_port: int | None) -> Address:
+    address = parse_address(text, default_port=default_port)
+    if _is_literal(address.host) and not is_dialable(address, allow_loopback=True):
+        raise ConfigError(
+            f"{text[:80]!r} cannot be the address of one peer",
+            remedy="multicast and 0.0.0.0 name no peer; fe80:: needs its interface: [fe80::1%eth0]:PORT",
+        )
+    return address
 
 
 async def _resolve(peer: Address) -> tuple[Address, ...]:

@@ -16,69 +16,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-from flocklet.discovery.address import Address, is_dialable, is_loopback, race_order
+from flocklet.discovery.address import Address, is_dialable, is_loopback
+from flocklet.discovery.bounds import Outcome, TableSettings
 from flocklet.discovery.bucket import TokenBucket
+from flocklet.discovery.dialling import DialCandidate, DialPlan
 from flocklet.discovery.record import AddressState, Liveness, PeerRecord
 from flocklet.discovery.source import Sighting, SourceKind
 from flocklet.errors import IdentityError, PeerRefused
 
-__all__ = ["DialCandidate", "Outcome", "PeerTable", "TableSettings"]
+__all__ = ["PeerTable"]
 
 _TRUSTED = frozenset({SourceKind.STATIC, SourceKind.REMEMBERED})
-
-
-class Outcome:
-    """What became of a sighting: the keys of `PeerTable.counts`."""
-
-    NEW = "new"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"
-    GONE = "gone"
-    OWN = "own"
-    CLONE = "clone"
-    INVALID = "invalid"
-    LIMITED = "limited"
-    FULL = "full"
-
-
-@dataclass(frozen=True)
-class TableSettings:
-    """Bounds of the table; seconds unless the name says otherwise. py-ipv8 pings at 27.5 s and drops at
-    57.5 s.
-    """
-
-    max_peers: int = 512
-    max_foreign: int = 64
-    max_addresses: int = 8
-    new_per_s: float = 8.0
-    new_burst: float = 64.0
-    dials_per_s: float = 8.0
-    dial_burst: float = 32.0
-    dial_lease_s: float = 30.0
-    patience_s: float = 0.5
-    backoff_first_s: float = 1.0
-    backoff_max_s: float = 300.0
-    barred_s: float = 3600.0
-    nudge_every_s: float = 5.0
-    silent_after_s: float = 15.0
-    lost_after_s: float = 60.0
-    allow_loopback: bool = False
-
-
-@dataclass(frozen=True)
-class DialCandidate:
-    """A peer to dial now: try `addresses` in order (happy eyeballs); `expected_id` None means any id is news.
-
-    Report every failed address with `PeerTable.failed`, success with `authenticated`, and the end of a
-    fruitless attempt with `dial_ended`; without any report the peer is offered again after `dial_lease_s`.
-    """
-
-    key: str
-    expected_id: bytes | None
-    addresses: tuple[Address, ...]
 
 
 class PeerTable:
@@ -99,7 +49,7 @@ class PeerTable:
         self._aliases: dict[str, str] = {}
         self._own_addresses: set[Address] = set()
         self._news = TokenBucket(self._settings.new_per_s, self._settings.new_burst)
-        self._dials = TokenBucket(self._settings.dials_per_s, self._settings.dial_burst)
+        self._plan = DialPlan(self._settings, rng)
         self.counts: Counter[str] = Counter()
         self.clone_addresses: tuple[Address, ...] = ()
 
@@ -138,13 +88,13 @@ class PeerTable:
 
     # --- what sources say ---
 
-    def offer(self, sighting: Sighting, now_s: float) -> str:
+    def offer(self, sighting: Sighting, now_s: float) -> Outcome:
         """Take one sighting in; return what became of it (a word of `Outcome`), which is also counted."""
         outcome = self._offer(sighting, now_s)
         self.counts[outcome] += 1
         return outcome
 
-    def _offer(self, sighting: Sighting, now_s: float) -> str:
+    def _offer(self, sighting: Sighting, now_s: float) -> Outcome:
         claimed = sighting.claimed_id
         if claimed is not None and len(claimed) != 32:
             return Outcome.INVALID
@@ -192,13 +142,6 @@ class PeerTable:
         """Merge a sighting into a record; return whether anything but the time of it is news."""
         is_news = False
         record.last_seen_s = now_s
-        if (
-            sighting.source is SourceKind.STATIC
-            and sighting.problem != record.problem
-            and not record.is_linked
-        ):
-            record.problem = sighting.problem
-            is_news = True
         if sighting.name and not record.name:
             record.name = sighting.name
         if not record.is_authenticated:
@@ -209,6 +152,9 @@ class PeerTable:
                 record.is_foreign, is_news = False, True
         for address in addresses:
             is_news |= self._see(record, address, sighting.source, now_s)
+        if sighting.source is SourceKind.STATIC and not record.is_linked and (sighting.problem or is_news):
+            is_news |= record.problem != sighting.problem
+            record.problem = sighting.problem
         if sighting.run and sighting.run != record.run:
             is_restart = bool(record.run)
             record.run = sighting.run
@@ -251,7 +197,7 @@ class PeerTable:
             if not state.is_barred:
                 state.retry_at_s = min(state.retry_at_s, now_s)
 
-    def _withdraw(self, record: PeerRecord | None, source: SourceKind) -> str:
+    def _withdraw(self, record: PeerRecord | None, source: SourceKind) -> Outcome:
         if record is None:
             return Outcome.UNCHANGED
         for state in tuple(record.addresses.values()):
@@ -281,41 +227,14 @@ class PeerTable:
     # --- whom to dial ---
 
     def dial_candidates(self, now_s: float, limit: int = 8) -> list[DialCandidate]:
-        """Return whom to dial now, best first, and lease each for `dial_lease_s`.
-
-        Proven peers come before the owner's, those before strangers; among equals fewest failures first.
-        Strangers are limited to `dials_per_s` in all, so announcements cannot turn us into somebody else's
-        port scanner.
-        """
-        due = [record for record in self._records.values() if self._due_s(record) <= now_s]
-        due.sort(key=lambda r: (r.device_id is None, not r.label, r.failures, r.first_seen_s, r.key))
-        chosen: list[DialCandidate] = []
-        for record in due:
-            if len(chosen) >= limit:
-                break
-            if not record.is_protected and not self._dials.take(now_s):
-                break
-            ready = [s for s in record.addresses.values() if s.retry_at_s <= now_s]
-            ready.sort(key=lambda s: (not s.is_proven, s.failures))
-            proven = [state.address for state in ready if state.is_proven]
-            others = [state.address for state in ready if not state.is_proven]
-            order = tuple(race_order(proven) + race_order(others))
-            record.dialling_until_s = now_s + self._settings.dial_lease_s
-            chosen.append(DialCandidate(record.key, record.device_id or record.claimed_id, order))
-        return chosen
+        """Return whom to dial now, best first, and lease each for `dial_lease_s` (see `DialPlan`)."""
+        return self._plan.candidates(self._records.values(), now_s, limit)
 
     def next_due_s(self) -> float | None:
-        """Return when `dial_candidates` may next have something (a time, possibly past); None if nothing
+        """Return when `dial_candidates` may next have something, possibly in the past; None if nothing
         waits.
         """
-        due_s = min((self._due_s(record) for record in self._records.values()), default=math.inf)
-        return None if math.isinf(due_s) else due_s
-
-    def _due_s(self, record: PeerRecord) -> float:
-        if record.is_linked or record.is_foreign:
-            return math.inf
-        ready_s = min((state.retry_at_s for state in record.addresses.values()), default=math.inf)
-        return max(ready_s, record.not_before_s, record.dialling_until_s or -math.inf)
+        return self._plan.next_due_s(self._records.values())
 
     def failed(
         self, key: str, address: Address, reason: str, now_s: float, *, is_barred: bool = False
@@ -330,7 +249,9 @@ class PeerTable:
         state.failures += 1
         state.reason = record.problem = reason
         state.is_barred = is_barred
-        state.retry_at_s = now_s + (self._settings.barred_s if is_barred else self._backoff_s(state.failures))
+        state.retry_at_s = now_s + (
+            self._settings.barred_s if is_barred else self._plan.backoff_s(state.failures)
+        )
 
     def dial_ended(self, key: str, *, reason: str = "", is_foreign: bool = False) -> None:
         """Note that an attempt is over without a link; `is_foreign`: the handshake said that it is another
@@ -343,15 +264,6 @@ class PeerTable:
         record.problem = reason or record.problem
         if is_foreign and not record.is_linked:
             record.is_foreign = True
-
-    def _backoff_s(self, failures: int) -> float:
-        """Double from the first delay to the longest; jitter between half and all of it keeps a flock
-        apart.
-        """
-        whole = min(
-            self._settings.backoff_max_s, self._settings.backoff_first_s * 2.0 ** min(failures - 1, 30)
-        )
-        return whole * (0.5 + 0.5 * float(self._rng.random()))
 
     # --- what links say ---
 
@@ -461,7 +373,7 @@ class PeerTable:
             return
         record.is_linked = False
         record.problem = reason
-        record.not_before_s = now_s + self._backoff_s(1)
+        record.not_before_s = now_s + self._plan.backoff_s(1)
 
     def shareable(self, limit: int = 32) -> list[tuple[bytes, Address]]:
         """Return up to `limit` proven (device id, address) pairs to tell a peer, drawn at random, no
