@@ -294,4 +294,5 @@ class GRank:
 
 
 def _live_items(cells: QueryCells) -> list[int]:
-    return [item for item in cells.items if len(cells.fans(item))]
+    _, place, count = cells.arrays()
+    return [cells.items[at] for at in np.unique(place[count > 0]).tolist()]
