@@ -26,6 +26,7 @@ from flocklet.models.search.items import Document
 from flocklet.models.search.pull import Pull, pull_answer
 from flocklet.snapshot import load_index, save_index
 from flocklet.store import Click, Event, Person, Store, StoredDocument
+from flocklet.wire import content_id
 
 __all__ = ["CANDIDATES", "Device", "Found", "PastClick", "Results"]
 
@@ -361,7 +362,7 @@ class Device:
         with self._turn:
             return Pull(self.log, via=peer_id)
 
-    def take(self, pull: Pull, answer: dict[str, Any]) -> int:
+    def take(self, pull: Pull, answer: dict[str, Any], peer_id: bytes) -> int:
         """Take a peer's answer in: check, store, learn; return how many entries were new.
 
         What was accepted before a malformed part is kept. Raises WireError for bytes that no honest peer sends.
@@ -373,14 +374,17 @@ class Device:
                 pull.take(answer, self.clock.monotonic())
             finally:
                 got = pull.absorbed
-                self._settle(
-                    Absorbed(
-                        got.accepted[before:],
-                        got.evicted[marks[0] :],
-                        proofs=got.proofs[marks[1] :],
-                        keys=got.keys[marks[2] :],
-                    )
+                news = Absorbed(
+                    got.accepted[before:],
+                    got.evicted[marks[0] :],
+                    proofs=got.proofs[marks[1] :],
+                    keys=got.keys[marks[2] :],
                 )
+                with self.store.transaction():
+                    self._settle(news)
+                    if news.accepted:
+                        content = answer["e"] + answer["s"]
+                        self.store.add_delta(content_id(content), peer_id, len(content), self.clock.time())
             return len(pull.absorbed.accepted) - before
 
     def _settle(self, got: Absorbed) -> None:
@@ -389,13 +393,12 @@ class Device:
             self.grank.learn(entry)
         for entry in got.evicted:
             self.grank.unlearn(entry)
-        with self.store.transaction():
-            self.store.add_origins([(origin_of(key), key) for key in got.keys])
-            self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
-            self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])
-            for proof in got.proofs:
-                packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
-                self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
+        self.store.add_origins([(origin_of(key), key) for key in got.keys])
+        self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
+        self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])
+        for proof in got.proofs:
+            packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
+            self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
 
     def facts(self) -> dict[str, Any]:
         """Return what `status` shows of this device."""

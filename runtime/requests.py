@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from flocklet.documents import Skipped, read_paths
 from flocklet.errors import UsageError
 from flocklet.models.search.items import Document
 
-__all__ = ["perform"]
+__all__ = ["Batch", "perform", "read_batches"]
 
-_BATCH = 64
+_BATCH = 512
+_BATCH_CHARS = 8 << 20
 
 
 def perform(device: Device, verb: str, values: Mapping[str, Any]) -> Any:
@@ -28,21 +29,36 @@ def perform(device: Device, verb: str, values: Mapping[str, Any]) -> Any:
     return action(device, values)
 
 
+@dataclass(slots=True)
+class Batch:
+    """Documents with the paths of their files, and what was left out on the way, each with its reason."""
+
+    documents: list[tuple[Document, str | None]] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+
+def read_batches(paths: Sequence[Path]) -> Iterator[Batch]:
+    """Yield the documents of files and directories, so many at a time that memory and transactions stay small."""
+    batch, size = Batch(), 0
+    for item in read_paths(paths):
+        if isinstance(item, Skipped):
+            batch.skipped.append({"path": str(item.path), "why": item.why})
+        else:
+            batch.documents.append((item.document, str(item.path)))
+            size += len(item.document.text)
+        if len(batch.documents) >= _BATCH or size >= _BATCH_CHARS:
+            yield batch
+            batch, size = Batch(), 0
+    yield batch
+
+
 def _add(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Index `paths` (absolute); batches keep the store's transactions short and the progress honest."""
     added = seen = 0
     skipped: list[dict[str, str]] = []
-    batch: list[tuple[Document, str | None]] = []
-    for item in read_paths([Path(path) for path in values["paths"]]):
-        if isinstance(item, Skipped):
-            skipped.append({"path": str(item.path), "why": item.why})
-            continue
-        seen += 1
-        batch.append((item.document, str(item.path)))
-        if len(batch) == _BATCH:
-            added += device.add_documents(batch)
-            batch = []
-    added += device.add_documents(batch)
+    for batch in read_batches([Path(path) for path in values["paths"]]):
+        seen += len(batch.documents)
+        skipped += batch.skipped
+        added += device.add_documents(batch.documents)
     return {"added": added, "unchanged": seen - added, "skipped": skipped, "documents": len(device.index)}
 
 
