@@ -44,6 +44,7 @@ __all__ = [
     "Sparse",
     "content_id",
     "encode_hop",
+    "frame_type",
     "open_frame",
     "pack_body",
     "seal",
@@ -136,12 +137,12 @@ class Frame:
     type: str
     header: Mapping[str, Any]
     body: Body
-    sealed: bytes = field(default=b"", repr=False)
+    raw: bytes = field(default=b"", repr=False)  # kept for author and handshake messages only
 
     @property
     def is_authored(self) -> bool:
         """Whether the frame carries its author's verified signature."""
-        return bool(self.sealed)
+        return MESSAGES[self.type].is_authored
 
     @cached_property
     def author(self) -> bytes:
@@ -150,8 +151,8 @@ class Frame:
 
     @cached_property
     def id(self) -> bytes:
-        """The 16-byte content id of the sealed bytes of an author message."""
-        return content_id(self.sealed)
+        """The 16-byte content id of the signed bytes of an author message."""
+        return content_id(self.raw)
 
 
 def content_id(data: bytes | memoryview) -> bytes:
@@ -204,6 +205,15 @@ def open_frame(data: bytes, limits: Limits | None = None) -> Frame:
     if len(found) != 1 or decoder.buffered:
         raise WireError("these bytes are not exactly one frame", reason="length")
     return found[0]
+
+
+def frame_type(data: bytes) -> str:
+    """Return the type of the sealed frame `data` without judging more than its header."""
+    if len(data) < PREFIX.size:
+        raise WireError("these bytes are not a frame", reason="length")
+    header_size = PREFIX.unpack_from(data)[1]
+    name: str = _parse_header(data[PREFIX.size : PREFIX.size + header_size])["type"]
+    return name
 
 
 def _join(header: Mapping[str, Any], body: bytes, author: Identity | None = None) -> bytes:
@@ -425,14 +435,16 @@ class Decoder:
         body_at = start + PREFIX.size + header_size
         view = memoryview(self._buffer)
         try:
-            if not message.is_authored:
+            if message.size is not Size.HANDSHAKE and not message.is_authored:
                 return Frame(header["type"], header, unpack_body(view[body_at:end], self._body_limits))
-            sealed = bytes(view[start:end])
+            raw = bytes(view[start:end])
         finally:
             view.release()
-        packed = memoryview(sealed)
+        if not message.is_authored:
+            return Frame(header["type"], header, unpack_body(raw[body_at - start :], self._body_limits), raw)
+        packed = memoryview(raw)
         body = packed[body_at - start : -SIGNATURE_BYTES]
         digest = _digest(header_size, packed[PREFIX.size : body_at - start], body)
-        if not verify(header["src"], sealed[-SIGNATURE_BYTES:], digest):
+        if not verify(header["src"], raw[-SIGNATURE_BYTES:], digest):
             raise WireError(f"the signature of a {header['type']!r} is not its author's", reason="signature")
-        return Frame(header["type"], header, unpack_body(body, self._body_limits), sealed)
+        return Frame(header["type"], header, unpack_body(body, self._body_limits), raw)
