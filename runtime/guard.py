@@ -28,7 +28,9 @@ class Guard:
     a link get a record, so a stranger cannot have somebody else banned.
     """
 
-    def __init__(self, clock: Clock, *, max_rejects: int = 16, ban_s: float = 600.0, max_peers: int = 4096) -> None:
+    def __init__(
+        self, clock: Clock, *, max_rejects: int = 16, ban_s: float = 600.0, max_peers: int = 4096
+    ) -> None:
         self._clock = clock
         self._max_rejects = max_rejects
         self._ban_s = ban_s

@@ -146,7 +146,9 @@ class Handshake:
         if not self._is_server:
             self._server_key = key = certificate_key(self._server_certificate)
             if self._expected is not None and device_id_of(key) != self._expected:
-                raise self._refused("key", f"expected {short_id(self._expected)}, found {short_id(device_id_of(key))}")
+                raise self._refused(
+                    "key", f"expected {short_id(self._expected)}, found {short_id(device_id_of(key))}"
+                )
         self._own_hello = encode_hop(
             "hello",
             {
@@ -252,7 +254,11 @@ class Handshake:
 
     def _receive_proof(self, frame: Frame, hello: _Hello) -> bytes:
         party, body = self._party, frame.body
-        signature, mac, credits = body.get("signature"), body.get("mac"), (body.get("data"), body.get("control"))
+        signature, mac, credits = (
+            body.get("signature"),
+            body.get("mac"),
+            (body.get("data"), body.get("control")),
+        )
         if type(signature) is not bytes or type(mac) is not bytes:
             raise self._refused("garbage", "a proof lacks its signature or mac")
         if any(type(credit) is not int or not 1 <= credit <= 65536 for credit in credits):

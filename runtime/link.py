@@ -1,4 +1,4 @@
-"""One authenticated link to a peer: messages both ways, requests with replies, credits, heartbeats, an end with a reason.
+"""One authenticated link to a peer: messages, requests with replies, credits, heartbeats, an end with a reason.
 
 A `Link` exists only after the handshake held, so its `peer` is proved. `flocklet.endpoint` makes links. All deadlines
 run on the endpoint's clock. Errors: LinkError when the link ended or an operation was too slow, PeerRefused when the
@@ -244,7 +244,9 @@ class Link:
         if self.error is not None:
             return
         self._pipe.send(encode_hop("bye", {"reason": reason}))
-        self._finish(refusal(reason, self.peer.name) if reason != "closing" else LinkError("the link was closed here"))
+        self._finish(
+            refusal(reason, self.peer.name) if reason != "closing" else LinkError("the link was closed here")
+        )
         self._pipe.close()
 
     async def close(self, reason: str = "closing") -> None:

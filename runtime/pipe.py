@@ -9,6 +9,7 @@ because what counts is the device id and not a chain or a clock. TLS session tic
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import ssl
 import tempfile
@@ -119,7 +120,13 @@ class Pipe(asyncio.BufferedProtocol):
     """Frames in both directions over TLS 1.3; hand it to a transport as its protocol."""
 
     def __init__(
-        self, context: ssl.SSLContext, decoder: Decoder, turns: Turns, handler: PipeHandler, *, is_server: bool
+        self,
+        context: ssl.SSLContext,
+        decoder: Decoder,
+        turns: Turns,
+        handler: PipeHandler,
+        *,
+        is_server: bool,
     ) -> None:
         self.decoder = decoder
         self.handler = handler
@@ -236,10 +243,8 @@ class Pipe(asyncio.BufferedProtocol):
         if transport is None:
             return
         if self.is_established:
-            try:
+            with contextlib.suppress(ssl.SSLError):  # the peer's own goodbye has not come: not awaited
                 self._tls.unwrap()
-            except ssl.SSLError:  # the peer's own goodbye has not come: not awaited
-                pass
             if rest := self._outgoing.read():
                 transport.write(rest)
         transport.close()

@@ -9,14 +9,26 @@ __all__ = ["REASONS", "refusal"]
 # code: (what happened, what to do)
 REASONS: dict[str, tuple[str, str]] = {
     "version": ("no protocol version is common to both", "update flocklet on the older device"),
-    "flock": ("it is in another flock", "run 'flocklet invite' on one device and 'flocklet join CODE' on the other"),
-    "key": ("it has another key than expected", "compare 'flocklet id' on both devices; somebody may be in between"),
+    "flock": (
+        "it is in another flock",
+        "run 'flocklet invite' on one device and 'flocklet join CODE' on the other",
+    ),
+    "key": (
+        "it has another key than expected",
+        "compare 'flocklet id' on both devices; somebody may be in between",
+    ),
     "proof": ("its proof of identity does not hold", "the peer is broken or hostile"),
     "reflected": ("our own proof came back", "the peer is hostile"),
     "replay": ("its proof was used before", "the peer is hostile"),
-    "expired": ("its certificate has an expiry date of its own", "delete the certificate there: it is remade"),
+    "expired": (
+        "its certificate has an expiry date of its own",
+        "delete the certificate there: it is remade",
+    ),
     "certificate": ("its certificate cannot be read", "delete the certificate there: it is remade"),
-    "clone": ("it has the same key as this device: a copied disk", "run 'flocklet init --rotate' on the copy"),
+    "clone": (
+        "it has the same key as this device: a copied disk",
+        "run 'flocklet init --rotate' on the copy",
+    ),
     "self": ("it is this device itself", "remove our own address from the peers"),
     "unknown": ("it is not among the peers that may connect", "pair the two devices first"),
     "banned": ("it broke the protocol too often", "wait, or update the peer"),

@@ -35,7 +35,9 @@ class Network(Protocol):
         """Open a connection and hand its transport to the protocol that `make` returns; raise LinkError."""
         ...
 
-    async def listen(self, make: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str], port: int) -> Listener:
+    async def listen(
+        self, make: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str], port: int
+    ) -> Listener:
         """Accept connections; raise LinkError if the port cannot be had."""
         ...
 
@@ -63,7 +65,9 @@ class SocketNetwork:
         except (UnicodeError, OverflowError) as error:
             raise LinkError(f"{host} port {port} is not an address", remedy="use HOST:PORT") from error
 
-    async def listen(self, make: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str], port: int) -> Listener:
+    async def listen(
+        self, make: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str], port: int
+    ) -> Listener:
         """Listen on all `hosts` with one port; port 0 takes a free one. A missing IPv6 is not an error."""
         loop = asyncio.get_running_loop()
         servers: list[asyncio.Server] = []
@@ -93,4 +97,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> LinkError:
             f"port {port} on {host} is in use by another program",
             remedy="stop that program, or choose another port (0 takes a free one)",
         )
-    return LinkError(f"cannot listen on {host} port {port}: {error.strerror or error}", remedy="choose another port")
+    return LinkError(
+        f"cannot listen on {host} port {port}: {error.strerror or error}", remedy="choose another port"
+    )
