@@ -33,7 +33,7 @@ def make_certificate(
     from cryptography.x509.oid import NameOID
 
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"flocklet {short_id(identity.device_id)}")])
-    key = identity._private_key
+    key = identity.private_key
     serial = int.from_bytes(identity.device_id[:16], "big") >> 1 | 1
     certificate = (
         x509.CertificateBuilder()

@@ -63,7 +63,7 @@ class Identity:
     def load(cls, path: Path | str) -> Identity:
         """Read a key file written by `save`; raise IdentityError if it is missing, exposed or not such a key."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+        from cryptography.hazmat.primitives.serialization import load_pemprivate_key
 
         path = Path(path)
         try:
@@ -74,7 +74,7 @@ class Identity:
                 )
             if path.stat().st_size > MAX_KEY_FILE_BYTES:
                 raise IdentityError(f"{path} is too large to be a key file")
-            key = load_pem_private_key(path.read_bytes(), password=None)
+            key = load_pemprivate_key(path.read_bytes(), password=None)
         except OSError as error:
             raise IdentityError(f"cannot read the key file {path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:
@@ -87,11 +87,12 @@ class Identity:
         """Write the key (PKCS 8, PEM) with mode 0600, whole or not at all; refuse to replace a file."""
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-        pem = self._private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        pem = self.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         save_private(Path(path), pem)
 
     @cached_property
-    def _private_key(self) -> Ed25519PrivateKey:
+    def private_key(self) -> Ed25519PrivateKey:
+        """The key as `cryptography` holds it, for TLS and certificates."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
         return Ed25519PrivateKey.from_private_bytes(self.seed)
@@ -99,7 +100,7 @@ class Identity:
     @cached_property
     def public_key(self) -> bytes:
         """The raw 32-byte public key."""
-        return self._private_key.public_key().public_bytes_raw()
+        return self.private_key.public_key().public_bytes_raw()
 
     @cached_property
     def device_id(self) -> bytes:
@@ -113,7 +114,7 @@ class Identity:
 
     def sign(self, message: bytes) -> bytes:
         """Return the 64-byte Ed25519 signature of `message`."""
-        return self._private_key.sign(message)
+        return self.private_key.sign(message)
 
     def __repr__(self) -> str:
         return f"Identity({short_id(self.device_id)})"

@@ -16,7 +16,6 @@ import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +25,7 @@ from flocklet.arrays import ArrayValue, Quantised, Sparse
 from flocklet.body import Body, Limits, pack_body, unpack_body
 from flocklet.errors import WireError
 from flocklet.identity import Identity, device_id_of, verify
+from flocklet.messages import MESSAGES, PROTOCOL_VERSION, Message, Size, check_header, parse_header
 
 __all__ = [
     "CONTROL_LIMITS",
@@ -44,13 +44,13 @@ __all__ = [
     "Sparse",
     "content_id",
     "encode_hop",
+    "frame_type",
     "open_frame",
     "pack_body",
     "seal",
     "unpack_body",
 ]
 
-PROTOCOL_VERSION = 1
 SIGNATURE_BYTES = 64
 MAX_HEADER_BYTES = 512
 FLOOR_BUFFER = 32 * 1024
@@ -59,70 +59,6 @@ PREFIX = struct.Struct(">IH")
 HANDSHAKE_LIMITS = Limits(max_bytes=4096, max_items=32, max_total_items=64, max_depth=2, max_elements=0)
 CONTROL_LIMITS = Limits(max_bytes=64 * 1024)
 DATA_LIMITS = Limits(max_bytes=1024 * 1024, max_total_items=32768)
-
-
-class Size(Enum):
-    """How large a message may be, and when it may come."""
-
-    HANDSHAKE = "handshake"  # before authentication only: 4 KiB
-    CONTROL = "control"  # 64 KiB
-    DATA = "data"  # what the receiver announced; 1 MiB unless a model needs more
-
-
-@dataclass(frozen=True)
-class Message:
-    """One row of the message table."""
-
-    size: Size
-    is_authored: bool = False
-
-
-_HOP = Message(Size.CONTROL)
-_HOP_DATA = Message(Size.DATA)
-_AUTHOR = Message(Size.CONTROL, is_authored=True)
-_AUTHOR_DATA = Message(Size.DATA, is_authored=True)
-
-MESSAGES: Mapping[str, Message] = {
-    # the handshake
-    "hello": Message(Size.HANDSHAKE),
-    "proof": Message(Size.HANDSHAKE),
-    "welcome": Message(Size.HANDSHAKE),
-    "refuse": Message(Size.HANDSHAKE),
-    # the link itself: answered at once, never queued
-    "ping": _HOP,
-    "pong": _HOP,
-    "credit": _HOP,
-    "bye": _HOP,
-    "fail": _HOP,  # the reply that says why there is none
-    # between neighbours
-    "ok": _HOP,
-    "offer": _HOP,
-    "want": _HOP,
-    "get": _HOP,
-    "peers": _HOP,
-    "clk?": _HOP,  # specs: pull of click entries, each entry signed by its person
-    "chunk": _HOP_DATA,
-    "content": _HOP_DATA,
-    "clk!": _HOP_DATA,
-    "frames": _HOP_DATA,  # sealed author frames, passed on as bytes
-    # signed by their author
-    "agg_ack": _AUTHOR,
-    "member": _AUTHOR,
-    "verify": _AUTHOR,
-    "vote": _AUTHOR,
-    "send": _AUTHOR_DATA,
-    "trained": _AUTHOR_DATA,
-    "aggregated": _AUTHOR_DATA,
-    "gossip": _AUTHOR_DATA,
-    "swap": _AUTHOR_DATA,
-    "rows": _AUTHOR_DATA,
-}
-
-_U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
-_HOP_KEYS: Mapping[str, int] = {"rid": _U32, "re": _U32}
-_AUTHOR_INTS: Mapping[str, int] = {"seq": _U64, "round": _U64, "n": _U64, "K": _U32, "dur": _U64}
-_AUTHOR_BYTES: Mapping[str, int] = {"run": 8, "src": 32, "base": 16}
-_AUTHOR_NEEDS = frozenset(("run", "src", "seq"))
 
 
 @dataclass(frozen=True)
@@ -136,12 +72,12 @@ class Frame:
     type: str
     header: Mapping[str, Any]
     body: Body
-    sealed: bytes = field(default=b"", repr=False)
+    raw: bytes = field(default=b"", repr=False)  # kept for author and handshake messages only
 
     @property
     def is_authored(self) -> bool:
         """Whether the frame carries its author's verified signature."""
-        return bool(self.sealed)
+        return MESSAGES[self.type].is_authored
 
     @cached_property
     def author(self) -> bytes:
@@ -150,8 +86,8 @@ class Frame:
 
     @cached_property
     def id(self) -> bytes:
-        """The 16-byte content id of the sealed bytes of an author message."""
-        return content_id(self.sealed)
+        """The 16-byte content id of the signed bytes of an author message."""
+        return content_id(self.raw)
 
 
 def content_id(data: bytes | memoryview) -> bytes:
@@ -193,7 +129,7 @@ def seal(
         "seq": seq,
         **fields,
     }
-    _check_header(header)
+    check_header(header)
     return _join(header, pack_body(body), identity)
 
 
@@ -204,6 +140,15 @@ def open_frame(data: bytes, limits: Limits | None = None) -> Frame:
     if len(found) != 1 or decoder.buffered:
         raise WireError("these bytes are not exactly one frame", reason="length")
     return found[0]
+
+
+def frame_type(data: bytes) -> str:
+    """Return the type of the sealed frame `data` without judging more than its header."""
+    if len(data) < PREFIX.size:
+        raise WireError("these bytes are not a frame", reason="length")
+    header_size = PREFIX.unpack_from(data)[1]
+    name: str = parse_header(data[PREFIX.size : PREFIX.size + header_size])["type"]
+    return name
 
 
 def _join(header: Mapping[str, Any], body: bytes, author: Identity | None = None) -> bytes:
@@ -220,63 +165,6 @@ def _digest(header_size: int, header: bytes | memoryview, body: bytes | memoryvi
     digest.update(header)
     digest.update(body)
     return digest.digest()
-
-
-def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
-    header = dict(pairs)
-    if len(header) != len(pairs):
-        raise WireError("a header has the same key twice", reason="duplicate")
-    return header
-
-
-def _parse_header(data: bytes) -> dict[str, Any]:
-    try:
-        header = msgpack.unpackb(
-            data,
-            raw=False,
-            object_pairs_hook=_no_duplicates,
-            max_str_len=32,
-            max_bin_len=32,
-            max_array_len=0,
-            max_map_len=16,
-            max_ext_len=0,
-        )
-    except WireError:
-        raise
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise WireError("a header is not valid msgpack", reason="header") from error
-    if type(header) is not dict:
-        raise WireError("a header is not a map", reason="header")
-    _check_header(header)
-    return header
-
-
-def _is_count(value: object, top: int) -> bool:
-    return type(value) is int and 0 <= value <= top
-
-
-def _check_header(header: Mapping[str, Any]) -> None:
-    version, name = header.get("v"), header.get("type")
-    if version != PROTOCOL_VERSION or type(version) is not int:
-        raise WireError(f"a frame has protocol version {version!r}", reason="version")
-    message = MESSAGES.get(name) if type(name) is str else None
-    if message is None:
-        raise WireError(f"message type {str(name)[:32]!r} is not one of this protocol", reason="type")
-    for key, value in header.items():
-        if key in ("v", "type"):
-            continue
-        if not message.is_authored:
-            fits = key in _HOP_KEYS and _is_count(value, _HOP_KEYS[key])
-        elif key in _AUTHOR_INTS:
-            fits = _is_count(value, _AUTHOR_INTS[key])
-        elif key in _AUTHOR_BYTES:
-            fits = type(value) is bytes and len(value) == _AUTHOR_BYTES[key]
-        else:
-            fits = key == "codec" and type(value) is str and len(value) <= 32
-        if not fits:
-            raise WireError(f"the header field {str(key)[:32]!r} of a {name!r} is wrong", reason="header")
-    if message.is_authored and not header.keys() >= _AUTHOR_NEEDS:
-        raise WireError(f"a {name!r} lacks its author, run or seq", reason="header")
 
 
 class Decoder:
@@ -396,7 +284,7 @@ class Decoder:
     def _judge_header(self, length: int, header_size: int) -> None:
         at = self._start + PREFIX.size
         try:
-            header = _parse_header(bytes(self._buffer[at : at + header_size]))
+            header = parse_header(bytes(self._buffer[at : at + header_size]))
         except WireError:
             self.is_fatal = True
             raise
@@ -425,14 +313,16 @@ class Decoder:
         body_at = start + PREFIX.size + header_size
         view = memoryview(self._buffer)
         try:
-            if not message.is_authored:
+            if message.size is not Size.HANDSHAKE and not message.is_authored:
                 return Frame(header["type"], header, unpack_body(view[body_at:end], self._body_limits))
-            sealed = bytes(view[start:end])
+            raw = bytes(view[start:end])
         finally:
             view.release()
-        packed = memoryview(sealed)
+        if not message.is_authored:
+            return Frame(header["type"], header, unpack_body(raw[body_at - start :], self._body_limits), raw)
+        packed = memoryview(raw)
         body = packed[body_at - start : -SIGNATURE_BYTES]
         digest = _digest(header_size, packed[PREFIX.size : body_at - start], body)
-        if not verify(header["src"], sealed[-SIGNATURE_BYTES:], digest):
+        if not verify(header["src"], raw[-SIGNATURE_BYTES:], digest):
             raise WireError(f"the signature of a {header['type']!r} is not its author's", reason="signature")
-        return Frame(header["type"], header, unpack_body(body, self._body_limits), sealed)
+        return Frame(header["type"], header, unpack_body(body, self._body_limits), raw)
