@@ -2,22 +2,19 @@
 
     python benchmarks/search.py --data DIR [--collections cranfield med adi] [--copies 20] [--json FILE]
 
-DIR holds one folder per collection in the BEIR layout (corpus.jsonl, queries.jsonl, qrels/test.tsv). The latency part
-uses the first collection, replicated `--copies` times with distinct ids. Engines are asked in alternating passes in one
-process; build time and resident memory come from a fresh child process each. Latency includes the engine's own
-analysis of the query. An engine that is not installed is a row that says so.
+DIR holds one folder per collection in the BEIR layout (corpus.jsonl, queries.jsonl, qrels/test.tsv). The
+latency part uses the first collection, replicated `--copies` times with distinct ids. Engines are asked in
+alternating passes in one process; build time and resident memory come from a fresh child process each.
+Latency includes the engine's own analysis of the query. An engine that is not installed is a row that says
+so.
 """
 
 from __future__ import annotations
 
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import argparse
 import importlib.util
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -29,7 +26,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
 from flocklet.datasets import load_collection
 from flocklet.models.search.collection import Collection
 from flocklet.models.search.index import Index
@@ -44,25 +40,34 @@ class Engine(Protocol):
     """What is compared: `top` returns places in the list of documents, best first."""
 
     def __init__(self, documents: Sequence[Document]) -> None: ...
-    def top(self, query: str, k: int) -> Sequence[int]: ...
-    def size_bytes(self) -> int: ...
+    def top(self, query: str, k: int) -> Sequence[int]:
+        """Return the places of the best `k` documents."""
+
+    def size_bytes(self) -> int:
+        """Return the bytes that the index takes when it is stored."""
 
 
 class Ours:
+    """Our own index."""
+
     def __init__(self, documents: Sequence[Document]) -> None:
         self.index = Index()
         self.index.add_many(documents)
         self.places = {document.item_id: place for place, document in enumerate(documents)}
 
     def top(self, query: str, k: int) -> Sequence[int]:
+        """Search; see Engine."""
         ids, _ = self.index.candidates(query, k)
         return [self.places[item_id] for item_id in ids.tolist()]
 
     def size_bytes(self) -> int:
+        """Return the size; see Engine."""
         return sum(values.nbytes for values in self.index.to_arrays().values())
 
 
 class Bm25s:
+    """bm25s: precomputed scores in a sparse matrix (Python, NumPy)."""
+
     def __init__(self, documents: Sequence[Document]) -> None:
         import bm25s
         import Stemmer
@@ -76,17 +81,21 @@ class Bm25s:
         return self.bm25s.tokenize(texts, stopwords="en", stemmer=self.stemmer, show_progress=False)
 
     def top(self, query: str, k: int) -> Sequence[int]:
+        """Search; see Engine."""
         k = min(k, self.count)  # bm25s refuses to be asked for more
         documents, scores = self.index.retrieve(self._tokens([query]), k=k, show_progress=False)
         return [int(place) for place, score in zip(documents[0], scores[0], strict=True) if score > 0]
 
     def size_bytes(self) -> int:
+        """Return the size; see Engine."""
         with tempfile.TemporaryDirectory() as folder:
             self.index.save(folder)
             return _folder_bytes(Path(folder))
 
 
 class Tantivy:
+    """tantivy: a search library in Rust."""
+
     def __init__(self, documents: Sequence[Document]) -> None:
         import tantivy
 
@@ -105,15 +114,19 @@ class Tantivy:
         self.searcher = self.index.searcher()
 
     def top(self, query: str, k: int) -> Sequence[int]:
+        """Search; see Engine."""
         wanted = " ".join(word for word in _WORD.findall(query.lower()) if word not in STOP_WORDS)
         hits = self.searcher.search(self.index.parse_query(wanted, ["body"]), k, count=False).hits
         return [self.searcher.doc(address)["place"][0] for _, address in hits]
 
     def size_bytes(self) -> int:
+        """Return the size; see Engine."""
         return _folder_bytes(Path(self.folder.name))
 
 
 class Fts5:
+    """SQLite's full-text search."""
+
     def __init__(self, documents: Sequence[Document]) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.path = Path(self.folder.name) / "fts.db"
@@ -125,11 +138,13 @@ class Fts5:
         self.db.commit()
 
     def top(self, query: str, k: int) -> Sequence[int]:
+        """Search; see Engine."""
         wanted = " OR ".join(f'"{word}"' for word in _WORD.findall(query.lower()) if word not in STOP_WORDS)
         rows = self.db.execute("SELECT rowid FROM d WHERE d MATCH ? ORDER BY rank LIMIT ?", (wanted, k))
         return [row[0] for row in rows]
 
     def size_bytes(self) -> int:
+        """Return the size; see Engine."""
         return self.path.stat().st_size
 
 
@@ -233,6 +248,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--build-one", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if (
+        "OMP_NUM_THREADS" not in os.environ
+    ):  # libraries read it when they are loaded: start again with one thread
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"OMP_NUM_THREADS": "1"})
     first = args.collections[0]
     if args.build_one:
         print(json.dumps(build_alone(args.build_one, args.data, first, args.copies)))

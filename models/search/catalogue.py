@@ -56,7 +56,7 @@ class Catalogue:
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Return the lengths in terms by number `(len,) int32`: a view, to be let go before the next change."""
+        """Return the lengths by number `(len,) int32`: a view, to be let go before the next change."""
         return np.frombuffer(self._lengths, np.int32)
 
     @property

@@ -1,4 +1,4 @@
-"""Hold the newest documents of an index in lists that grow: cheap to add to, small, merged away now and then."""
+"""Hold the newest documents of an index in lists that grow: cheap to add to, merged away now and then."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
 from flocklet.models.search.postings import Postings, narrow
+from numpy.typing import NDArray
 
 __all__ = ["Delta"]
 

@@ -5,16 +5,16 @@ Equation (Robertson & Zaragoza 2009, section 3.4.2, with the +1 that keeps idf p
     idf = ln(1 + (N - df + .5) / (df + .5))
     score = sum over the query's words of idf * f * (k1 + 1) / (f + k1 * (1 - b + b * L / avgL))
 
-N documents, df of them with the term, f occurrences in this document, L its length in terms, avgL the mean length.
-A document's text is `title + " " + text`, so a title that the text repeats counts twice.
+N documents, df of them with the term, f occurrences in this document, L its length in terms, avgL the mean
+length. A document's text is `title + " " + text`, so a title that the text repeats counts twice.
 
-How it works. One immutable *base* (`Postings`) holds the bulk; documents added since then stand in a small *delta*
-of growing lists; removed ones are dead until the next `compact()`. N, df and avgL are always those of the live
-documents, so scores equal those of a fresh build to the last bit. The weights of a term are computed when a query
-first needs them after a change and kept until the next one, so queries between changes only add arrays: a long
-list as a dense row, a short one by its document numbers. The top k is found without sorting: the k-th largest of the
-maxima of disjoint groups of documents is a lower bound of the k-th score, and only documents that reach it are
-sorted. All of it is exact.
+How it works. One immutable *base* (`Postings`) holds the bulk; documents added since then stand in a small
+*delta* of growing lists; removed ones are dead until the next `compact()`. N, df and avgL are always those
+of the live documents, so scores equal those of a fresh build to the last bit. The weights of a term are
+computed when a query first needs them after a change and kept until the next one, so queries between
+changes only add arrays: a long list as a dense row, a short one by its document numbers. The top k is found
+without sorting: the k-th largest of the maxima of disjoint groups of documents is a lower bound of the k-th
+score, and only documents that reach it are sorted. All of it is exact.
 
 An index is used by one thread at a time.
 """
@@ -27,8 +27,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-
 from flocklet.errors import StoreError
 from flocklet.models.search.archive import FORMAT, check_arrays, pack_terms, unpack_terms
 from flocklet.models.search.catalogue import Catalogue
@@ -36,6 +34,7 @@ from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
 from flocklet.models.search.text import term_of, tokenize, words
+from numpy.typing import NDArray
 
 __all__ = ["Index"]
 
