@@ -52,7 +52,7 @@ class Config:
     noise: float = 0.0
     top_terms: int = 10
     gossip: Literal["pull", "push"] = "pull"
-    relays: bool = False
+    relays: float = 0.03
     attack: Attack = "none"
     sybils: int = 10
     clicks_per_sybil: int = 100
@@ -144,7 +144,7 @@ class Simulation:
     rng: np.random.Generator
     entries: Entries
     known: Bools  # [peer, entry]
-    own: Bools  # [peer, entry]: written by the peer, or there from the start
+    shares: Bools  # [peer, entry]: what the peer hands on
     clicks: NDArray[np.uint8]  # [viewer, author, tuple]
     asked: NDArray[np.int16]  # [viewer, author, query]
     top: Bools  # [viewer, author, query]: among the author's top terms
@@ -175,7 +175,7 @@ class Simulation:
             rng=rng,
             entries=empty,
             known=np.zeros((total, room), dtype=bool),
-            own=np.zeros((total, room), dtype=bool),
+            shares=np.zeros((total, room), dtype=bool),
             clicks=np.zeros((total, total, pairs), dtype=np.uint8),
             asked=np.zeros((total, total, config.tags), dtype=np.int16),
             top=np.zeros((total, total, config.tags), dtype=bool),
@@ -192,7 +192,7 @@ class Simulation:
             self.first_clicks(peer)
         for peer in range(config.peers):
             self.learn(peer, np.flatnonzero(rng.random(empty.size) < config.bootstrap))
-        self.own[:] = self.known
+        self.shares[:] = self.known
         return self
 
     def first_clicks(self, peer: int) -> None:
@@ -209,7 +209,7 @@ class Simulation:
         entries.size += 1
         if not is_attack:
             self.global_clicks[pair] += 1
-        self.own[author, number] = True
+        self.shares[author, number] = True
         self.learn(author, np.array([number]))
 
     def learn(self, viewer: int, numbers: Ints) -> None:
@@ -297,13 +297,10 @@ class Simulation:
         if is_attacked and self.config.notebook_attack and sink % 2 == 0:
             return 0  # the notebook's accepting=False
         size = self.entries.size
-        shared = self.known[source, :size] if self.config.relays else self.own[source, :size]
-        first = self.config.peers * self.config.tags
-        if not self.config.relays:
-            shared = shared.copy()
-            shared[first:] = self.known[source, first:size]
-        news = np.flatnonzero(shared & ~self.known[sink, :size])
+        news = np.flatnonzero(self.shares[source, :size] & ~self.known[sink, :size])
         self.learn(sink, news)
+        is_old = news < self.config.peers * self.config.tags
+        self.shares[sink, news] = ~is_old | (self.rng.random(len(news)) < self.config.relays)
         return len(news)
 
 

@@ -11,6 +11,7 @@ The notebook's targeted attack (`notebook_attack`) draws a new term for every cl
 from __future__ import annotations
 
 import numpy as np
+
 from flocklet.models.search.thesis import Simulation
 
 __all__ = ["act", "join"]
@@ -24,7 +25,7 @@ def join(run: Simulation) -> None:
         run.first_clicks(sybil)
         sample = np.flatnonzero(run.rng.random(size) < config.bootstrap)
         run.learn(sybil, sample)
-        run.own[sybil, sample] = True
+        run.shares[sybil, sample] = True
         contact = int(run.rng.integers(config.peers))
         run.contacts[contact, sybil] = run.contacts[sybil, contact] = True
     run.present = run.total

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from flocklet.models.search.thesis import Measure, Simulation
 from numpy.typing import NDArray
+
+from flocklet.models.search.thesis import Measure, Simulation
 
 __all__ = ["measure", "positions", "shown_scores"]
 
