@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
-from flocklet.errors import SchemaMismatch, WireError
 from numpy.typing import NDArray
+
+from flocklet.errors import SchemaMismatch, WireError
 
 __all__ = [
     "Delta",

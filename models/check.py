@@ -31,8 +31,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from flocklet.models.base import Model, State
 from numpy.typing import NDArray
+
+from flocklet.models.base import Model, State
 
 __all__ = ["HOSTILE_EVENTS", "check_model"]
 

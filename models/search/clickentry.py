@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import msgpack
+
 from flocklet.errors import WireError
 from flocklet.models.search.versions import MAX_SEQ
 
@@ -156,7 +157,7 @@ class ClickEntry:
 
     def verify(self, public_key: bytes) -> bool:
         """Return whether `public_key` is the key of this origin and signed this entry."""
-        from flocklet.models.search.seam import origin_of, verify
+        from flocklet.identity import origin_of, verify
 
         return origin_of(public_key) == self.origin and verify(public_key, self.signature, self.message())
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flocklet.errors import WireError
+from flocklet.identity import origin_of, verify
 from flocklet.models.search.clickentry import (
     MAX_QUERY_SIZE,
     MAX_SHOWN,
@@ -30,7 +31,6 @@ from flocklet.models.search.clickentry import (
     normalise_query,
     split_entry,
 )
-from flocklet.models.search.seam import origin_of, verify
 from flocklet.models.search.versions import MAX_SEQ, PREFIX_SIZE, SeqSet
 
 __all__ = [

@@ -23,11 +23,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.models.base import State
 from flocklet.models.search.clickentry import MAX_QUERY_SIZE, ORIGIN_SIZE, ClickEntry, normalise_query
 from flocklet.models.search.tally import TOP_TERMS, ClickTally, QueryCells
-from numpy.typing import NDArray
 
 __all__ = ["Explanation", "GRank", "RankQuery", "Ranking", "Settings", "Supporter"]
 

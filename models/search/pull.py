@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgpack
+
 from flocklet.errors import WireError
 from flocklet.models.search.clickentry import (
     MAX_ENTRY_SIZE,
