@@ -1,6 +1,8 @@
 """Run one peer that only discovers: JSON lines on stdout (times are CLOCK_MONOTONIC, one clock per machine).
 
-usage: discovery_peer.py NUMBER INTERFACES|all TAG     ends when stdin ends
+usage: discovery_peer.py NUMBER INTERFACES|all TAG [flocklet|default]    ends when stdin ends
+
+`default` is the control: the library's own way, probing for the name and asking for unicast answers first.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 BORN_S = time.monotonic()
 
@@ -25,6 +28,22 @@ def say(**fields: object) -> None:
     sys.stdout.flush()
 
 
+def use_the_library_defaults() -> None:
+    """Undo flocklet's two short cuts."""
+    from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
+
+    register, browse = AsyncZeroconf.async_register_service, AsyncServiceBrowser.__init__
+
+    async def probing(self: Any, info: Any, **_: Any) -> Any:
+        return await register(self, info)
+
+    def browsing(self: Any, *args: Any, question_type: Any = None, **options: Any) -> None:
+        browse(self, *args, **options)
+
+    AsyncZeroconf.async_register_service = probing  # type: ignore[method-assign]
+    AsyncServiceBrowser.__init__ = browsing  # type: ignore[method-assign]
+
+
 async def main() -> None:
     from flocklet.discovery.announcement import Announcement
     from flocklet.discovery.mdns import MdnsSource
@@ -32,6 +51,8 @@ async def main() -> None:
 
     number, interfaces, tag = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     known = {device_id(n, tag): n for n in range(256)}
+    if sys.argv[4:] == ["default"]:
+        use_the_library_defaults()
     source = MdnsSource(
         Announcement(device_id(number, tag), tag, os.urandom(4).hex(), port=4700 + number),
         interfaces=None if interfaces == "all" else interfaces.split(","),

@@ -69,11 +69,13 @@ def bridged(count: int) -> Iterator[list[str]]:
 class PeerProcess:
     """One discovering process; `started_s` is when it asked mDNS to start, `seen` maps number to time."""
 
-    def __init__(self, number: int, interfaces: str, tag: str, namespace: str = "") -> None:
+    def __init__(
+        self, number: int, interfaces: str, tag: str, namespace: str = "", style: str = "flocklet"
+    ) -> None:
         prefix = ["ip", "netns", "exec", namespace] if namespace else []
         self.spawned_s = time.monotonic()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, "-W", "error", str(SCRIPT), str(number), interfaces, tag],
+            [*prefix, sys.executable, "-W", "error", str(SCRIPT), str(number), interfaces, tag, style],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -126,14 +128,21 @@ def wait_until(is_done: Callable[[], bool], limit_s: float) -> bool:
 
 @contextlib.contextmanager
 def flock_of(
-    count: int, *, interfaces: str, namespaces: list[str] | None = None, gap_s: float = 0.0
+    count: int,
+    *,
+    interfaces: str,
+    namespaces: list[str] | None = None,
+    gap_s: float = 0.0,
+    style: str = "flocklet",
 ) -> Iterator[list[PeerProcess]]:
     """Yield `count` running peers, `gap_s` between their starts; ends every one of them."""
     peers: list[PeerProcess] = []
     tag = secrets.token_hex(4)
     try:
         for number in range(count):
-            peers.append(PeerProcess(number, interfaces, tag, namespaces[number] if namespaces else ""))
+            peers.append(
+                PeerProcess(number, interfaces, tag, namespaces[number] if namespaces else "", style)
+            )
             if gap_s:
                 time.sleep(gap_s)
         yield peers
