@@ -82,7 +82,7 @@ def _by_time(timing: Timing) -> float:
 
 
 def choose(report: Report, workload: str, size: int, *, among: Sequence[str] = BACKENDS) -> str:
-    """Return the backend that was fastest at the measured size next to `size`; NumPy if nothing was measured."""
+    """Return the backend that was fastest at the measured size next to `size`, else NumPy."""
     rows = [
         t
         for t in report.timings

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["MATH_FLAGS", "Compiler", "cpu_id", "cross_compiler", "find_compiler", "find_compilers"]
+__all__ = ["MATH_FLAGS", "Compiler", "cpu_id", "cpu_features", "cross_compiler", "find_compiler", "find_compilers"]
 
 MATH_FLAGS = (
     "-fno-math-errno",
@@ -76,7 +76,7 @@ class Compiler:
         if self.target:
             flags += ["-target", self.target]
         flags.append(f"-mcpu={self.cpu}" if is_arm else f"-march={self.cpu}")
-        if not is_arm and not self.target and " avx512f " in f" {_cpu_flags()} ":
+        if not is_arm and not self.target and "avx512f" in cpu_features():
             flags.append("-mprefer-vector-width=512")
         if self.family == "zig":
             flags.append("-fno-sanitize=all")
@@ -151,9 +151,10 @@ def _cpuinfo() -> str:
         return ""
 
 
-def _cpu_flags() -> str:
+def cpu_features() -> frozenset[str]:
+    """Return the features that the kernel reports for this processor; empty where it does not."""
     match = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _cpuinfo(), re.MULTILINE)
-    return match.group(1) if match else ""
+    return frozenset(match.group(1).split()) if match else frozenset()
 
 
 def cpu_id() -> str:

@@ -23,6 +23,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -33,6 +34,7 @@ __all__ = ["LibraryCache", "default_cache_dir", "load_library"]
 
 _log = logging.getLogger("flocklet.kernels")
 _KEEP_FILES = 256
+_REFUSED_FOR_S = 86400.0
 
 # Runs in a bare child: load the library, run it once on small buffers, see that denormals are still there.
 _TRIAL = """
@@ -72,7 +74,7 @@ def load_library(path: Path) -> ctypes.CDLL:
 class LibraryCache:
     """Compiled kernels by key. `get` never compiles, `build` compiles, proves and stores."""
 
-    def __init__(self, directory: Path | None = None, *, compile_timeout_s: float = 120.0) -> None:
+    def __init__(self, directory: Path | None = None, *, compile_timeout_s: float = 60.0) -> None:
         self.directory = default_cache_dir() if directory is None else directory
         self.compile_timeout_s = compile_timeout_s
         self.trial_timeout_s = 20.0
@@ -111,6 +113,24 @@ class LibraryCache:
                 self._try_out(library, symbol, sizes, compiler)
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
             return self._store(library, f"{key}-{digest}.so")
+
+    def refusal(self, compiler: Compiler) -> str | None:
+        """Return why `compiler` was given up within the last day: a hanging compiler is waited for once."""
+        marker = self.directory / self._marker(compiler)
+        try:
+            if time.time() - marker.stat().st_mtime < _REFUSED_FOR_S:
+                return marker.read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            pass
+        return None
+
+    def _refuse(self, compiler: Compiler, why: str) -> None:
+        with contextlib.suppress(OSError):
+            self._shared_folder().joinpath(self._marker(compiler)).write_text(why, encoding="utf-8")
+
+    @staticmethod
+    def _marker(compiler: Compiler) -> str:
+        return f"refused-{hashlib.sha256(compiler.identity.encode()).hexdigest()[:24]}"
 
     def _folders(self) -> list[Path]:
         folders = [self.directory] if _is_ours(self.directory) else []

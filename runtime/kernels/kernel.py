@@ -1,0 +1,63 @@
+"""One kernel: how it is rendered, what it computes in NumPy, and a key that names it in every process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.kernels.compilers import cpu_features
+
+__all__ = ["Floats", "Kernel", "Tile", "native_tile"]
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How a matrix product is cut for the registers: `rows` x (`groups` x `lanes`) accumulators."""
+
+    rows: int = 4
+    groups: int = 4
+    lanes: int = 16
+
+    @property
+    def key(self) -> str:
+        """Return text for cache keys."""
+        return f"{self.rows}x{self.groups}x{self.lanes}"
+
+
+def native_tile(target: str = "") -> Tile:
+    """Return the tile for this processor, or for a cross target: 16 vector registers with AVX-512, 16 on NEON."""
+    if target.startswith("aarch64"):
+        return Tile(4, 1, 16)
+    features = cpu_features()
+    if "avx512f" in features:
+        return Tile(4, 4, 16)
+    return Tile(4, 1, 16)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel over flat float32 buffers.
+
+    `key` describes it completely; `sizes` is how many elements of each buffer it may touch; `writes` tells which it
+    changes. `emit(tile)` returns tinygrad's kernel (tinygrad is imported only then). `twin(*arrays)` does the same on
+    flat NumPy arrays of any float dtype, in place: the oracle, and the fall-back without a compiler.
+    """
+
+    key: str
+    sizes: tuple[int, ...]
+    writes: tuple[bool, ...]
+    emit: Callable[[str, Tile], Any]
+    twin: Callable[..., None]
+
+    @property
+    def symbol(self) -> str:
+        """Return the C name, unique to the key."""
+        stem = "".join(c if c.isalnum() else "_" for c in self.key.split("(", 1)[0])
+        return f"{stem}_{hashlib.sha256(self.key.encode()).hexdigest()[:10]}"
