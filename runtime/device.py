@@ -6,6 +6,7 @@ The network is not here: `flocklet.node` puts a `Device` on it. Calls from sever
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,23 +154,32 @@ class Device:
             return len(fresh)
 
     def _holds(self, document: Document, path: str | None) -> bool:
+        """Tell whether nothing needs to be written: the same text, at this path or at another that still exists."""
         held = self.store.document(document.item_id)
-        return held is not None and (held.title, held.text, held.path) == (
-            document.title,
-            document.text,
-            path,
-        )
+        if held is None or (held.title, held.text) != (document.title, document.text):
+            return False
+        return held.path == path or (held.path is not None and os.path.lexists(held.path))
+
+    def forget_missing(self, path: str) -> int:
+        """Take the documents at or below `path` whose files are gone out of store and index; return how many."""
+        with self._turn:
+            gone = [i for i, file in self.store.paths_below(path) if not os.path.lexists(file)]
+            return self._remove(gone)
 
     def remove_path(self, path: str) -> int:
         """Take the documents at or below `path` out of store and index; return how many there were."""
         with self._turn:
-            item_ids = self.store.item_ids_below(path)
-            index = self.index
-            count = self.store.remove_documents(item_ids)
-            self._is_index_saved = False
-            for item_id in item_ids:
-                index.remove(item_id)
-            return count
+            return self._remove([item_id for item_id, _ in self.store.paths_below(path)])
+
+    def _remove(self, item_ids: Sequence[int]) -> int:
+        if not item_ids:
+            return 0
+        index = self.index
+        count = self.store.remove_documents(item_ids)
+        self._is_index_saved = False
+        for item_id in item_ids:
+            index.remove(item_id)
+        return count
 
     # -- people --
 

@@ -40,14 +40,14 @@ from flocklet.discovery import (
 )
 from flocklet.discovery.remembered import RememberedPeer
 from flocklet.endpoint import Endpoint
-from flocklet.errors import FlockletError, PeerRefused, WireError
+from flocklet.errors import ConfigError, FlockletError, PeerRefused, WireError
 from flocklet.gossip import Gossip
 from flocklet.handshake import Party
 from flocklet.home import Home, default_home
 from flocklet.identity import format_id, short_id
 from flocklet.link import Link
 from flocklet.membership import create_membership, has_membership, load_membership
-from flocklet.requests import perform, read_batches
+from flocklet.requests import Added, perform, read_batches
 from flocklet.store import Store
 
 __all__ = ["Node", "NodeSettings"]
@@ -208,9 +208,16 @@ class Node:
     def _hosts(self) -> Sequence[str]:
         if self.settings.interfaces is None:
             return ("0.0.0.0", "::")  # noqa: S104 - every link must prove its key and the secret of the flock
-        from flocklet.discovery.interfaces import choose, list_interfaces, listen_hosts
+        from flocklet.discovery.interfaces import choose, list_interfaces
 
-        return listen_hosts(choose(list_interfaces(), self.settings.interfaces))
+        everything = list_interfaces()
+        picked, missing = choose(everything, self.settings.interfaces)
+        if missing:
+            raise ConfigError(
+                f"there is no interface or address {missing[0]!r} on this machine",
+                remedy=f"one of: {', '.join(sorted({interface.name for interface in everything}))}",
+            )
+        return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
 
     def _mdns(self, announcement: Announcement) -> Source:
         from flocklet.discovery.mdns import MdnsSource
@@ -285,19 +292,12 @@ class Node:
     async def _add(self, paths: Sequence[Path]) -> dict[str, Any]:
         """Read files beside the device's thread and hand them over batch by batch, so that gossip goes on."""
         batches = read_batches(paths)
-        added = seen = 0
-        skipped: list[dict[str, str]] = []
+        total = Added()
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            seen += len(batch.documents)
-            skipped += batch.skipped
-            added += await self._in_turn(self.device.add_documents, batch.documents)
+            await self._in_turn(total.take, self.device, batch)
+        answer: dict[str, Any] = await self._in_turn(total.finish, self.device, paths)
         await self._in_turn(self.device.save_index)
-        return {
-            "added": added,
-            "unchanged": seen - added,
-            "skipped": skipped,
-            "documents": len(self.device.index),
-        }
+        return answer
 
     async def add(self, paths: Sequence[Path | str]) -> dict[str, Any]:
         """Index files and directories; the answer counts `added`, `unchanged`, `skipped` and all `documents`."""

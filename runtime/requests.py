@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from flocklet.device import Device, PastClick
-from flocklet.documents import Skipped, read_paths
+from flocklet.documents import Skipped, read_documents
 from flocklet.errors import UsageError
-from flocklet.models.search.items import Document
+from flocklet.models.search.items import Document, item_id_of
 
-__all__ = ["Batch", "perform", "read_batches"]
+__all__ = ["Added", "Batch", "perform", "read_batches"]
 
 _BATCH = 512
 _BATCH_CHARS = 8 << 20
@@ -38,28 +38,59 @@ class Batch:
 
 
 def read_batches(paths: Sequence[Path]) -> Iterator[Batch]:
-    """Yield the documents of files and directories, so many at a time that memory and transactions stay small."""
+    """Yield the documents of files and directories, so many at a time that memory and transactions stay small.
+
+    The item id of a file is made from its title and text, not from its path: the same file is the same item on every
+    peer, wherever it lies, so that clicks on it add up. An edited file is a new item.
+    """
     batch, size = Batch(), 0
-    for item in read_paths(paths):
-        if isinstance(item, Skipped):
-            batch.skipped.append({"path": str(item.path), "why": item.why})
+    for found in read_documents(paths):
+        if isinstance(found, Skipped):
+            batch.skipped.append({"path": str(found.path), "why": found.why, "remedy": found.remedy})
         else:
-            batch.documents.append((item.document, str(item.path)))
-            size += len(item.document.text)
+            item_id = item_id_of(f"{found.title}\0{found.text}")
+            batch.documents.append((replace(found, item_id=item_id), found.key))
+            size += len(found.text)
         if len(batch.documents) >= _BATCH or size >= _BATCH_CHARS:
             yield batch
             batch, size = Batch(), 0
     yield batch
 
 
+@dataclass(slots=True)
+class Added:
+    """The sum over the batches of one `add`."""
+
+    added: int = 0
+    read: int = 0
+    gone: int = 0
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+    def take(self, device: Device, batch: Batch) -> None:
+        """Index one batch."""
+        self.added += device.add_documents(batch.documents)
+        self.read += len(batch.documents)
+        self.skipped += batch.skipped
+
+    def finish(self, device: Device, paths: Sequence[Path]) -> dict[str, Any]:
+        """Forget the files that are no longer there and return the answer of the verb."""
+        for path in paths:
+            self.gone += device.forget_missing(str(path))
+        return {
+            "added": self.added,
+            "unchanged": self.read - self.added,
+            "gone": self.gone,
+            "skipped": self.skipped,
+            "documents": len(device.index),
+        }
+
+
 def _add(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
-    added = seen = 0
-    skipped: list[dict[str, str]] = []
-    for batch in read_batches([Path(path) for path in values["paths"]]):
-        seen += len(batch.documents)
-        skipped += batch.skipped
-        added += device.add_documents(batch.documents)
-    return {"added": added, "unchanged": seen - added, "skipped": skipped, "documents": len(device.index)}
+    paths = [Path(path) for path in values["paths"]]
+    total = Added()
+    for batch in read_batches(paths):
+        total.take(device, batch)
+    return total.finish(device, paths)
 
 
 def _add_documents(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,14 +158,14 @@ class Store(Database):
         )
         return StoredDocument(_unsigned(rows[0][0]), *rows[0][1:]) if rows else None
 
-    def item_ids_below(self, path: str) -> list[int]:
-        """Return the ids of the documents whose file is `path` or lies below it."""
+    def paths_below(self, path: str) -> list[tuple[int, str]]:
+        """Return (item id, path) of the documents whose file is `path` or lies below it."""
         below = path.rstrip("/") + "/"
         rows = self._rows(
-            "SELECT item_id FROM documents WHERE path = ? OR substr(path, 1, ?) = ?",
+            "SELECT item_id, path FROM documents WHERE path = ? OR substr(path, 1, ?) = ?",
             (path, len(below), below),
         )
-        return [_unsigned(row[0]) for row in rows]
+        return [(_unsigned(item_id), file) for item_id, file in rows]
 
     def item_ids_at(self, path: str) -> list[int]:
         """Return the ids of the documents whose file is exactly `path`."""

@@ -29,9 +29,10 @@ def test_documents_keep_unsigned_ids_and_replace_by_path(tmp_path: Path) -> None
         assert store.document(BIG) == document(BIG, "/a/b/y.txt")
         store.add_documents([document(8, "/a/x.txt")], 2.0)
         assert store.document(7) is None
-        assert sorted(store.item_ids_below("/a")) == [8, BIG]
-        assert sorted(store.item_ids_below("/a/b/")) == [BIG]
-        assert store.item_ids_below("/a/x") == []
+        assert sorted(store.paths_below("/a")) == [(8, "/a/x.txt"), (BIG, "/a/b/y.txt")]
+        assert store.paths_below("/a/b/") == [(BIG, "/a/b/y.txt")]
+        assert store.paths_below("/a/x") == []
+        assert store.item_ids_at("/a/x.txt") == [8]
         assert store.documents_generation() == 2
         assert store.remove_documents([8, 12345]) == 1
         assert store.documents_generation() == 3

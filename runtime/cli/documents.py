@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,16 @@ def add_parser(verbs: Any) -> None:
 
 def _add(args: argparse.Namespace) -> int:
     output = Output(args)
-    paths = [str(path.absolute()) for path in args.paths]
+    paths = [os.path.abspath(path) for path in args.paths]
     answer = ask(args, "add", {"paths": paths}, may_create=True)
     for skipped in answer["skipped"][:_NAMED_MAX]:
-        output.warning(f"left out {skipped['path']}: {skipped['why']}")
+        remedy = f" ({skipped['remedy']})" if skipped["remedy"] else ""
+        output.warning(f"left out {skipped['path']}: {skipped['why']}{remedy}")
     if len(answer["skipped"]) > _NAMED_MAX:
         output.warning(f"left out {len(answer['skipped']) - _NAMED_MAX} more; --json lists them")
     output.remark(
-        f"{answer['added']} new or changed, {answer['unchanged']} unchanged, {len(answer['skipped'])} left out; "
+        f"{answer['added']} new or changed, {answer['unchanged']} unchanged, {answer['gone']} gone, "
+        f"{len(answer['skipped'])} left out; "
         f"{answer['documents']} documents in the index"
     )
     output.document(answer)
@@ -47,7 +50,7 @@ def _add(args: argparse.Namespace) -> int:
 
 def _remove(args: argparse.Namespace) -> int:
     output = Output(args)
-    answer = ask(args, "remove", {"paths": [str(path.absolute()) for path in args.paths]})
+    answer = ask(args, "remove", {"paths": [os.path.abspath(path) for path in args.paths]})
     output.remark(f"{answer['removed']} taken out; {answer['documents']} documents in the index")
     output.document(answer)
     return 0

@@ -11,11 +11,13 @@ before it is judged.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from flocklet.datasets import MovieLens
 from flocklet.models.search.items import Document, item_id_of
 
 __all__ = ["Film", "HeldOut", "Life", "Rating", "Scenario", "movielens_scenario", "synthetic_scenario"]
@@ -26,7 +28,7 @@ _QUERY_KINDS = (0.5, 0.25, 0.25)  # genre, year, title word
 _TITLE_STOP = frozenset("a an and at for from in is it of on the to with".split())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Film:
     """One item of the catalogue; `tags` are its genres."""
 
@@ -35,24 +37,22 @@ class Film:
     year: str
     tags: tuple[str, ...]
 
-    @property
+    @cached_property
     def item_id(self) -> int:
         """The id of its document."""
         return item_id_of(self.key)
 
     @property
     def document(self) -> Document:
-        """What is indexed: title and year, and the genres as text."""
-        title = f"{self.title} ({self.year})" if self.year else self.title
-        return Document.of(self.key, title, " ".join(self.tags))
+        """What is indexed: the title, and year and genres as text."""
+        return Document.of(self.key, self.title, " ".join((self.year, *self.tags)).strip())
 
 
 @dataclass(frozen=True, slots=True)
 class Rating:
     """One person's judgement of one film at one time (seconds)."""
 
-    person: str
-    film: str
+    film: Film
     stars: float
     at_s: float
 
@@ -90,36 +90,37 @@ class Scenario:
         return [[self.lives[i] for i in order[peer::count]] for peer in range(count)]
 
 
-def movielens_scenario(
-    films: Iterable[Film], ratings: Iterable[Rating], rng: np.random.Generator, *, later_max: int = 5
-) -> Scenario:
-    """Return MovieLens people with queries drawn from `rng`; at most the last `later_max` queries of each."""
-    catalogue = {film.key: film for film in films}
-    histories: dict[str, list[Rating]] = {}
-    for rating in ratings:
-        histories.setdefault(rating.person, []).append(rating)
+def movielens_scenario(data: MovieLens, rng: np.random.Generator, *, later_max: int = 5) -> Scenario:
+    """Return the people of MovieLens with queries drawn from `rng`; of each, at most the last `later_max` queries."""
+    films = {
+        number: Film(film.document.key, film.title, film.year, film.genres)
+        for number, film in data.film.items()
+    }
+    histories: dict[int, list[Rating]] = {}
+    for person, number, stars, at_s in zip(
+        data.users.tolist(), data.films.tolist(), data.ratings.tolist(), data.times.tolist(), strict=True
+    ):
+        histories.setdefault(person, []).append(Rating(films[number], stars, float(at_s)))
     lives = tuple(
-        _life(person, sorted(histories[person], key=lambda r: (r.at_s, r.film)), catalogue, rng, later_max)
-        for person in sorted(histories)
+        _life(f"person{person:03d}", histories[person], rng, later_max) for person in sorted(histories)
     )
-    return Scenario("MovieLens 100K", False, tuple(catalogue.values()), lives)
+    return Scenario("MovieLens 100K", False, tuple(films.values()), lives)
 
 
-def _life(
-    person: str, history: Sequence[Rating], films: Mapping[str, Film], rng: np.random.Generator, later_max: int
-) -> Life:
+def _life(person: str, history: Sequence[Rating], rng: np.random.Generator, later_max: int) -> Life:
+    """Cut one person's history, which is in the order of time."""
     cut = int(len(history) * _TAUGHT_SHARE)
-    clicks = [
-        (_query(films[r.film], rng), films[r.film].item_id, r.at_s) for r in history[:cut] if r.stars >= _LOVED
-    ]
-    loved = [films[r.film] for r in history[cut:] if r.stars >= _LOVED]
+    clicks = tuple(
+        (_query(rating.film, rng), rating.film.item_id, rating.at_s)
+        for rating in history[:cut]
+        if rating.stars >= _LOVED
+    )
+    loved = [rating.film for rating in history[cut:] if rating.stars >= _LOVED]
     later = []
     for film in loved[-later_max:]:
         query = _query(film, rng)
-        right = frozenset(other.item_id for other in loved if query in _words(other))
-        later.append(HeldOut(query, right))
-    seen = frozenset(films[r.film].item_id for r in history[:cut])
-    return Life(person, tuple(clicks), seen, tuple(later))
+        later.append(HeldOut(query, frozenset(other.item_id for other in loved if query in _words(other))))
+    return Life(person, clicks, frozenset(rating.film.item_id for rating in history[:cut]), tuple(later))
 
 
 def _words(film: Film) -> set[str]:
@@ -149,7 +150,8 @@ def synthetic_scenario(rng: np.random.Generator, *, people: int = 240, later_max
     tags = [f"tag{number:02d}" for number in range(39)]
     picks = [rng.choice(39, size=3, replace=False) for _ in range(256)]
     films = tuple(
-        Film(f"synthetic:{n}", f"Release {n}", "", tuple(tags[t] for t in pick)) for n, pick in enumerate(picks)
+        Film(f"synthetic:{n}", f"Release {n}", "", tuple(tags[t] for t in pick))
+        for n, pick in enumerate(picks)
     )
     fits = np.zeros((256, 39))
     for number, pick in enumerate(picks):
@@ -161,8 +163,8 @@ def synthetic_scenario(rng: np.random.Generator, *, people: int = 240, later_max
         chosen = rng.choice(256, size=80, replace=False)
         stars = np.where(liking[chosen] > np.quantile(liking, 0.55), 5.0, 2.0)
         history = [
-            Rating(f"person{number:03d}", films[item].key, float(star), float(step))
-            for step, (item, star) in enumerate(zip(chosen, stars, strict=True))
+            Rating(films[item], float(star), float(step))
+            for step, (item, star) in enumerate(zip(chosen.tolist(), stars.tolist(), strict=True))
         ]
-        lives.append(_life(f"person{number:03d}", history, {f.key: f for f in films}, rng, later_max))
+        lives.append(_life(f"person{number:03d}", history, rng, later_max))
     return Scenario("made-up people (thesis-shaped generator)", True, films, tuple(lives))

@@ -1,0 +1,72 @@
+"""The verb that explains what is wrong: doctor."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from flocklet.cli.output import Output
+from flocklet.cli.session import home_of
+from flocklet.errors import FlockletError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb of this module."""
+    doctor = verbs.add_parser(
+        "doctor",
+        help="explain what is wrong, or that all is well",
+        description="Check the home, the network and what computes here; listen for peers for a few seconds.",
+    )
+    doctor.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="how long to listen, 0: not at all"
+    )
+    doctor.add_argument("--interface", action="append", metavar="NAME", help="listen only there")
+    doctor.add_argument("--refresh", action="store_true", help="measure again what computes here")
+    doctor.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from flocklet import accel
+    from flocklet.discovery.probe import probe
+    from flocklet.doctor import Finding, Level, diagnose, explain_probe
+    from flocklet.membership import has_membership, load_membership
+
+    output = Output(args)
+    home = home_of(args)
+    findings = []
+    tag, own_id = "open", None
+    if not has_membership(home):
+        findings.append(Finding(Level.NOTE, f"no device in {home.path}", "", "'flocklet init' makes one"))
+    else:
+        try:
+            membership = load_membership(home)
+            tag, own_id = membership.flock.tag, membership.identity.device_id
+            findings.append(Finding(Level.OK, f"the device in {home.path} is sound"))
+        except FlockletError as error:
+            findings.append(Finding(Level.FAILURE, str(error), "", error.remedy))
+    findings += diagnose()
+    if args.seconds > 0:
+        report = asyncio.run(probe(tag, seconds=args.seconds, own_id=own_id, interfaces=args.interface))
+        findings += explain_probe(report, args.seconds)
+    computing = accel.probe(refresh=args.refresh)
+    output.document(
+        {
+            "findings": [asdict(finding) for finding in findings],
+            "compute": asdict(computing),
+            "home": str(home.path),
+        }
+    )
+    for finding in findings:
+        if args.quiet and finding.level in (Level.OK, Level.NOTE):
+            continue
+        why = f": {finding.why}" if finding.why else ""
+        remedy = f"\n         {finding.remedy}" if finding.remedy else ""
+        output.line(f"{finding.level:<8} {finding.what}{why}{remedy}")
+    for line in computing.lines():
+        output.remark(f"compute  {line}")
+    return 3 if any(finding.level is Level.FAILURE for finding in findings) else 0

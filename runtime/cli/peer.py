@@ -1,0 +1,198 @@
+"""Verbs about the peer process: up, peers, status, service."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from flocklet.cli.output import Output
+from flocklet.cli.session import ask, home_of
+from flocklet.errors import LinkError
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verbs of this module."""
+    up = verbs.add_parser(
+        "up",
+        help="run the peer in the foreground",
+        description="Run the peer until SIGINT or SIGTERM. Peers on the same network are found by mDNS.",
+    )
+    _add_network_options(up)
+    up.set_defaults(run=_up)
+    peers = verbs.add_parser("peers", help="show the peers that are near")
+    peers.set_defaults(run=_peers)
+    status = verbs.add_parser("status", help="show what this device holds and does")
+    status.set_defaults(run=_status)
+    service = verbs.add_parser(
+        "service",
+        help="print a systemd unit that runs the peer",
+        description="Print a hardened systemd user unit: flocklet service > ~/.config/systemd/user/flocklet.service",
+    )
+    _add_network_options(service)
+    service.set_defaults(run=_service)
+
+
+def _add_network_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="TCP port (default: any free one)")
+    parser.add_argument(
+        "--interface",
+        action="append",
+        metavar="NAME",
+        help="use only this interface or address; may be repeated",
+    )
+    parser.add_argument("--peer", action="append", default=[], metavar="HOST:PORT", help="a peer to dial")
+    parser.add_argument("--no-mdns", action="store_true", help="neither announce nor browse")
+    parser.add_argument(
+        "--gossip-s", type=float, default=5.0, metavar="S", help="seconds between exchanges, 0: only answer"
+    )
+
+
+def _up(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from flocklet.node import Node, NodeSettings
+
+    output = Output(args)
+    settings = NodeSettings(
+        port=args.port,
+        interfaces=tuple(args.interface) if args.interface else None,
+        peers=tuple(args.peer),
+        is_mdns_on=not args.no_mdns,
+        gossip_s=args.gossip_s,
+    )
+
+    async def live() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        async with Node(home_of(args), settings) as node:
+            facts = await node.status()
+            output.line(
+                f"{facts['short_id']} in a{'n' if facts['flock'] == 'open' else ''} {facts['flock']} flock, "
+                f"port {facts['port']}, {facts['documents']} documents; Ctrl-C stops"
+            )
+            for problem in facts["problems"]:
+                output.warning(f"{problem} ('flocklet doctor' explains)")
+            output.document({key: facts[key] for key in ("device_id", "short_id", "flock", "port", "pid")})
+            sys.stdout.flush()
+            await stop.wait()
+        output.remark("stopped")
+
+    asyncio.run(live())
+    return 0
+
+
+def _peers(args: argparse.Namespace) -> int:
+    output = Output(args)
+    if not home_of(args).socket.exists():
+        raise LinkError("no peer is running in this home", remedy="start it: flocklet up")
+    peers = ask(args, "peers", {})
+    output.document({"peers": peers})
+    if not peers:
+        output.remark("no peer was seen yet; 'flocklet doctor' explains what may be wrong")
+        return 0
+    rows = []
+    for peer in peers:
+        state = "linked" if peer["is_linked"] else "another flock" if peer["is_foreign"] else peer["liveness"]
+        rtt = "" if peer["rtt_ms"] is None else f"{peer['rtt_ms']} ms"
+        rows.append(
+            (
+                peer["short"],
+                state,
+                rtt,
+                " ".join(peer["addresses"]),
+                " ".join(peer["sources"]),
+                peer["problem"],
+            )
+        )
+    output.table(("peer", "state", "round trip", "addresses", "seen by", "last problem"), rows)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    output = Output(args)
+    facts = ask(args, "status", {})
+    facts = {"is_running": "pid" in facts, **facts}
+    output.document(facts)
+    rows = []
+    for name, value in facts.items():
+        if name == "refusals":
+            rows += [("refused", f"{row['reason']}: {row['what']}") for row in value]
+        elif isinstance(value, dict):
+            rows += [(f"{name}: {key}", number) for key, number in value.items()]
+        elif isinstance(value, list):
+            rows += [(name, item) for item in value]
+        else:
+            rows.append((name.replace("_", " "), value))
+    output.table(("what", "value"), rows)
+    return 0
+
+
+_UNIT = """\
+# flocklet: the peer of this user. Install:
+#   flocklet service > ~/.config/systemd/user/flocklet.service
+#   systemctl --user enable --now flocklet ; loginctl enable-linger
+[Unit]
+Description=flocklet peer
+After=network-online.target
+
+[Service]
+ExecStart={command}
+Restart=on-failure
+RestartSec=5
+TimeoutStopSec=20
+Nice=5
+UMask=0077
+NoNewPrivileges=yes
+PrivateTmp=no
+ProtectSystem=strict
+ReadWritePaths={home}
+ProtectHome=read-only
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+MemoryHigh=256M
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def _service(args: argparse.Namespace) -> int:
+    output = Output(args)
+    home = home_of(args).path.absolute()
+    program = shutil.which(sys.argv[0]) or sys.argv[0]
+    words = [os.fspath(Path(program).absolute()), "--home", str(home), "up"]
+    if args.port:
+        words += ["--port", str(args.port)]
+    for name in args.interface or ():
+        words += ["--interface", name]
+    for peer in args.peer:
+        words += ["--peer", peer]
+    if args.no_mdns:
+        words.append("--no-mdns")
+    if args.gossip_s != 5.0:
+        words += ["--gossip-s", f"{args.gossip_s:g}"]
+    unit = _UNIT.format(command=" ".join(_quote(word) for word in words), home=_quote(str(home)))
+    output.line(unit.rstrip("\n"))
+    output.document({"unit": unit})
+    return 0
+
+
+def _quote(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if any(c in word for c in " \t\"'\\") else escaped
