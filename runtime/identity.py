@@ -63,7 +63,7 @@ class Identity:
     def load(cls, path: Path | str) -> Identity:
         """Read a key file written by `save`; raise IdentityError if it is missing, exposed or not such a key."""
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-        from cryptography.hazmat.primitives.serialization import load_pemprivate_key
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
         path = Path(path)
         try:
@@ -74,7 +74,7 @@ class Identity:
                 )
             if path.stat().st_size > MAX_KEY_FILE_BYTES:
                 raise IdentityError(f"{path} is too large to be a key file")
-            key = load_pemprivate_key(path.read_bytes(), password=None)
+            key = load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise IdentityError(f"cannot read the key file {path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:
