@@ -38,6 +38,7 @@ DTYPES = {
 }  # fmt: skip
 CHARS = {(dtype.kind, dtype.itemsize): char for char, dtype in DTYPES.items()}
 MAX_DIMS = 8
+MAX_PRODUCT = 1 << 40  # of the dimensions that are not zero: NumPy refuses more
 U32 = struct.Struct(">I")
 
 
@@ -154,8 +155,8 @@ def _shape(
         raise WireError(f"an array has {ndim} dimensions; at most {MAX_DIMS}", reason="shape")
     shape: tuple[int, ...] = struct.unpack_from(f">{ndim}I", payload, at + 1)
     size = math.prod(shape)
-    if size > max_elements:
-        raise WireError(f"an array has {size} elements; at most {max_elements}", reason="shape")
+    if size > max_elements or math.prod(dim for dim in shape if dim) > MAX_PRODUCT:
+        raise WireError(f"an array has shape {shape}; at most {max_elements} elements", reason="shape")
     if expected is not None and shape != expected:
         raise SchemaMismatch(f"an array has shape {shape} instead of {expected}")
     return shape, size, at + 1 + 4 * ndim

@@ -140,6 +140,10 @@ class _Walk:
     def _count(self, count: int, depth: int) -> int:
         if depth > self.limits.max_depth:
             raise WireError(f"containers are nested deeper than {self.limits.max_depth}", reason="depth")
+        if count > self.limits.max_items:  # msgpack itself judges only what it decodes whole
+            raise WireError(
+                f"a container announces {count} items; at most {self.limits.max_items}", reason="items"
+            )
         self.items_left -= count
         if self.items_left < 0:
             raise WireError(f"a body has more than {self.limits.max_total_items} items", reason="items")
