@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
 from flocklet.discovery.address import Address, race_order
 from flocklet.discovery.bounds import TableSettings
 from flocklet.discovery.bucket import TokenBucket

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interface", "announced_hosts", "choose", "list_interfaces", "listen_hosts"]
+__all__ = ["Interface", "announced_hosts", "choose", "is_ready", "list_interfaces", "listen_hosts"]
 
 _MAX_ANNOUNCED = 8
 _MAX_LISTENING = 16
@@ -72,6 +73,22 @@ def announced_hosts(interfaces: Iterable[Interface]) -> list[str]:
     chosen = outward or hosts
     chosen.sort(key=lambda host: (ipaddress.ip_address(host).is_link_local, ":" in host))
     return list(dict.fromkeys(chosen))[:_MAX_ANNOUNCED]
+
+
+def is_ready(host: str, index: int) -> bool:
+    """Tell whether the system lets us use IPv6 `host` on interface `index` already; True for IPv4.
+
+    For a second or two after an interface comes up its address is tentative (RFC 4862 section 5.4) and
+    cannot be bound: joining then would leave the interface deaf for good.
+    """
+    if ":" not in host:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as one:
+            one.bind((host, 0, 0, index if ipaddress.ip_address(host).is_link_local else 0))
+    except OSError:
+        return False
+    return True
 
 
 def listen_hosts(interfaces: Iterable[Interface], *, is_default: bool = False) -> list[str]:

@@ -23,19 +23,28 @@ import secrets
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from flocklet.clock import Clock, SystemClock
 from flocklet.discovery.address import Address
 from flocklet.discovery.announcement import SERVICE_TYPE, Announcement, parse_instance, parse_txt
 from flocklet.discovery.bucket import TokenBucket
 from flocklet.discovery.gate import PacketCounts, PacketGate, PacketLimits
-from flocklet.discovery.interfaces import Interface, announced_hosts, choose, list_interfaces, listen_hosts
+from flocklet.discovery.interfaces import (
+    Interface,
+    announced_hosts,
+    choose,
+    is_ready,
+    list_interfaces,
+    listen_hosts,
+)
 from flocklet.discovery.multicast import UNWELL, CountedZeroconf, open_zeroconf
 from flocklet.discovery.source import Sighting, Sink, SourceKind
 from flocklet.errors import WireError
-from zeroconf import DNSQuestionType, ServiceStateChange, Zeroconf
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 __all__ = ["MdnsSource"]
 
@@ -178,7 +187,8 @@ class MdnsSource:
         except OSError as error:
             self._set_problem(f"the interfaces cannot be listed: {error}")
             return
-        listening = tuple(listen_hosts(picked, is_default=self._wanted is None))
+        ready = [replace(one, hosts=tuple(h for h in one.hosts if is_ready(h, one.index))) for one in picked]
+        listening = tuple(listen_hosts(ready, is_default=self._wanted is None))
         announcing = tuple(announced_hosts(picked))
         is_well = self._zeroconf is not None and (self._announcement is None or self._info is not None)
         if (listening, announcing) == (self._listening, self._announcing) and is_well:

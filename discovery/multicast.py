@@ -6,10 +6,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from flocklet.discovery.gate import PacketCounts, PacketGate
 from zeroconf import Error as ZeroconfError
 from zeroconf import IPVersion, Zeroconf
 from zeroconf.asyncio import AsyncZeroconf
+
+from flocklet.discovery.gate import PacketCounts, PacketGate
 
 __all__ = ["UNWELL", "CountedZeroconf", "open_zeroconf"]
 

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+
 from flocklet.discovery.address import Address, is_dialable, is_loopback
 from flocklet.discovery.bounds import Outcome, TableSettings
 from flocklet.discovery.bucket import TokenBucket

@@ -10,16 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flocklet.discovery import Announcement, Sighting
-from flocklet.discovery.announcement import SERVICE_TYPE, parse_instance, parse_txt
-from flocklet.discovery.gate import PacketGate, PacketLimits
-from flocklet.discovery.interfaces import Interface, announced_hosts, choose, listen_hosts
-from flocklet.discovery.mdns import MdnsSource
-from flocklet.errors import WireError
 from hypothesis import given
 from hypothesis import strategies as st
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+from flocklet.discovery import Announcement, Sighting
+from flocklet.discovery.announcement import SERVICE_TYPE, parse_instance, parse_txt
+from flocklet.discovery.gate import PacketGate, PacketLimits
+from flocklet.discovery.interfaces import Interface, announced_hosts, choose, is_ready, listen_hosts
+from flocklet.discovery.mdns import MdnsSource
+from flocklet.errors import WireError
 
 LOOPBACK = ["127.0.0.1"]
 
@@ -256,6 +257,11 @@ async def test_flood_of_datagrams_on_a_real_socket_is_shed() -> None:
     finally:
         sender.close()
         await source.stop()
+
+
+def test_address_that_is_still_tentative_is_left_for_later() -> None:
+    assert is_ready("127.0.0.1", 1)
+    assert not is_ready("fe80::dead:beef", 1)  # nobody has it: the system refuses as for a tentative one
 
 
 def test_loopback_is_announced_only_when_there_is_nothing_else() -> None:

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flocklet.clock import VirtualClock
 from flocklet.discovery import (
     MAX_TOLD,
@@ -28,8 +31,6 @@ from flocklet.discovery import (
     race_order,
 )
 from flocklet.errors import ConfigError, StoreError, WireError
-from hypothesis import given
-from hypothesis import strategies as st
 
 ALICE, BOB, CAROL = b"\x01" * 32, b"\x02" * 32, b"\x03" * 32
 

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from flocklet.discovery import Address, Liveness, Outcome, PeerTable, Sighting, SourceKind, TableSettings
-from flocklet.errors import IdentityError
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from flocklet.discovery import Address, Liveness, Outcome, PeerTable, Sighting, SourceKind, TableSettings
+from flocklet.errors import IdentityError
 
 OWN = b"\x80" * 32
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from flocklet.discovery import Address, Sighting, SourceKind
 from flocklet.discovery.echo import multicast_echo
 from flocklet.discovery.interfaces import Interface
@@ -172,8 +173,9 @@ def test_multicast_echo_comes_back_on_loopback() -> None:
 
 
 async def test_live_probe_hears_itself_and_a_peer() -> None:
-    from flocklet.discovery.mdns import MdnsSource
     from test_discovery_mdns import LOOPBACK, Heard, announcement
+
+    from flocklet.discovery.mdns import MdnsSource
 
     peer = announcement(tag="probe-tag")
     source = MdnsSource(peer, interfaces=LOOPBACK)
