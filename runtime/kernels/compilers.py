@@ -23,7 +23,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-__all__ = ["MATH_FLAGS", "Compiler", "cpu_id", "cpu_features", "cross_compiler", "find_compiler", "find_compilers"]
+__all__ = [
+    "MATH_FLAGS",
+    "Compiler",
+    "cpu_id",
+    "cpu_features",
+    "cross_compiler",
+    "find_compiler",
+    "find_compilers",
+]
 
 MATH_FLAGS = (
     "-fno-math-errno",

@@ -50,7 +50,13 @@ def _column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
 
 
 def product_nests(
-    loops: Loops, shape: tuple[int, int, int], tile: Tile, a: Operand, b: Operand, start: Operand | None, finish: Finish
+    loops: Loops,
+    shape: tuple[int, int, int],
+    tile: Tile,
+    a: Operand,
+    b: Operand,
+    start: Operand | None,
+    finish: Finish,
 ) -> list[Any]:
     """Return the loop nests of C(i, j) = finish(start(i, j) + sum_k a(i, k) b(k, j)) for `shape` = (rows, columns, k).
 
@@ -95,7 +101,9 @@ def _nest(
     lane, r, g, (row, column, slot) = place()
     begin = loops.after(acc, block, tile_column)
     first = start(row, column) if start is not None else loops.const(0.0)
-    opening = [begin[slot].store(first)] + [begin[slot + p * span].store(loops.const(0.0)) for p in range(1, parts)]
+    opening = [begin[slot].store(first)] + [
+        begin[slot + p * span].store(loops.const(0.0)) for p in range(1, parts)
+    ]
     ready = loops.end(opening, g, r, lane)
     whole, rest = divmod(depth, parts)
     k = loops.loop(whole, is_reduction=True)
@@ -144,7 +152,9 @@ class _Symbols:
         return self._tracer.make(op, *args)
 
 
-def dense(rows: int, inputs: int, outputs: int, activation: str = "none", *, keep_slope: bool = False) -> Kernel:
+def dense(
+    rows: int, inputs: int, outputs: int, activation: str = "none", *, keep_slope: bool = False
+) -> Kernel:
     """Return Y = activation(X W + b): buffers X (rows, inputs), W (inputs, outputs), b (outputs), Y (rows, outputs).
 
     With `keep_slope` a fifth buffer D (rows, outputs) receives the derivative of the activation, which is all that the

@@ -55,7 +55,9 @@ class Program:
     def buffer(self, name: str, size: int) -> View:
         """Declare a buffer of `size` float32 numbers; return the view of its beginning."""
         if self.sizes.setdefault(name, size) != size:
-            raise ValueError(f"buffer {name!r} was declared with {self.sizes[name]} elements, now with {size}")
+            raise ValueError(
+                f"buffer {name!r} was declared with {self.sizes[name]} elements, now with {size}"
+            )
         return View(name)
 
     def call(self, kernel: Kernel, *views: View | str) -> None:
@@ -67,11 +69,15 @@ class Program:
             if view.buffer not in self.sizes:
                 raise ValueError(f"{kernel.key}: no buffer {view.buffer!r}")
             if view.offset < 0 or view.offset + size > self.sizes[view.buffer]:
-                raise ValueError(f"{kernel.key}: {size} elements at {view.offset} leave buffer {view.buffer!r}")
+                raise ValueError(
+                    f"{kernel.key}: {size} elements at {view.offset} leave buffer {view.buffer!r}"
+                )
         for i, is_written in enumerate(kernel.writes):
             for j in range(len(chosen)):
                 if is_written and i != j and _overlap(chosen[i], kernel.sizes[i], chosen[j], kernel.sizes[j]):
-                    raise ValueError(f"{kernel.key}: arguments {i} and {j} overlap in buffer {chosen[i].buffer!r}")
+                    raise ValueError(
+                        f"{kernel.key}: arguments {i} and {j} overlap in buffer {chosen[i].buffer!r}"
+                    )
         self.calls.append(Call(kernel, chosen))
 
     def source(self, tile: Tile) -> str:
@@ -89,7 +95,9 @@ class Program:
         lines = [f"void {ENTRY}(float *const *b, long lo, long hi) {{", "  for (long s = lo; s < hi; ++s) {"]
         for call in self.calls:
             views = [call.views[i] for i in slots[call.kernel.symbol]]
-            arguments = [f"b[{number[v.buffer]}]+({v.offset}{f'+s*({v.step}L)' if v.step else ''})" for v in views]
+            arguments = [
+                f"b[{number[v.buffer]}]+({v.offset}{f'+s*({v.step}L)' if v.step else ''})" for v in views
+            ]
             lines.append(f"    {call.kernel.symbol}({', '.join(arguments)});")
         return PREAMBLE + "".join(texts) + "\n".join([*lines, "  }", "}", ""])
 
