@@ -59,7 +59,7 @@ def _stem(word: str) -> str:
 
 
 def term_of(word: str) -> str:
-    """Return the indexed term of one normalised `word`: its stem (of a long word, its beginning), "" for a stop word."""
+    """Return the indexed term of one normalised `word`: its stem, "" for a stop word; long words are cut."""
     word = word[:MAX_TERM_LENGTH]
     if word in STOP_WORDS:
         return ""
