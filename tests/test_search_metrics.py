@@ -34,6 +34,7 @@ def test_ndcg_looks_at_k_items_of_ranking_and_ideal() -> None:
     assert ndcg_at(["a", "c"], JUDGED, k=1) == 1
     assert ndcg_at(["a"], {"a": 0}) == 0
     assert ndcg_at([], JUDGED) == 0
+    assert ndcg_at([*"qrstuvwxyz", "a"], JUDGED) == 0  # ten when nothing is said
 
 
 def test_binary_measures_take_every_gain_above_zero() -> None:
