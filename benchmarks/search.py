@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
 from flocklet.datasets import load_collection
 from flocklet.models.search.collection import Collection
 from flocklet.models.search.index import Index

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from flocklet import datasets
 from flocklet.datasets import KNOWN, Film, fetch_movielens, parse_movielens
 from flocklet.errors import LinkError, VerificationError

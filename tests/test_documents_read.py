@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from flocklet import documents
 from flocklet.documents import Skipped, read_document, read_documents
 from flocklet.errors import FlockletError, MissingExtra

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from flocklet.datasets import load_collection, load_qrels
 from flocklet.errors import UsageError
 from flocklet.models.search.collection import parse_corpus, parse_qrels, parse_queries

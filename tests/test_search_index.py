@@ -8,12 +8,13 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from flocklet.errors import StoreError
 from flocklet.models.search.index import Index, _lower_bound
 from flocklet.models.search.items import Document, item_id_of
 from flocklet.models.search.text import tokenize
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 WORDS = [f"w{n}" for n in range(12)]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)

@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+
 from flocklet.models.search.metrics import (
     average_precision,
     bootstrap_interval,

@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+
 from flocklet.models.search.index import Index
 from flocklet.models.search.stemmer import stem
 from flocklet.models.search.text import MAX_TERM_LENGTH, STOP_WORDS, normalise, tokenize, words

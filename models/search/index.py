@@ -27,6 +27,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import StoreError
 from flocklet.models.search.archive import FORMAT, check_arrays, pack_terms, unpack_terms
 from flocklet.models.search.catalogue import Catalogue
@@ -34,7 +36,6 @@ from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
 from flocklet.models.search.text import MAX_TERM_LENGTH, term_of, tokenize, words
-from numpy.typing import NDArray
 
 __all__ = ["Index"]
 
