@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import LinkError, StoreError, UsageError, VerificationError
 from flocklet.models.search.collection import Collection, Qrels, parse_corpus, parse_qrels, parse_queries
 from flocklet.models.search.items import Document
-from numpy.typing import NDArray
 
 __all__ = [
     "KNOWN",

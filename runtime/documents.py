@@ -37,7 +37,7 @@ _MARKDOWN = frozenset((".md", ".markdown", ".mdown"))
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
 _MARKDOWN_TITLE = re.compile(r"^#[ \t]+(.+?)[ \t#]*$|^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
 _RST_TITLE = re.compile(r"(?:^|\n)([^\n]*\S[^\n]*)\n(=|-|~|\^|\*|#|\+|\")\2{2,}[ \t]*(?:\n|$)")
-_CONTROL = frozenset(chr(code) for code in range(32)) - frozenset("\t\n\r\f\v\b\x1b")
+_CONTROL = re.compile("[\0-\x07\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def _decode(data: bytes, *, is_html: bool = False) -> str:
 def _checked(text: str) -> str:
     """Return `text` unless it is full of control characters: bytes that only happen to decode."""
     start = text[:_SNIFF_BYTES]
-    if sum(letter in _CONTROL for letter in start) > len(start) // 20:
+    if len(_CONTROL.findall(start)) > len(start) // 20:
         raise _UnusableError("binary file")
     return text[:_MAX_CHARACTERS]
 

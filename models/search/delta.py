@@ -6,8 +6,9 @@ from array import array
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from flocklet.models.search.postings import Postings, narrow
 from numpy.typing import NDArray
+
+from flocklet.models.search.postings import Postings, narrow
 
 __all__ = ["Delta"]
 

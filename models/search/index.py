@@ -27,14 +27,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import StoreError
 from flocklet.models.search.archive import FORMAT, check_arrays, pack_terms, unpack_terms
 from flocklet.models.search.catalogue import Catalogue
 from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
-from flocklet.models.search.text import term_of, tokenize, words
-from numpy.typing import NDArray
+from flocklet.models.search.text import MAX_TERM_LENGTH, term_of, tokenize, words
 
 __all__ = ["Index"]
 
@@ -46,7 +47,7 @@ _CHUNK = 1024  # documents that a bulk addition inverts at a time
 _BULK = 64  # from so many documents on, add_many goes straight into the base
 _GROUP = 64  # documents per group of the top-k bound
 _SMALLEST_DELTA = 256
-_MEMO_WORDS = 200_000
+_MEMO_WORDS = 50_000
 _DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
 _DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
 _TINY = np.float32(np.finfo(np.float32).tiny)
@@ -60,6 +61,8 @@ class _Rows(dict[str, int]):
         self._vocabulary = vocabulary
 
     def __missing__(self, word: str) -> int:
+        if len(word) > MAX_TERM_LENGTH:
+            return self[word[:MAX_TERM_LENGTH]]
         term = term_of(word)
         row = self._vocabulary.setdefault(term, len(self._vocabulary)) if term else -1
         if len(self) >= _MEMO_WORDS:
@@ -150,7 +153,8 @@ class Index:
     def add_many(self, documents: Iterable[Document]) -> int:
         """Add or replace `documents` and return how many; of several with one id the last stays.
 
-        When the iterable raises, the documents before that are kept in whole chunks.
+        When the iterable raises, the documents before that are kept in whole chunks. OverflowError: an id is
+        no u64.
         """
         parts: list[_Part] = []
         chunk: list[Document] = []
@@ -290,6 +294,9 @@ class Index:
         """Number `documents` and return their posting lists; df is settled by the `_compact` that must
         follow.
         """
+        np.array(
+            [document.item_id for document in documents], np.uint64
+        )  # OverflowError before anything changes
         if len(self._delta):
             self._compact([])  # the numbers must ascend from part to part
         first = len(self._catalogue)

@@ -33,7 +33,8 @@ with would you your yours
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
+# Byte by byte: letters in lower case, digits, and a space for anything else.
+_ASCII_TABLE = bytes(code if chr(code).isalnum() else 32 for code in range(128)).lower() + b" " * 128
 _COMBINING_ACCENTS = re.compile("[\u0300-\u036f]+")
 # Han (and its extensions), kana, Hangul; Thai, Lao; Myanmar; Khmer.
 _UNSPACED = (
@@ -52,13 +53,14 @@ def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(rf"(?:[^\W_]|[{marks}])+"), re.compile(f"([{_UNSPACED}]+)")
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def _stem(word: str) -> str:
     return stem(word)
 
 
 def term_of(word: str) -> str:
-    """Return the indexed term of one normalised `word`: its stem, or "" for a stop word."""
+    """Return the indexed term of one normalised `word`: its stem, "" for a stop word; long words are cut."""
+    word = word[:MAX_TERM_LENGTH]
     if word in STOP_WORDS:
         return ""
     return _stem(word) if word.isascii() else word
@@ -74,27 +76,21 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """Return the normalised words of `text` in order, stop words included, none stemmed."""
-    text = normalise(text)
     if text.isascii():
-        found = _ASCII_WORD.findall(text)
-        # Almost always nothing is too long, and asking once is cheaper than cutting each.
-        return (
-            found
-            if max(map(len, found), default=0) <= MAX_TERM_LENGTH
-            else [w[:MAX_TERM_LENGTH] for w in found]
-        )
+        return text.encode().translate(_ASCII_TABLE).decode().split()
+    text = normalise(text)
     word_pattern, unspaced_pattern = _word_patterns()
     result: list[str] = []
     for match in word_pattern.findall(text):
         if match.isascii():
-            result.append(match[:MAX_TERM_LENGTH])
+            result.append(match)
             continue
         for place, part in enumerate(unspaced_pattern.split(match)):
             if place % 2:
                 result.extend(part)
                 result.extend(part[at : at + 2] for at in range(len(part) - 1))
             elif part:
-                result.append(part[:MAX_TERM_LENGTH])
+                result.append(part)
     return result
 
 
