@@ -77,11 +77,12 @@ def check_model(
     _require(_is_text(make().name), "name: the model needs a non-empty text name")
     lengths = _check_unseen(make, queries)
     trained = _check_learning(make, events)
+    _check_plain(trained.state())
+    _check_purity(trained, queries)
     for query, length in zip(queries, lengths, strict=True):
         scores = _scores(trained, query)
         _require(len(scores) == length, f"length: {length} scores before learning, {len(scores)} after")
     _check_determinism(make, trained, events, queries)
-    _check_purity(trained, queries)
     _check_state(make, trained, queries)
     _check_resume(make, trained, events, queries)
     if getattr(trained, "is_order_free", False):
@@ -189,12 +190,15 @@ def _check_purity(trained: AnyModel, queries: Sequence[Any]) -> None:
     _require(_same_state(before, trained.state()), "purity: predicting changed the state")
 
 
-def _check_state(make: Callable[[], AnyModel], trained: AnyModel, queries: Sequence[Any]) -> None:
-    state = trained.state()
+def _check_plain(state: State) -> None:
     _require(isinstance(state, dict), "plain-state: state must be a dict")
     for key, value in state.items():
         _require(isinstance(key, str) and isinstance(value, np.ndarray), "plain-state: text -> array only")
         _require(value.dtype.kind in "biufSU", f"plain-state: {key!r} has dtype {value.dtype}")
+
+
+def _check_state(make: Callable[[], AnyModel], trained: AnyModel, queries: Sequence[Any]) -> None:
+    state = trained.state()
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"k{number}": value for number, value in enumerate(state.values())}
     np.savez(buffer, **arrays)

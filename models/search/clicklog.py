@@ -99,6 +99,7 @@ class Absorbed:
     refused: Counter[str] = field(default_factory=Counter)
     proofs: list[Proof] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
+    stuck: int = 0  # mask of the buckets with a refusal
 
 
 @dataclass(slots=True)
@@ -233,6 +234,7 @@ class ClickLog:
         reason = self._judge(entry, raw, now_s, into)
         if reason:
             into.refused[reason] += 1
+            into.stuck |= (reason != "duplicate") << bucket_of(entry.origin)
             return reason
         known = self._origins[entry.origin]
         known.tokens -= 1

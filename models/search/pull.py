@@ -158,8 +158,9 @@ class Pull:
             alive = 0
             for entry in got.accepted:
                 alive |= 1 << bucket_of(entry.origin)
-            stuck = got.refused.total() > got.refused["duplicate"]
-            self._pending &= ~asked | (ask & (alive if stuck or not alive else asked))
+            if not got.accepted and not got.stuck:
+                ask = 0
+            self._pending &= ~asked | (ask & ~(got.stuck & ~alive))
         self._rounds += 1
         done = not self._pending or self._rounds >= _MAX_ROUNDS
         self.request = None if done else pull_request(self._log, self._pending, limit=self._limit)

@@ -125,8 +125,9 @@ class ClickTally:
 
     def add_terms(self, origin: int, terms: Iterator[str] | list[str], amount: int = 1) -> None:
         """Count that `origin` asked for these terms, `amount` times each."""
-        asked, top = self._terms[origin], self._top[origin]
+        asked = self._terms[origin]
         for term in terms:
+            top = self._top[origin]
             if asked[term] + amount < 0:
                 raise ValueError("a term that was not counted cannot be taken back")
             asked[term] += amount

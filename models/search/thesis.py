@@ -53,6 +53,7 @@ class Config:
     top_terms: int = 10
     gossip: Literal["pull", "push"] = "pull"
     relays: float = 0.03
+    reach: float = 1.0
     attack: Attack = "none"
     sybils: int = 10
     clicks_per_sybil: int = 100
@@ -294,6 +295,8 @@ class Simulation:
         partner = self.partner(peer)
         source, sink = (partner, peer) if self.config.gossip == "pull" else (peer, partner)
         self.contacts[partner, peer] = True
+        if self.rng.random() >= self.config.reach:
+            return 0
         if is_attacked and self.config.notebook_attack and sink % 2 == 0:
             return 0  # the notebook's accepting=False
         size = self.entries.size
