@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flocklet.kernels.compilers import cpu_features
 
-__all__ = ["Floats", "Kernel", "Tile", "native_tile"]
+__all__ = ["Floats", "Kernel", "Tile", "column_cuts", "cuts", "native_tile"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -61,3 +61,25 @@ class Kernel:
         """Return the C name, unique to the key."""
         stem = "".join(c if c.isalnum() else "_" for c in self.key.split("(", 1)[0])
         return f"{stem}_{hashlib.sha256(self.key.encode()).hexdigest()[:10]}"
+
+
+def cuts(count: int, width: int) -> list[tuple[int, int, int]]:
+    """Return (first, width, how many) so that the pieces cover `count`."""
+    whole, rest = divmod(count, width)
+    pieces = [(0, width, whole)] if whole else []
+    return pieces + ([(whole * width, rest, 1)] if rest else [])
+
+
+def column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
+    """Return (first, groups, lanes, how many): wide tiles, then whole lanes, then what is left."""
+    out = []
+    for first, width, many in cuts(columns, tile.groups * tile.lanes):
+        if width == tile.groups * tile.lanes:
+            out.append((first, tile.groups, tile.lanes, many))
+            continue
+        groups, rest = divmod(width, tile.lanes)
+        if groups:
+            out.append((first, groups, tile.lanes, 1))
+        if rest:
+            out.append((first + groups * tile.lanes, 1, rest, 1))
+    return out

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flocklet.kernels.expr import Graph, NumpyArithmetic
-from flocklet.kernels.kernel import Floats, Kernel, Tile
+from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts
 from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
 
 __all__ = ["Window", "block_kernel", "map_kernel", "matrix", "reduce_kernel", "scalar", "vector"]
@@ -158,22 +158,29 @@ def reduce_kernel(
         ]
         return graph.evaluate(cells, UopArithmetic(loops))
 
-    def emit_over_rows(loops: Loops, lanes: int, blocks: int, first: int) -> Any:
+    def emit_over_rows(loops: Loops, cut: tuple[int, int, int, int]) -> Any:
+        first, groups, lanes, blocks = cut
+        width = groups * lanes
         block = loops.loop(blocks)
-        acc, out = loops.registers(planes * lanes), loops.buffers[-1]
-        lane = loops.loop(lanes)
+        acc, out = loops.registers(planes * width), loops.buffers[-1]
+
+        def place() -> tuple[Any, Any, Any, list[Any]]:
+            lane, group = loops.loop(lanes), loops.unrolled(groups)
+            inside = group * lanes + lane
+            return lane, group, block * width + inside + first, [inside + p * width for p in range(planes)]
+
+        lane, group, _, slots = place()
         begin = loops.after(acc, block)
-        ready = loops.end([begin[p * lanes + lane].store(start) for p in range(planes)], lane)
-        row, lane = loops.loop(rows, is_reduction=True), loops.loop(lanes)
+        ready = loops.end([begin[slot].store(start) for slot in slots], group, lane)
+        row = loops.loop(rows, is_reduction=True)
+        lane, group, column, slots = place()
         now = loops.after(acc, ready, row)
-        values = read(loops, row, block * lanes + lane + first)
-        steps = [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)]
-        done = loops.after(acc, loops.end(steps, lane, row))
-        lane = loops.loop(lanes)
-        stores = [
-            out[block * lanes + lane + (first + p * columns)].store(done[p * lanes + lane]) for p in range(planes)
-        ]
-        return loops.end(stores, lane, block)
+        values = read(loops, row, column)
+        steps = [acc[slot].store(join(now[slot], value)) for slot, value in zip(slots, values, strict=True)]
+        done = loops.after(acc, loops.end(steps, group, lane, row))
+        lane, group, column, slots = place()
+        stores = [out[column + p * columns].store(done[slot]) for p, slot in enumerate(slots)]
+        return loops.end(stores, group, lane, block)
 
     def emit_over_columns(loops: Loops, lanes: int) -> Any:
         row = loops.loop(rows)
@@ -207,10 +214,7 @@ def reduce_kernel(
         loops = Loops(sizes)
         if over == "columns":
             return loops.finish([emit_over_columns(loops, min(16, columns))], symbol)
-        whole, rest = divmod(columns, 16)
-        nests = [emit_over_rows(loops, 16, whole, 0)] if whole else []
-        nests += [emit_over_rows(loops, rest, 1, whole * 16)] if rest else []
-        return loops.finish(nests, symbol)
+        return loops.finish([emit_over_rows(loops, cut) for cut in column_cuts(columns, tile)], symbol)
 
     def twin(*arrays: Floats) -> None:
         views = [v for w, a in zip(windows, arrays[:-1], strict=True) for v in w.views(a, rows, columns)]
