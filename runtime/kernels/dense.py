@@ -165,13 +165,15 @@ def dense(rows: int, inputs: int, outputs: int, activation: str = "none", *, kee
     return Kernel(key, tuple(sizes), (False, False, False, *[True] * (len(sizes) - 3)), emit, twin)
 
 
-def input_grad(rows: int, inputs: int, outputs: int, below: str = "none") -> Kernel:
+def input_grad(rows: int, inputs: int, outputs: int, below: str = "none", *, first: int = 0) -> Kernel:
     """Return dX = (dZ Wt) * act'(H): buffers dZ (rows, outputs), Wt (outputs, inputs), H and dX (rows, inputs).
 
     `below` names the activation of the layer below, whose output is H; with it dX is that layer's dZ. "slope" means that
-    H holds the slope itself (`dense(..., keep_slope=True)`); "none" leaves H out.
+    H holds the slope itself (`dense(..., keep_slope=True)`); "none" leaves H out. With `first` only the columns from
+    there on are computed, dX and H are (rows, inputs - first).
     """
-    sizes = [rows * outputs, outputs * inputs] + [rows * inputs] * (1 + (below != "none"))
+    width = inputs - first
+    sizes = [rows * outputs, outputs * inputs] + [rows * width] * (1 + (below != "none"))
     slope = _slope_of_output(below)
 
     def emit(symbol: str, tile: Tile) -> Any:
@@ -180,25 +182,25 @@ def input_grad(rows: int, inputs: int, outputs: int, below: str = "none") -> Ker
         numbers = UopArithmetic(loops)
 
         def finish(i: Any, j: Any, value: Any) -> list[Any]:
-            at = i * inputs + j
+            at = i * width + j
             return [rest[-1][at].store(value if slope is None else slope.evaluate([value, rest[0][at]], numbers)[0])]
 
         nests = product_nests(
             loops,
-            (rows, inputs, outputs),
+            (rows, width, outputs),
             tile,
             lambda i, k: dz[i * outputs + k],
-            lambda k, j: wt[k * inputs + j],
+            lambda k, j: wt[k * inputs + j + first],
             None,
             finish,
         )
         return loops.finish(nests, symbol)
 
     def twin(dz: Floats, wt: Floats, *rest: Floats) -> None:
-        dx = (dz.reshape(rows, outputs) @ wt.reshape(outputs, inputs)).reshape(-1)
+        dx = (dz.reshape(rows, outputs) @ wt.reshape(outputs, inputs)[:, first:]).reshape(-1)
         rest[-1][...] = dx if slope is None else slope.evaluate([dx, rest[0]], NumpyArithmetic(dz.dtype))[0]
 
-    key = f"input_grad({rows},{inputs},{outputs},{below},{slope.digest() if slope else ''})"
+    key = f"input_grad({rows},{inputs},{outputs},{first},{below},{slope.digest() if slope else ''})"
     return Kernel(key, tuple(sizes), (*[False] * (len(sizes) - 1), True), emit, twin)
 
 

@@ -64,22 +64,27 @@ class Kernel:
 
 
 def cuts(count: int, width: int) -> list[tuple[int, int, int]]:
-    """Return (first, width, how many) so that the pieces cover `count`."""
+    """Return (first, width, how many) so that the pieces cover `count`.
+
+    What is left over is covered by one more full piece that overlaps: a few results are computed twice, which costs less
+    than a loop of odd length. So pieces may only be used where storing twice is harmless.
+    """
     whole, rest = divmod(count, width)
-    pieces = [(0, width, whole)] if whole else []
-    return pieces + ([(whole * width, rest, 1)] if rest else [])
+    if not whole:
+        return [(0, count, 1)]
+    return [(0, width, whole)] + ([(count - width, width, 1)] if rest else [])
 
 
 def column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
-    """Return (first, groups, lanes, how many): wide tiles, then whole lanes, then what is left."""
-    out = []
-    for first, width, many in cuts(columns, tile.groups * tile.lanes):
-        if width == tile.groups * tile.lanes:
-            out.append((first, tile.groups, tile.lanes, many))
-            continue
-        groups, rest = divmod(width, tile.lanes)
-        if groups:
-            out.append((first, groups, tile.lanes, 1))
-        if rest:
-            out.append((first + groups * tile.lanes, 1, rest, 1))
+    """Return (first, groups, lanes, how many): wide tiles, then as many whole lanes as cover the rest."""
+    width = tile.groups * tile.lanes
+    if columns < tile.lanes:
+        return [(0, 1, columns, 1)]
+    whole, rest = divmod(columns, width)
+    out = [(0, tile.groups, tile.lanes, whole)] if whole else []
+    groups, odd = divmod(rest, tile.lanes)
+    if groups:
+        out.append((whole * width, groups, tile.lanes, 1))
+    if odd:
+        out.append((columns - tile.lanes, 1, tile.lanes, 1))
     return out

@@ -104,10 +104,12 @@ def mlp_backward(
     *,
     grads: View | None = None,
     dx: View | None = None,
+    dx_first: int = 0,
     y: View | None = None,
     turned: str = "",
 ) -> None:
-    """Append the backward pass of the forward pass called `name`: from `dy` to `grads` (flat, as params) and/or `dx`.
+    """Append the backward pass of the forward pass called `name`: from `dy` to `grads` (flat, as params) and/or `dx`
+    (from column `dx_first` on).
 
     `turned` names a scratch buffer of transposed weights that an earlier backward pass of the same parameters filled;
     it is filled here when empty. `y` is where the forward pass put its output, if not in scratch.
@@ -136,7 +138,7 @@ def mlp_backward(
                 program.call(transpose(layer.inputs, layer.outputs), weights, turned_view)
             weights = turned_view
         if i == 1 and dx is not None:
-            program.call(input_grad(rows, layer.inputs, layer.outputs), flow, weights, dx)
+            program.call(input_grad(rows, layer.inputs, layer.outputs, first=dx_first), flow, weights, dx)
             return
         below = layers[i - 2]
         target = program.scratch(f"{name}.z{i - 1}", rows * layer.inputs)
