@@ -14,39 +14,17 @@ from typing import Any
 import numpy as np
 
 from flocklet.kernels.adjoint import adjoint_of
-from flocklet.kernels.dsl import ACTIVATIONS
+from flocklet.kernels.dsl import ACTIVATIONS, SLOPES, where
 from flocklet.kernels.expr import Graph, NumpyArithmetic, trace
-from flocklet.kernels.kernel import Floats, Kernel, Tile
+from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts, cuts
 from flocklet.kernels.maps import Window, map_kernel, reduce_kernel
 from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
 
-__all__ = ["activation_slope", "bias_grad", "dense", "input_grad", "transpose", "weight_grad"]
+__all__ = ["bias_grad", "dense", "input_grad", "output_grad", "product_nests", "to_outputs_first", "transpose", "weight_grad"]
 
 # Accessors: operand(loops, row index, k index) -> number; finish(loops, i, j, value) -> statements.
 Operand = Callable[[Any, Any], Any]
 Finish = Callable[[Any, Any, Any], list[Any]]
-
-
-def _cuts(count: int, width: int) -> list[tuple[int, int, int]]:
-    """Return (first, width, how many) so that the pieces cover `count`."""
-    whole, rest = divmod(count, width)
-    cuts = [(0, width, whole)] if whole else []
-    return cuts + ([(whole * width, rest, 1)] if rest else [])
-
-
-def _column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
-    """Return (first, groups, lanes, how many): wide tiles, then whole lanes, then what is left."""
-    out = []
-    for first, width, many in _cuts(columns, tile.groups * tile.lanes):
-        if width == tile.groups * tile.lanes:
-            out.append((first, tile.groups, tile.lanes, many))
-            continue
-        groups, rest = divmod(width, tile.lanes)
-        if groups:
-            out.append((first, groups, tile.lanes, 1))
-        if rest:
-            out.append((first + groups * tile.lanes, 1, rest, 1))
-    return out
 
 
 def product_nests(
@@ -65,8 +43,8 @@ def product_nests(
     rows, columns, depth = shape
     nests = []
     parts = 4 if rows == 1 and depth >= 8 else 1
-    for first_row, height, row_tiles in _cuts(rows, tile.rows if rows > 1 else 1):
-        for first_column, groups, lanes, column_tiles in _column_cuts(columns, tile):
+    for first_row, height, row_tiles in cuts(rows, tile.rows if rows > 1 else 1):
+        for first_column, groups, lanes, column_tiles in column_cuts(columns, tile):
             nests.append(
                 _nest(
                     loops,
@@ -197,38 +175,52 @@ def dense(
     return Kernel(key, tuple(sizes), (False, False, False, *[True] * (len(sizes) - 3)), emit, twin)
 
 
-def input_grad(rows: int, inputs: int, outputs: int, *, has_slope: bool) -> Kernel:
-    """Return dX = (dZ Wt) [* D]: buffers dZ (rows, outputs), Wt (outputs, inputs), [D (rows, inputs),] dX (rows, inputs).
+def input_grad(rows: int, inputs: int, outputs: int, below: str = "none", *, first: int = 0) -> Kernel:
+    """Return dX = (dZ Wt) * act'(H): buffers dZ (rows, outputs), Wt (outputs, inputs), H and dX (rows, inputs).
 
-    With `has_slope` the result is multiplied by the slope that the layer below kept, so that it is that layer's dZ.
+    `below` names the activation of the layer below, whose output is H; with it dX is that layer's dZ. "slope" means that
+    H holds the slope itself (`dense(..., keep_slope=True)`); "none" leaves H out. With `first` only the columns from
+    there on are computed, dX and H are (rows, inputs - first).
     """
-    sizes = [rows * outputs, outputs * inputs] + [rows * inputs] * has_slope + [rows * inputs]
+    width = inputs - first
+    sizes = [rows * outputs, outputs * inputs] + [rows * width] * (1 + (below != "none"))
+    slope = _slope_of_output(below)
 
     def emit(symbol: str, tile: Tile) -> Any:
         loops = Loops(sizes)
         dz, wt, *rest = loops.buffers
+        numbers = UopArithmetic(loops)
 
         def finish(i: Any, j: Any, value: Any) -> list[Any]:
-            at = i * inputs + j
-            return [rest[-1][at].store(value * rest[0][at] if has_slope else value)]
+            at = i * width + j
+            return [rest[-1][at].store(value if slope is None else slope.evaluate([value, rest[0][at]], numbers)[0])]
 
         nests = product_nests(
             loops,
-            (rows, inputs, outputs),
+            (rows, width, outputs),
             tile,
             lambda i, k: dz[i * outputs + k],
-            lambda k, j: wt[k * inputs + j],
+            lambda k, j: wt[k * inputs + j + first],
             None,
             finish,
         )
         return loops.finish(nests, symbol)
 
     def twin(dz: Floats, wt: Floats, *rest: Floats) -> None:
-        dx = dz.reshape(rows, outputs) @ wt.reshape(outputs, inputs)
-        rest[-1][...] = (dx * rest[0].reshape(rows, inputs) if has_slope else dx).reshape(-1)
+        dx = (dz.reshape(rows, outputs) @ wt.reshape(outputs, inputs)[:, first:]).reshape(-1)
+        rest[-1][...] = dx if slope is None else slope.evaluate([dx, rest[0]], NumpyArithmetic(dz.dtype))[0]
 
-    key = f"input_grad({rows},{inputs},{outputs},{int(has_slope)})"
+    key = f"input_grad({rows},{inputs},{outputs},{first},{below},{slope.digest() if slope else ''})"
     return Kernel(key, tuple(sizes), (*[False] * (len(sizes) - 1), True), emit, twin)
+
+
+def _slope_of_output(below: str) -> Graph | None:
+    """Return (gradient, output of the layer below) -> gradient * slope, written so that relu is one selection."""
+    if below == "none":
+        return None
+    if below == "relu":
+        return trace(lambda x: [where(x[1] > 0.0, x[0], 0.0)], 2)
+    return trace(lambda x: [x[0] * SLOPES[below](x[1])], 2)
 
 
 def weight_grad(rows: int, inputs: int, outputs: int) -> Kernel:
@@ -276,9 +268,11 @@ def bias_grad(rows: int, outputs: int) -> Kernel:
     return reduce_kernel(graph, [Window(row_stride=outputs)], rows, outputs, over="rows")
 
 
-def activation_slope(rows: int, outputs: int) -> Kernel:
-    """Return dZ = dY * D: buffers dY, D, dZ, all (rows, outputs)."""
-    graph = trace(lambda x: [x[0] * x[1]], 2)
+def output_grad(rows: int, outputs: int, activation: str) -> Kernel:
+    """Return dZ = dY * act'(Y): buffers dY, Y (the slope itself for "slope") and dZ, all (rows, outputs)."""
+    graph = _slope_of_output(activation)
+    if graph is None:
+        raise ValueError("a layer without activation needs no output_grad: dZ is dY")
     return map_kernel(graph, [Window(), Window(), Window("out")], 1, rows * outputs)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 __all__ = [
     "ACTIVATIONS",
+    "SLOPES",
     "Number",
     "clip",
     "cos",
@@ -29,6 +30,7 @@ __all__ = [
     "sigmoid",
     "sin",
     "sqrt",
+    "step",
     "tanh",
     "where",
 ]
@@ -109,7 +111,7 @@ def sigmoid(x: Number) -> Number:
 
 def tanh(x: Number) -> Number:
     """Return the hyperbolic tangent as 1 - 2 / (1 + e ** 2x); absolute error below 2e-7 in float32."""
-    return 1.0 - 2.0 / (1.0 + exp2(clip(x, -40.0, 40.0) * (2.0 * _LOG2_E)))
+    return 1.0 - 2.0 / (1.0 + exp2(minimum(x, 40.0) * (2.0 * _LOG2_E)))
 
 
 def fast_tanh(x: Number) -> Number:
@@ -119,10 +121,23 @@ def fast_tanh(x: Number) -> Number:
     return x * (27.0 + squared) / (27.0 + 9.0 * squared)
 
 
+def step(x: Number) -> Number:
+    """Return 1 where x > 0, else 0."""
+    return where(x > 0.0, 1.0, 0.0)
+
+
 ACTIVATIONS: dict[str, Callable[[Number], Number]] = {
     "none": identity,
     "relu": relu,
     "tanh": tanh,
     "fast_tanh": fast_tanh,
     "sigmoid": sigmoid,
+}
+
+# The derivative of an activation as a function of its *output*; fast_tanh has none and keeps its slope instead.
+SLOPES: dict[str, Callable[[Number], Number]] = {
+    "relu": step,
+    "tanh": lambda y: 1.0 - y * y,
+    "sigmoid": lambda y: y * (1.0 - y),
+    "slope": identity,
 }

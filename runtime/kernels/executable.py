@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from flocklet.kernels.toolchain import load_library
 
 if TYPE_CHECKING:
-    from flocklet.kernels.program import Call
+    from flocklet.kernels.program import Program
 
 __all__ = ["Executable", "aligned"]
 
@@ -36,23 +35,23 @@ class Executable:
 
     def __init__(
         self,
-        name: str,
-        sizes: Mapping[str, int],
-        calls: Sequence[Call],
+        program: Program,
         *,
         library: Path | None = None,
         compiler: str = "",
         reason: str = "",
     ) -> None:
-        self.name = name
+        self.name = program.name
         self.backend = "numpy" if library is None else "native"
         self.compiler = compiler
         self.reason = reason
         self.library = library
-        self._calls = list(calls)
-        self._names = list(sizes)
-        self._sizes = dict(sizes)
-        self._table = (ctypes.c_void_p * max(1, len(sizes)))()
+        self._calls = list(program.calls)
+        self._names = list(program.sizes)
+        self._sizes = dict(program.sizes)
+        self._scratches = sorted(program.scratches)
+        self._table = (ctypes.c_void_p * max(1, len(self._names)))()
+        self._copies: list[tuple[Any, list[NDArray[np.float32]]]] = []
         self.buffers: dict[str, NDArray[np.float32]] = {}
         self._checked = _ONE_TURN
         self._pool: ThreadPoolExecutor | None = None
@@ -60,7 +59,7 @@ class Executable:
         if library is not None:
             self._function = load_library(library)["flocklet_run"]
             self._function.restype = None
-        for buffer, size in sizes.items():
+        for buffer, size in self._sizes.items():
             self.bind(buffer, aligned(size))
         self._zero, self._one = ctypes.c_long(0), ctypes.c_long(1)
 
@@ -95,16 +94,26 @@ class Executable:
         elif threads <= 1 or hi - lo < threads:
             self._function(self._table, ctypes.c_long(lo), ctypes.c_long(hi))
         else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flocklet-kernels")
-            cuts = [lo + (hi - lo) * i // threads for i in range(threads + 1)]
-            jobs = [
-                self._pool.submit(self._function, self._table, ctypes.c_long(a), ctypes.c_long(b))
-                for a, b in zip(cuts[1:-1], cuts[2:], strict=True)
-            ]
-            self._function(self._table, ctypes.c_long(cuts[0]), ctypes.c_long(cuts[1]))
-            for job in jobs:
-                job.result()
+            self._run_shared(lo, hi, threads)
+
+    def _run_shared(self, lo: int, hi: int, threads: int) -> None:
+        """Give each thread its share of the turns and its own scratch buffers."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flocklet-kernels")
+        while len(self._copies) < threads - 1:
+            own = [aligned(self._sizes[name]) for name in self._scratches]
+            self._copies.append(((ctypes.c_void_p * len(self._table))(), own))
+        cuts = [lo + (hi - lo) * i // threads for i in range(threads + 1)]
+        jobs = []
+        for (table, own), first, last in zip(self._copies, cuts[1:], cuts[2:], strict=False):
+            for i, address in enumerate(self._table):
+                table[i] = address
+            for name, array in zip(self._scratches, own, strict=True):
+                table[self._names.index(name)] = array.ctypes.data
+            jobs.append(self._pool.submit(self._function, table, ctypes.c_long(first), ctypes.c_long(last)))
+        self._function(self._table, ctypes.c_long(cuts[0]), ctypes.c_long(cuts[1]))
+        for job in jobs:
+            job.result()
 
     def close(self) -> None:
         """End the threads, if any."""

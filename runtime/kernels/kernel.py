@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flocklet.kernels.compilers import cpu_features
 
-__all__ = ["Floats", "Kernel", "Tile", "native_tile"]
+__all__ = ["Floats", "Kernel", "Tile", "column_cuts", "cuts", "native_tile"]
 
 Floats = NDArray[np.floating[Any]]
 
@@ -61,3 +61,30 @@ class Kernel:
         """Return the C name, unique to the key."""
         stem = "".join(c if c.isalnum() else "_" for c in self.key.split("(", 1)[0])
         return f"{stem}_{hashlib.sha256(self.key.encode()).hexdigest()[:10]}"
+
+
+def cuts(count: int, width: int) -> list[tuple[int, int, int]]:
+    """Return (first, width, how many) so that the pieces cover `count`.
+
+    What is left over is covered by one more full piece that overlaps: a few results are computed twice, which costs less
+    than a loop of odd length. So pieces may only be used where storing twice is harmless.
+    """
+    whole, rest = divmod(count, width)
+    if not whole:
+        return [(0, count, 1)]
+    return [(0, width, whole)] + ([(count - width, width, 1)] if rest else [])
+
+
+def column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
+    """Return (first, groups, lanes, how many): wide tiles, then as many whole lanes as cover the rest."""
+    width = tile.groups * tile.lanes
+    if columns < tile.lanes:
+        return [(0, 1, columns, 1)]
+    whole, rest = divmod(columns, width)
+    out = [(0, tile.groups, tile.lanes, whole)] if whole else []
+    groups, odd = divmod(rest, tile.lanes)
+    if groups:
+        out.append((whole * width, groups, tile.lanes, 1))
+    if odd:
+        out.append((columns - tile.lanes, 1, tile.lanes, 1))
+    return out

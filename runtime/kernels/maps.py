@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from flocklet.kernels.expr import Graph, NumpyArithmetic
-from flocklet.kernels.kernel import Floats, Kernel, Tile
+from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts
 from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
 
 __all__ = ["Window", "block_kernel", "map_kernel", "matrix", "reduce_kernel", "scalar", "vector"]
@@ -95,9 +95,7 @@ def _check(graph: Graph, windows: Sequence[Window], kind: str) -> None:
 
 
 def _key(kind: str, graph: Graph, windows: Sequence[Window], *rest: object) -> str:
-    shapes = ";".join(
-        f"{w.mode},{w.planes},{w.plane_stride},{w.row_stride},{w.column_stride}" for w in windows
-    )
+    shapes = ";".join(f"{w.mode},{w.planes},{w.plane_stride},{w.row_stride},{w.column_stride}" for w in windows)
     return f"{kind}({graph.digest()}|{shapes}|{','.join(map(str, rest))})"
 
 
@@ -130,9 +128,7 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
 
 
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
-    cells = [
-        [buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)
-    ]  # noqa: B905
+    cells = [[buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)]  # noqa: B905
     values = [cell for w, cs in zip(windows, cells, strict=True) if w.is_read for cell in cs]
     targets = [cell for w, cs in zip(windows, cells, strict=True) if w.is_written for cell in cs]
     results = graph.evaluate(values, UopArithmetic(loops))
@@ -140,13 +136,7 @@ def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, colu
 
 
 def reduce_kernel(
-    graph: Graph,
-    windows: Sequence[Window],
-    rows: int,
-    columns: int,
-    *,
-    over: str = "columns",
-    how: str = "sum",
+    graph: Graph, windows: Sequence[Window], rows: int, columns: int, *, over: str = "columns", how: str = "sum"
 ) -> Kernel:
     """Return the kernel that reduces a body over the columns of each row, or over the rows of each column.
 
@@ -168,23 +158,29 @@ def reduce_kernel(
         ]
         return graph.evaluate(cells, UopArithmetic(loops))
 
-    def emit_over_rows(loops: Loops, lanes: int, blocks: int, first: int) -> Any:
+    def emit_over_rows(loops: Loops, cut: tuple[int, int, int, int]) -> Any:
+        first, groups, lanes, blocks = cut
+        width = groups * lanes
         block = loops.loop(blocks)
-        acc, out = loops.registers(planes * lanes), loops.buffers[-1]
-        lane = loops.loop(lanes)
+        acc, out = loops.registers(planes * width), loops.buffers[-1]
+
+        def place() -> tuple[Any, Any, Any, list[Any]]:
+            lane, group = loops.loop(lanes), loops.unrolled(groups)
+            inside = group * lanes + lane
+            return lane, group, block * width + inside + first, [inside + p * width for p in range(planes)]
+
+        lane, group, _, slots = place()
         begin = loops.after(acc, block)
-        ready = loops.end([begin[p * lanes + lane].store(start) for p in range(planes)], lane)
-        row, lane = loops.loop(rows, is_reduction=True), loops.loop(lanes)
+        ready = loops.end([begin[slot].store(start) for slot in slots], group, lane)
+        row = loops.loop(rows, is_reduction=True)
+        lane, group, column, slots = place()
         now = loops.after(acc, ready, row)
-        values = read(loops, row, block * lanes + lane + first)
-        steps = [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)]
-        done = loops.after(acc, loops.end(steps, lane, row))
-        lane = loops.loop(lanes)
-        stores = [
-            out[block * lanes + lane + (first + p * columns)].store(done[p * lanes + lane])
-            for p in range(planes)
-        ]
-        return loops.end(stores, lane, block)
+        values = read(loops, row, column)
+        steps = [acc[slot].store(join(now[slot], value)) for slot, value in zip(slots, values, strict=True)]
+        done = loops.after(acc, loops.end(steps, group, lane, row))
+        lane, group, column, slots = place()
+        stores = [out[column + p * columns].store(done[slot]) for p, slot in enumerate(slots)]
+        return loops.end(stores, group, lane, block)
 
     def emit_over_columns(loops: Loops, lanes: int) -> Any:
         row = loops.loop(rows)
@@ -197,17 +193,14 @@ def reduce_kernel(
             block, lane = loops.loop(whole, is_reduction=True), loops.loop(lanes)
             now = loops.after(acc, ready, block)
             values = read(loops, row, block * lanes + lane)
-            steps = [
-                acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)
-            ]
+            steps = [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)]
             ready = loops.end(steps, lane, block)
         if rest:
             lane = loops.loop(rest)
             now = loops.after(acc, ready)
             values = read(loops, row, lane + whole * lanes)
             ready = loops.end(
-                [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)],
-                lane,
+                [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)], lane
             )
         begin = loops.after(total, ready)
         zero = loops.end([begin[p].store(start) for p in range(planes)])
@@ -221,10 +214,7 @@ def reduce_kernel(
         loops = Loops(sizes)
         if over == "columns":
             return loops.finish([emit_over_columns(loops, min(16, columns))], symbol)
-        whole, rest = divmod(columns, 16)
-        nests = [emit_over_rows(loops, 16, whole, 0)] if whole else []
-        nests += [emit_over_rows(loops, rest, 1, whole * 16)] if rest else []
-        return loops.finish(nests, symbol)
+        return loops.finish([emit_over_rows(loops, cut) for cut in column_cuts(columns, tile)], symbol)
 
     def twin(*arrays: Floats) -> None:
         views = [v for w, a in zip(windows, arrays[:-1], strict=True) for v in w.views(a, rows, columns)]
@@ -239,9 +229,7 @@ def reduce_kernel(
     return Kernel(_key("reduce", graph, windows, rows, columns, over, how), sizes, writes, emit, twin)
 
 
-def block_kernel(
-    graph: Graph, windows: Sequence[Window], columns: int, steps: int, *, lanes: int = 16
-) -> Kernel:
+def block_kernel(graph: Graph, windows: Sequence[Window], columns: int, steps: int, *, lanes: int = 16) -> Kernel:
     """Return the kernel that advances a state `steps` times with the time loop inside.
 
     `windows` are the state that is read, what is held during the steps, and the state that is written; body inputs are
@@ -261,9 +249,7 @@ def block_kernel(
         lane = loops.loop(width)
         column = block * width + lane + first
         begin = loops.after(array, block)
-        ready = loops.end(
-            [begin[j * width + lane].store(source[state.at(j, 0, column)]) for j in range(n)], lane
-        )
+        ready = loops.end([begin[j * width + lane].store(source[state.at(j, 0, column)]) for j in range(n)], lane)
         step, lane = loops.loop(steps, is_reduction=True), loops.loop(width)
         column = block * width + lane + first
         now = loops.after(array, ready, step)

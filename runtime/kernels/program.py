@@ -51,6 +51,7 @@ class Program:
         self.name = name
         self.sizes: dict[str, int] = {}
         self.calls: list[Call] = []
+        self.scratches: set[str] = set()
 
     def buffer(self, name: str, size: int) -> View:
         """Declare a buffer of `size` float32 numbers; return the view of its beginning."""
@@ -59,6 +60,11 @@ class Program:
                 f"buffer {name!r} was declared with {self.sizes[name]} elements, now with {size}"
             )
         return View(name)
+
+    def scratch(self, name: str, size: int) -> View:
+        """Declare a buffer that holds nothing between turns: every thread gets its own."""
+        self.scratches.add(name)
+        return self.buffer(name, size)
 
     def call(self, kernel: Kernel, *views: View | str) -> None:
         """Append a kernel; raise ValueError if a view leaves its buffer or a written view overlaps another one."""
@@ -122,16 +128,16 @@ class Program:
             chosen = native_tile(compiler.target) if tile is None else tile
             try:
                 path = self._library(shelf, compiler, chosen)
-                return Executable(self.name, self.sizes, self.calls, library=path, compiler=compiler.name)
+                return Executable(self, library=path, compiler=compiler.name)
             except ConfigError as error:
                 why = str(error)
                 _log.info("%s: %s", self.name, why)
         _log.warning("kernels run in NumPy: %s", why)
-        return Executable(self.name, self.sizes, self.calls, reason=why)
+        return Executable(self, reason=why)
 
     def interpret(self) -> Executable:
         """Return the program as NumPy twins, without looking for a compiler."""
-        return Executable(self.name, self.sizes, self.calls, reason="asked for NumPy")
+        return Executable(self, reason="asked for NumPy")
 
     def _library(self, shelf: LibraryCache, compiler: Compiler, tile: Tile) -> Path:
         key = self.key(compiler, tile)

@@ -23,19 +23,22 @@ __all__ = ["PREAMBLE", "Loops", "UopArithmetic", "load_tinygrad", "render_c"]
 _UNROLLED = 500  # axis numbers from here on are unrolled in the rendered text
 
 # exp2: nearest integer plus a Taylor polynomial of degree 7 on [-1/2, 1/2] (error 5e-9), saturating at 2**-126 and
-# 2**127. No "add and subtract 1.5 * 2**23": -fassociative-math may remove it.
+# 2**127. Rounding goes through an integer: -fassociative-math may remove "add and subtract 1.5 * 2**23".
 PREAMBLE = """\
 #include <math.h>
 #include <stdint.h>
+#include <string.h>
 static inline float fl_exp2f(float x) {
   x = x < -126.0f ? -126.0f : x; x = x > 127.0f ? 127.0f : x;
-  int32_t i = (int32_t)(x + (x < 0.0f ? -0.5f : 0.5f));
+  int32_t i = (int32_t)(x + 126.5f) - 126;
   float f = x - (float)i;
   float p = 1.5252734e-5f;
   p = p * f + 1.5403530e-4f; p = p * f + 1.3333558e-3f; p = p * f + 9.6181291e-3f;
   p = p * f + 5.5504109e-2f; p = p * f + 2.4022651e-1f; p = p * f + 6.9314718e-1f; p = p * f + 1.0f;
-  union { int32_t i; float f; } scale = { (i + 127) << 23 };
-  return p * scale.f;
+  int32_t bits = (i + 127) * 8388608;
+  float scale;
+  memcpy(&scale, &bits, sizeof scale);
+  return p * scale;
 }
 """
 
