@@ -12,8 +12,16 @@ from flocklet.flock import Flock
 from flocklet.home import Home
 from flocklet.identity import Identity, save_private
 from flocklet.machine import check_machine, note_machine
+from flocklet.store import Store
 
-__all__ = ["Membership", "create_membership", "has_membership", "join_flock", "load_membership"]
+__all__ = [
+    "Membership",
+    "create_membership",
+    "has_membership",
+    "join_flock",
+    "load_membership",
+    "rotate_identity",
+]
 
 _OPEN = "open"
 
@@ -68,6 +76,29 @@ def load_membership(home: Home) -> Membership:
     check_machine(home.key)
     identity = Identity.load(home.key)
     return Membership(identity, load_certificate(home.certificate, identity), _read_flock(home.flock))
+
+
+def rotate_identity(home: Home) -> Membership:
+    """Give the device a new key and certificate; documents, clicks and the flock stay.
+
+    For a copied disk. The old key is kept as `key.pem.previous`, the clicks so far keep the person's own key, which
+    is a new one too: two devices must never sign as the same person.
+
+    Raises:
+        IdentityError: there is no identity to replace.
+    """
+    if not has_membership(home):
+        raise IdentityError(f"there is no flocklet device in {home.path}")
+    flock = _read_flock(home.flock)
+    home.key.replace(home.key.with_name("key.pem.previous"))
+    home.certificate.unlink(missing_ok=True)
+    identity = Identity.generate()
+    identity.save(home.key)
+    note_machine(home.key)
+    if home.database.exists():
+        with Store(home.database) as store:
+            store.retire_people()
+    return Membership(identity, load_certificate(home.certificate, identity), flock)
 
 
 def join_flock(home: Home, flock: Flock) -> None:

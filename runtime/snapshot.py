@@ -40,7 +40,7 @@ def save_index(folder: Path, index: Index, generation: int) -> None:
 def load_index(folder: Path, generation: int) -> Index | None:
     """Return the index if it is that of `generation`; None when there is none, an old one, or a damaged one."""
     try:
-        with np.load(folder / _NAME, allow_pickle=False) as arrays:
+        with (folder / _NAME).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if int(arrays[_GENERATION][0]) != generation:
                 return None
             return Index.from_arrays({name: arrays[name] for name in arrays.files})

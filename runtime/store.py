@@ -188,6 +188,11 @@ class Store(Database):
                 "INSERT OR IGNORE INTO people VALUES (?, ?, ?)", [(p.name, p.origin, p.seed) for p in people]
             )
 
+    def retire_people(self) -> None:
+        """Forget the keys of everybody hosted here: a copied disk signs for them elsewhere; their clicks stay."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM people")
+
     def people(self) -> list[Person]:
         """Return everybody hosted here, by name."""
         return [Person(*row) for row in self._rows("SELECT name, origin, seed FROM people ORDER BY name")]

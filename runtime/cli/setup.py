@@ -21,6 +21,11 @@ def add_parser(verbs: Any) -> None:
         description="Make an Ed25519 key, its certificate and a closed flock with a secret of its own.",
     )
     init.add_argument("--open", action="store_true", help="join the open flock, which takes any peer")
+    init.add_argument(
+        "--rotate",
+        action="store_true",
+        help="replace the key of this device (a copied disk); documents and flock stay",
+    )
     init.set_defaults(run=_init)
     show = verbs.add_parser("id", help="print this device's id")
     show.set_defaults(run=_id)
@@ -51,13 +56,21 @@ def _facts(membership: Any) -> dict[str, Any]:
 
 def _init(args: argparse.Namespace) -> int:
     from flocklet.flock import Flock
-    from flocklet.membership import create_membership
+    from flocklet.membership import create_membership, rotate_identity
 
     output = Output(args)
     home = home_of(args)
-    facts = _facts(create_membership(home, flock=Flock.open() if args.open else None))
+    home.ensure()
+    with home.lock(wait_s=2.0):
+        if args.rotate:
+            membership = rotate_identity(home)
+        else:
+            membership = create_membership(home, flock=Flock.open() if args.open else None)
+    facts = _facts(membership)
     output.line(facts["device_id"])
-    if args.open:
+    if args.rotate:
+        output.remark(f"a new key; the old one is kept in {home.key}.previous")
+    elif args.open:
         output.remark("in the open flock: any peer may link, its entries count as one vote each at most")
     else:
         output.remark(

@@ -49,7 +49,9 @@ class Td3Shape:
         return self.actor.count + 2 * self.critic.count
 
 
-def _join(program: Program, shape: Td3Shape, left: View, right: View, out: View, *, noise: View | None = None) -> None:
+def _join(
+    program: Program, shape: Td3Shape, left: View, right: View, out: View, *, noise: View | None = None
+) -> None:
     """Append out = [left, right (+ noise, held in [-1, 1])], row by row."""
     b, n, k = shape.batch, shape.observation, shape.action
     copy = trace(lambda x: [x[0]], 1)
@@ -92,7 +94,13 @@ def td3_program(shape: Td3Shape = Td3Shape()) -> Program:  # noqa: B008 - frozen
         return [r[0] + d[0] * shape.discount * minimum(values[0], values[1])]
 
     twins = Window(planes=2, plane_stride=b)
-    p.call(map_kernel(trace(target, 1, 1, 2), [vector(), vector(), twins, vector("out")], 1, b), reward, alive, q, goal)
+    p.call(
+        map_kernel(trace(target, 1, 1, 2), [vector(), vector(), twins, vector("out")], 1, b),
+        reward,
+        alive,
+        q,
+        goal,
+    )
 
     _join(p, shape, obs, act, pair)
     slope = p.scratch("slope", b)

@@ -20,7 +20,16 @@ from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts, cuts
 from flocklet.kernels.maps import Window, map_kernel, reduce_kernel
 from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
 
-__all__ = ["bias_grad", "dense", "input_grad", "output_grad", "product_nests", "to_outputs_first", "transpose", "weight_grad"]
+__all__ = [
+    "bias_grad",
+    "dense",
+    "input_grad",
+    "output_grad",
+    "product_nests",
+    "to_outputs_first",
+    "transpose",
+    "weight_grad",
+]
 
 # Accessors: operand(loops, row index, k index) -> number; finish(loops, i, j, value) -> statements.
 Operand = Callable[[Any, Any], Any]
@@ -193,7 +202,11 @@ def input_grad(rows: int, inputs: int, outputs: int, below: str = "none", *, fir
 
         def finish(i: Any, j: Any, value: Any) -> list[Any]:
             at = i * width + j
-            return [rest[-1][at].store(value if slope is None else slope.evaluate([value, rest[0][at]], numbers)[0])]
+            return [
+                rest[-1][at].store(
+                    value if slope is None else slope.evaluate([value, rest[0][at]], numbers)[0]
+                )
+            ]
 
         nests = product_nests(
             loops,

@@ -95,7 +95,9 @@ def _check(graph: Graph, windows: Sequence[Window], kind: str) -> None:
 
 
 def _key(kind: str, graph: Graph, windows: Sequence[Window], *rest: object) -> str:
-    shapes = ";".join(f"{w.mode},{w.planes},{w.plane_stride},{w.row_stride},{w.column_stride}" for w in windows)
+    shapes = ";".join(
+        f"{w.mode},{w.planes},{w.plane_stride},{w.row_stride},{w.column_stride}" for w in windows
+    )
     return f"{kind}({graph.digest()}|{shapes}|{','.join(map(str, rest))})"
 
 
@@ -128,7 +130,9 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
 
 
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
-    cells = [[buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)]  # noqa: B905
+    cells = [
+        [buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)
+    ]  # noqa: B905
     values = [cell for w, cs in zip(windows, cells, strict=True) if w.is_read for cell in cs]
     targets = [cell for w, cs in zip(windows, cells, strict=True) if w.is_written for cell in cs]
     results = graph.evaluate(values, UopArithmetic(loops))
@@ -136,7 +140,13 @@ def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, colu
 
 
 def reduce_kernel(
-    graph: Graph, windows: Sequence[Window], rows: int, columns: int, *, over: str = "columns", how: str = "sum"
+    graph: Graph,
+    windows: Sequence[Window],
+    rows: int,
+    columns: int,
+    *,
+    over: str = "columns",
+    how: str = "sum",
 ) -> Kernel:
     """Return the kernel that reduces a body over the columns of each row, or over the rows of each column.
 
@@ -193,14 +203,17 @@ def reduce_kernel(
             block, lane = loops.loop(whole, is_reduction=True), loops.loop(lanes)
             now = loops.after(acc, ready, block)
             values = read(loops, row, block * lanes + lane)
-            steps = [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)]
+            steps = [
+                acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)
+            ]
             ready = loops.end(steps, lane, block)
         if rest:
             lane = loops.loop(rest)
             now = loops.after(acc, ready)
             values = read(loops, row, lane + whole * lanes)
             ready = loops.end(
-                [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)], lane
+                [acc[p * lanes + lane].store(join(now[p * lanes + lane], values[p])) for p in range(planes)],
+                lane,
             )
         begin = loops.after(total, ready)
         zero = loops.end([begin[p].store(start) for p in range(planes)])
@@ -229,7 +242,9 @@ def reduce_kernel(
     return Kernel(_key("reduce", graph, windows, rows, columns, over, how), sizes, writes, emit, twin)
 
 
-def block_kernel(graph: Graph, windows: Sequence[Window], columns: int, steps: int, *, lanes: int = 16) -> Kernel:
+def block_kernel(
+    graph: Graph, windows: Sequence[Window], columns: int, steps: int, *, lanes: int = 16
+) -> Kernel:
     """Return the kernel that advances a state `steps` times with the time loop inside.
 
     `windows` are the state that is read, what is held during the steps, and the state that is written; body inputs are
@@ -249,7 +264,9 @@ def block_kernel(graph: Graph, windows: Sequence[Window], columns: int, steps: i
         lane = loops.loop(width)
         column = block * width + lane + first
         begin = loops.after(array, block)
-        ready = loops.end([begin[j * width + lane].store(source[state.at(j, 0, column)]) for j in range(n)], lane)
+        ready = loops.end(
+            [begin[j * width + lane].store(source[state.at(j, 0, column)]) for j in range(n)], lane
+        )
         step, lane = loops.loop(steps, is_reduction=True), loops.loop(width)
         column = block * width + lane + first
         now = loops.after(array, ready, step)

@@ -127,7 +127,9 @@ def mlp_backward(
         layer = layers[i - 1]
         source = x if i == 1 else View(f"{name}.h{i - 1}")
         if grads is not None:
-            program.call(weight_grad(rows, layer.inputs, layer.outputs), source, flow, _shift(grads, layer.weights))
+            program.call(
+                weight_grad(rows, layer.inputs, layer.outputs), source, flow, _shift(grads, layer.weights)
+            )
             program.call(bias_grad(rows, layer.outputs), flow, _shift(grads, layer.bias))
         if i == 1 and dx is None:
             return

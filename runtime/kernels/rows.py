@@ -54,7 +54,15 @@ def softmax_grad(program: Program, name: str, rows: int, columns: int, y: View, 
 
 
 def layer_norm(
-    program: Program, name: str, rows: int, columns: int, x: View, gain: View, shift: View, normal: View, y: View
+    program: Program,
+    name: str,
+    rows: int,
+    columns: int,
+    x: View,
+    gain: View,
+    shift: View,
+    normal: View,
+    y: View,
 ) -> None:
     """Append y = gain * normal + shift with normal = (x - mean) / sqrt(variance + 1e-5) (Ba et al. 2016, eq. 4).
 
