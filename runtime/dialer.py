@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from flocklet.clock import Clock
-from flocklet.discovery import Address, DialCandidate, PeerTable, Sighting
+from flocklet.discovery import Address, DialCandidate, PeerRecord, PeerTable, Sighting
 from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError, PeerRefused
 from flocklet.link import Link
@@ -22,7 +23,11 @@ _LONGEST_WAIT_S = 5.0
 class Dialer:
     """Dial the peers of the table that are due, for as long as `run` runs."""
 
-    def __init__(self, table: PeerTable, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(
+        self, table: PeerTable, endpoint: Endpoint, clock: Clock, on_proven: Callable[[PeerRecord], None]
+    ) -> None:
+        """`on_proven` hears of every peer that proved to be at an address."""
+        self._on_proven = on_proven
         self._table = table
         self._endpoint = endpoint
         self._clock = clock
@@ -96,8 +101,9 @@ class Dialer:
         except LinkError as error:
             self._failed(candidate, address, error)
             raise
-        self._table.authenticated(
-            link.peer.device_id, self._clock.monotonic(), address=address, version=link.peer.version
+        now_s = self._clock.monotonic()
+        self._on_proven(
+            self._table.authenticated(link.peer.device_id, now_s, address=address, version=link.peer.version)
         )
         return link
 

@@ -31,6 +31,7 @@ from flocklet.dialer import Dialer
 from flocklet.discovery import (
     Address,
     Announcement,
+    PeerRecord,
     PeerTable,
     RememberedSource,
     Source,
@@ -153,7 +154,7 @@ class Node:
         self.endpoint = Endpoint(party, on_link=self._linked, on_refused=self._refused, clock=self.clock)
         self._stack.push_async_callback(self.endpoint.close)
         self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
-        self._dialer = Dialer(self.table, self.endpoint, self.clock)
+        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
         told = ToldSource(allow_loopback=allow_loopback)
         self.gossip = Gossip(
             self.device, self._in_turn, self.endpoint.links, self.table, told, self.clock, self._rng,
@@ -254,19 +255,19 @@ class Node:
     async def _first_pull(self, link: Link) -> None:
         await self.gossip.pull(link)
 
+    def _remember(self, record: PeerRecord) -> None:
+        self._keep(asyncio.create_task(self._in_turn(self._remembered.remember, record)))
+
     def _refused(self, error: PeerRefused) -> None:
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
-        """Tell the table who was heard, remember who proved to be where, keep the index snapshot fresh."""
+        """Tell the table who was heard: a link ends itself when its peer falls silent."""
         while True:
             await self.clock.sleep(_TICK_S)
             now_s = self.clock.monotonic()
             for link in list(self.endpoint.links.values()):
                 self.table.heard_from(link.peer.device_id, now_s)
-            for record in self.table.peers():
-                if record.is_authenticated:
-                    await self._in_turn(self._remembered.remember, record)
 
     # -- verbs --
 

@@ -57,11 +57,11 @@ def build_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
         "8 verification failed",
     )
     parser.add_argument("--version", action="version", version=f"flocklet {__version__}")
-    rows = parser.add_subparsers(
+    rows = parser.add_subparsers(  # type: ignore[call-overload]  # typeshed wants a class, argparse any callable
         dest="verb",
         metavar="VERB",
         title="verbs",
-        parser_class=functools.partial(argparse.ArgumentParser, parents=[shared]),  # type: ignore[arg-type]
+        parser_class=functools.partial(argparse.ArgumentParser, parents=[shared]),
     )
     modules = {VERBS[verb][0] for verb in verbs if verb in VERBS}
     for module in sorted(modules):
