@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import StoreError
-from flocklet.models.search.index import Index, _lower_bound
+from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document, item_id_of
 from flocklet.models.search.text import tokenize
+from flocklet.models.search.topk import lower_bound
 
 WORDS = [f"w{n}" for n in range(12)]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -144,7 +145,7 @@ def test_many_documents_dense_rows_and_group_bound_are_exact(k: int) -> None:
 def test_lower_bound_never_exceeds_the_kth_score(values: list[float], k: int) -> None:
     scores = np.zeros(-(-len(values) // 64) * 64, np.float32)
     scores[: len(values)] = values
-    bound = _lower_bound(scores, k)
+    bound = lower_bound(scores, k)
     assert bound > 0
     positive = np.sort(scores[scores > 0])[::-1]
     assert (scores >= bound).sum() >= min(k, (positive >= np.finfo(np.float32).tiny).sum())

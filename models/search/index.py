@@ -36,6 +36,7 @@ from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
 from flocklet.models.search.text import MAX_TERM_LENGTH, term_of, tokenize, words
+from flocklet.models.search.topk import GROUP, best
 
 __all__ = ["Index"]
 
@@ -45,12 +46,10 @@ _Part = tuple[Postings, NDArray[np.int32]]
 
 _CHUNK = 1024  # documents that a bulk addition inverts at a time
 _BULK = 64  # from so many documents on, add_many goes straight into the base
-_GROUP = 64  # documents per group of the top-k bound
 _SMALLEST_DELTA = 256
 _MEMO_WORDS = 50_000
 _DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
 _DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
-_TINY = np.float32(np.finfo(np.float32).tiny)
 
 
 class _Rows(dict[str, int]):
@@ -203,15 +202,7 @@ class Index:
         rows = self._query_rows(query)
         if not rows or k <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.float32)
-        scores = self._accumulate(rows)
-        found = np.flatnonzero(scores >= _lower_bound(scores, k))
-        best = scores[found]
-        if len(found) > 4 * k:
-            enough = best >= np.partition(best, len(best) - k)[len(best) - k]
-            found, best = found[enough], best[enough]
-        ids = self._catalogue.ids[found]
-        order = np.lexsort((ids, -best))[:k]
-        return ids[order], best[order]
+        return best(self._accumulate(rows), self._catalogue.ids, k)
 
     def matches(self, query: str, *, every: bool = True) -> NDArray[np.uint64]:
         """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any."""
@@ -393,7 +384,7 @@ class Index:
 
     def _accumulate(self, rows: list[int]) -> NDArray[np.float32]:
         """Return the scores by document number, padded with zeros to whole groups (a buffer used again)."""
-        padded = -(-len(self._catalogue) // _GROUP) * _GROUP
+        padded = -(-len(self._catalogue) // GROUP) * GROUP
         if len(self._scores) != padded:
             self._scores = np.empty(padded, np.float32)
         scores = self._scores
@@ -406,13 +397,3 @@ class Index:
                 else:
                     np.add.at(scores, docs, weights)
         return scores
-
-
-def _lower_bound(scores: NDArray[np.float32], k: int) -> np.float32:
-    """Return a positive number that is at most the k-th largest of `scores` (the smallest one if unknown)."""
-    groups = len(scores) // _GROUP
-    if k > groups:
-        return _TINY
-    maxima = scores.reshape(_GROUP, groups).max(axis=0)
-    kth: np.float32 = np.partition(maxima, groups - k)[groups - k]
-    return max(kth, _TINY)
