@@ -45,7 +45,7 @@ _Weighted = tuple[NDArray[np.int32] | None, NDArray[np.float32]]
 _Part = tuple[Postings, NDArray[np.int32]]
 
 _CHUNK = 1024  # documents that a bulk addition inverts at a time
-_BULK = 64  # from so many documents on, add_many goes straight into the base
+_BULK = 64  # add_many of so many documents may go straight into the base
 _SMALLEST_DELTA = 256
 _MEMO_WORDS = 50_000
 _DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
@@ -109,15 +109,10 @@ class Index:
     @property
     def size_bytes(self) -> int:
         """Return the bytes of all arrays (the dictionaries of terms and ids are not counted)."""
-        weights = sum(array_.nbytes for lists in self._weighted.values() for _, array_ in lists)
+        weights = sum(values.nbytes for lists in self._weighted.values() for _, values in lists)
         working = self._scores.nbytes + (0 if self._norms is None else self._norms.nbytes) + weights
-        return (
-            self._base.size_bytes
-            + self._delta.size_bytes
-            + self._catalogue.size_bytes
-            + 4 * len(self._df)
-            + working
-        )
+        kept = self._base.size_bytes + self._delta.size_bytes + self._catalogue.size_bytes
+        return kept + 4 * len(self._df) + working
 
     @property
     def is_compaction_due(self) -> bool:
@@ -165,7 +160,8 @@ class Index:
                 if len(chunk) == _CHUNK:
                     parts.append(self._invert(chunk))
                     chunk = []
-            if len(chunk) >= _BULK:
+            # A merge copies the base: it must be worth it, or a long import in small batches would crawl.
+            if len(chunk) >= max(_BULK, self._delta.first // 16):
                 parts.append(self._invert(chunk))
                 chunk = []
         finally:
@@ -177,14 +173,21 @@ class Index:
 
     def remove(self, item_id: int) -> bool:
         """Remove a document at once; return whether it was there."""
-        number = self._catalogue.kill(item_id)
-        if number is None:
-            return False
-        self._forget_weights()
-        in_delta = number >= self._delta.first
-        for row in self._delta.rows_of(number) if in_delta else self._base.rows_with(number).tolist():
+        return self.remove_many((item_id,)) == 1
+
+    def remove_many(self, item_ids: Iterable[int]) -> int:
+        """Remove documents at once, with a single scan of the base; return how many were there."""
+        killed = [number for item_id in item_ids if (number := self._catalogue.kill(item_id)) is not None]
+        if killed:
+            self._forget_weights()
+        from_base = [number for number in killed if number < self._delta.first]
+        rows: list[int] = self._base.rows_with(from_base).tolist() if from_base else []
+        for number in killed:
+            if number >= self._delta.first:
+                rows.extend(self._delta.rows_of(number))
+        for row in rows:
             self._df[row] -= 1
-        return True
+        return len(killed)
 
     def compact(self) -> None:
         """Merge the delta into the base and forget dead documents and their terms; scores do not change."""
