@@ -123,10 +123,7 @@ class Index:
     # -- change
 
     def add(self, item_id: int, title: str, text: str) -> None:
-        """Add one document, searchable at once; an id that is already there is replaced.
-
-        Raises OverflowError when `item_id` is no u64.
-        """
+        """Add or replace one document, searchable at once. OverflowError: `item_id` is no u64."""
         counts: dict[int, int] = {}
         length = 0
         for row in map(self._rows.__getitem__, words(f"{title} {text}")):
@@ -147,8 +144,7 @@ class Index:
     def add_many(self, documents: Iterable[Document]) -> int:
         """Add or replace `documents` and return how many; of several with one id the last stays.
 
-        When the iterable raises, the documents before that are kept in whole chunks. OverflowError: an id is
-        no u64.
+        When the iterable raises, whole chunks before that are kept. OverflowError: an id is no u64.
         """
         parts: list[_Part] = []
         chunk: list[Document] = []
