@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import StoreError
-from flocklet.models.search.index import Index, _lower_bound
+from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document, item_id_of
 from flocklet.models.search.text import tokenize
+from flocklet.models.search.topk import lower_bound
 
 WORDS = [f"w{n}" for n in range(12)]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)
@@ -22,6 +23,7 @@ CHANGES = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 9), TEXTS),
         st.tuples(st.just("remove"), st.integers(0, 9), st.just("")),
+        st.tuples(st.just("remove many"), st.integers(0, 9), st.just("")),
         st.tuples(st.just("compact"), st.just(0), st.just("")),
         st.tuples(st.just("bulk"), st.integers(0, 9), TEXTS),
     ),
@@ -99,6 +101,11 @@ def test_after_any_changes_scores_equal_a_fresh_build_to_the_bit(
         elif what == "remove":
             assert index.remove(item) == (item in documents)
             documents.pop(item, None)
+        elif what == "remove many":
+            gone = [item, item + 1, item + 30, item]
+            assert index.remove_many(gone) == len(documents.keys() & set(gone))
+            for one in gone:
+                documents.pop(one, None)
         elif what == "compact":
             index.compact()
         else:  # enough documents, some of one id, to take the bulk road
@@ -144,7 +151,7 @@ def test_many_documents_dense_rows_and_group_bound_are_exact(k: int) -> None:
 def test_lower_bound_never_exceeds_the_kth_score(values: list[float], k: int) -> None:
     scores = np.zeros(-(-len(values) // 64) * 64, np.float32)
     scores[: len(values)] = values
-    bound = _lower_bound(scores, k)
+    bound = lower_bound(scores, k)
     assert bound > 0
     positive = np.sort(scores[scores > 0])[::-1]
     assert (scores >= bound).sum() >= min(k, (positive >= np.finfo(np.float32).tiny).sum())
@@ -343,6 +350,12 @@ def test_compaction_is_due_after_an_eighth_and_forced_only_by_doubling() -> None
     assert index._base is base  # one more document never pays for a merge of everything
     index.compact()
     assert not index.is_compaction_due
+    base = index._base
+    index.add_many(Document(n, "", "", "one small batch") for n in range(9000, 9100))
+    assert index._base is base  # nor does a small batch
+    assert len(index.candidates("batch", 200)[0]) == 100
+    index.add_many(Document(n, "", "", "one large batch") for n in range(20000, 20500))
+    assert index._base is not base
     assert index.size_bytes > 0
 
 

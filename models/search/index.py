@@ -36,6 +36,7 @@ from flocklet.models.search.delta import Delta
 from flocklet.models.search.items import Document
 from flocklet.models.search.postings import Postings, invert, merge
 from flocklet.models.search.text import MAX_TERM_LENGTH, term_of, tokenize, words
+from flocklet.models.search.topk import GROUP, best
 
 __all__ = ["Index"]
 
@@ -44,13 +45,11 @@ _Weighted = tuple[NDArray[np.int32] | None, NDArray[np.float32]]
 _Part = tuple[Postings, NDArray[np.int32]]
 
 _CHUNK = 1024  # documents that a bulk addition inverts at a time
-_BULK = 64  # from so many documents on, add_many goes straight into the base
-_GROUP = 64  # documents per group of the top-k bound
+_BULK = 64  # add_many of so many documents may go straight into the base
 _SMALLEST_DELTA = 256
 _MEMO_WORDS = 50_000
 _DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
 _DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
-_TINY = np.float32(np.finfo(np.float32).tiny)
 
 
 class _Rows(dict[str, int]):
@@ -110,15 +109,10 @@ class Index:
     @property
     def size_bytes(self) -> int:
         """Return the bytes of all arrays (the dictionaries of terms and ids are not counted)."""
-        weights = sum(array_.nbytes for lists in self._weighted.values() for _, array_ in lists)
+        weights = sum(values.nbytes for lists in self._weighted.values() for _, values in lists)
         working = self._scores.nbytes + (0 if self._norms is None else self._norms.nbytes) + weights
-        return (
-            self._base.size_bytes
-            + self._delta.size_bytes
-            + self._catalogue.size_bytes
-            + 4 * len(self._df)
-            + working
-        )
+        kept = self._base.size_bytes + self._delta.size_bytes + self._catalogue.size_bytes
+        return kept + 4 * len(self._df) + working
 
     @property
     def is_compaction_due(self) -> bool:
@@ -129,10 +123,7 @@ class Index:
     # -- change
 
     def add(self, item_id: int, title: str, text: str) -> None:
-        """Add one document, searchable at once; an id that is already there is replaced.
-
-        Raises OverflowError when `item_id` is no u64.
-        """
+        """Add or replace one document, searchable at once. OverflowError: `item_id` is no u64."""
         counts: dict[int, int] = {}
         length = 0
         for row in map(self._rows.__getitem__, words(f"{title} {text}")):
@@ -153,8 +144,7 @@ class Index:
     def add_many(self, documents: Iterable[Document]) -> int:
         """Add or replace `documents` and return how many; of several with one id the last stays.
 
-        When the iterable raises, the documents before that are kept in whole chunks. OverflowError: an id is
-        no u64.
+        When the iterable raises, whole chunks before that are kept. OverflowError: an id is no u64.
         """
         parts: list[_Part] = []
         chunk: list[Document] = []
@@ -166,7 +156,8 @@ class Index:
                 if len(chunk) == _CHUNK:
                     parts.append(self._invert(chunk))
                     chunk = []
-            if len(chunk) >= _BULK:
+            # A merge copies the base: it must be worth it, or a long import in small batches would crawl.
+            if len(chunk) >= max(_BULK, self._delta.first // 16):
                 parts.append(self._invert(chunk))
                 chunk = []
         finally:
@@ -178,14 +169,21 @@ class Index:
 
     def remove(self, item_id: int) -> bool:
         """Remove a document at once; return whether it was there."""
-        number = self._catalogue.kill(item_id)
-        if number is None:
-            return False
-        self._forget_weights()
-        in_delta = number >= self._delta.first
-        for row in self._delta.rows_of(number) if in_delta else self._base.rows_with(number).tolist():
+        return self.remove_many((item_id,)) == 1
+
+    def remove_many(self, item_ids: Iterable[int]) -> int:
+        """Remove documents at once, with a single scan of the base; return how many were there."""
+        killed = [number for item_id in item_ids if (number := self._catalogue.kill(item_id)) is not None]
+        if killed:
+            self._forget_weights()
+        from_base = [number for number in killed if number < self._delta.first]
+        rows: list[int] = self._base.rows_with(from_base).tolist() if from_base else []
+        for number in killed:
+            if number >= self._delta.first:
+                rows.extend(self._delta.rows_of(number))
+        for row in rows:
             self._df[row] -= 1
-        return True
+        return len(killed)
 
     def compact(self) -> None:
         """Merge the delta into the base and forget dead documents and their terms; scores do not change."""
@@ -203,15 +201,7 @@ class Index:
         rows = self._query_rows(query)
         if not rows or k <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.float32)
-        scores = self._accumulate(rows)
-        found = np.flatnonzero(scores >= _lower_bound(scores, k))
-        best = scores[found]
-        if len(found) > 4 * k:
-            enough = best >= np.partition(best, len(best) - k)[len(best) - k]
-            found, best = found[enough], best[enough]
-        ids = self._catalogue.ids[found]
-        order = np.lexsort((ids, -best))[:k]
-        return ids[order], best[order]
+        return best(self._accumulate(rows), self._catalogue.ids, k)
 
     def matches(self, query: str, *, every: bool = True) -> NDArray[np.uint64]:
         """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any."""
@@ -393,7 +383,7 @@ class Index:
 
     def _accumulate(self, rows: list[int]) -> NDArray[np.float32]:
         """Return the scores by document number, padded with zeros to whole groups (a buffer used again)."""
-        padded = -(-len(self._catalogue) // _GROUP) * _GROUP
+        padded = -(-len(self._catalogue) // GROUP) * GROUP
         if len(self._scores) != padded:
             self._scores = np.empty(padded, np.float32)
         scores = self._scores
@@ -406,13 +396,3 @@ class Index:
                 else:
                     np.add.at(scores, docs, weights)
         return scores
-
-
-def _lower_bound(scores: NDArray[np.float32], k: int) -> np.float32:
-    """Return a positive number that is at most the k-th largest of `scores` (the smallest one if unknown)."""
-    groups = len(scores) // _GROUP
-    if k > groups:
-        return _TINY
-    maxima = scores.reshape(_GROUP, groups).max(axis=0)
-    kth: np.float32 = np.partition(maxima, groups - k)[groups - k]
-    return max(kth, _TINY)

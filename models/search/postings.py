@@ -47,9 +47,14 @@ class Postings:
         """Return the bytes that the arrays take."""
         return self.starts.nbytes + self.docs.nbytes + self.frequencies.nbytes
 
-    def rows_with(self, doc: int) -> NDArray[np.int64]:
-        """Return the rows whose list names document `doc`, ascending (a scan of all postings)."""
-        places = np.flatnonzero(self.docs == doc)
+    def rows_with(self, docs: Sequence[int]) -> NDArray[np.int64]:
+        """Return the row of every posting that names one of `docs`, ascending (a scan of all postings)."""
+        if len(docs) == 1:
+            places = np.flatnonzero(self.docs == docs[0])
+        else:
+            wanted = np.zeros(max(int(self.docs.max(initial=0)), *docs) + 1, np.bool_)
+            wanted[docs] = True
+            places = np.flatnonzero(wanted[self.docs])
         return np.searchsorted(self.starts, places, side="right").astype(np.int64) - 1
 
 
