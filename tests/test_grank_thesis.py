@@ -93,7 +93,8 @@ def captured(**changes: object) -> float:
 
 
 def test_ten_percent_coordinated_sybils_capture_the_thesis_and_not_the_default() -> None:
-    assert captured() >= 0.9
+    assert captured(isolation=1.0) >= 0.9
+    assert captured() >= 0.6
     assert captured(isolation=1.0, one_vote=True) <= 0.01
 
 
@@ -111,7 +112,7 @@ def test_every_attack_damages_the_counts(gossip: str) -> None:
     for attack in ("targeted", "inflation", "epic"):
         config = dataclasses.replace(quick, attack=attack, sybils=9)  # type: ignore[arg-type]
         hit = simulate(config, 0).measures[-1]
-        assert hit.top_held < clean.top_held - 0.02, attack
+        assert hit.distance > clean.distance + 1, attack
 
 
 def test_with_isolation_the_shown_head_is_right_and_without_it_lags() -> None:
