@@ -87,14 +87,16 @@ def assert_same_scores(run: Simulation, settings: Settings) -> None:
 
 
 def captured(**changes: object) -> float:
-    quick = dataclasses.replace(SMALL, ticks=700, joins=200, acts=400)
-    config = dataclasses.replace(quick, attack="coordinated", sybils=3, **changes)  # type: ignore[arg-type]
-    return float(np.mean([simulate(config, seed).measures[-1].captured for seed in range(2)]))
+    config = Config(
+        peers=20, items=40, tags=8, ticks=500, joins=150, acts=300, attack="coordinated", sybils=2
+    )
+    config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    return float(np.mean([simulate(config, seed).measures[-1].captured for seed in range(4)]))
 
 
 def test_ten_percent_coordinated_sybils_capture_the_thesis_and_not_the_default() -> None:
     assert captured(isolation=1.0) >= 0.9
-    assert captured() >= 0.6
+    assert captured() >= 0.7
     assert captured(isolation=1.0, one_vote=True) <= 0.01
 
 

@@ -127,12 +127,12 @@ def make_catalogue(
     """
     chance = 1.0 / np.arange(1, tags + 1) ** skew
     tag_of = np.zeros((items, tags), dtype=bool)
-    for item in range(items):
-        tag_of[item, rng.choice(tags, size=tags_per_item, replace=False, p=chance / chance.sum())] = True
+    for number in range(items):
+        tag_of[number, rng.choice(tags, size=tags_per_item, replace=False, p=chance / chance.sum())] = True
     for tag in np.flatnonzero(~tag_of.any(axis=0)):
         common = int(tag_of.sum(axis=0).argmax())
-        item = int(rng.choice(np.flatnonzero(tag_of[:, common])))
-        tag_of[item, common], tag_of[item, tag] = False, True
+        chosen = int(rng.choice(np.flatnonzero(tag_of[:, common])))
+        tag_of[chosen, common], tag_of[chosen, tag] = False, True
     query, item = np.nonzero(tag_of.T)
     starts = np.concatenate([[0], np.cumsum(tag_of.sum(axis=0))])
     artists = rng.integers(items // 4, size=items)
@@ -185,8 +185,13 @@ class Simulation:
         total, pairs = config.peers + sybils, len(catalogue.query)
         per_sybil = config.clicks_per_sybil + config.tags
         room = config.peers * config.tags + config.ticks + sybils * per_sybil
-        numbers = (np.zeros(room, dtype=np.int64) for _ in range(3))
-        empty = Entries(*numbers, np.full((room, SHOWN), -1, dtype=np.int64), np.zeros(room, dtype=bool))
+        empty = Entries(
+            author=np.zeros(room, dtype=np.int64),
+            pair=np.zeros(room, dtype=np.int64),
+            seq=np.zeros(room, dtype=np.int64),
+            shown=np.full((room, SHOWN), -1, dtype=np.int64),
+            is_attack=np.zeros(room, dtype=bool),
+        )
         self = cls(
             config=config,
             catalogue=catalogue,
@@ -268,7 +273,8 @@ class Simulation:
     def _rank_terms(self, viewer: int, authors: Ints) -> None:
         asked = self.asked[viewer, authors].astype(np.int64)
         key = asked * 1_024 - np.arange(asked.shape[1])  # ties: the first term
-        best = np.argpartition(-key, self.config.top_terms - 1, axis=1)[:, : self.config.top_terms]
+        size = min(self.config.top_terms, asked.shape[1])
+        best = np.argpartition(-key, size - 1, axis=1)[:, :size]
         top = np.zeros_like(asked, dtype=bool)
         np.put_along_axis(top, best, True, axis=1)
         self.top[viewer, authors] = top & (asked > 0)

@@ -57,4 +57,6 @@ def act(run: Simulation) -> None:
 def _bottom(run: Simulation, query: int) -> int:
     span = run.catalogue.tuples(query)
     clicks = run.global_clicks[span]
-    return span.start + len(clicks) - 1 - int(clicks[::-1].argmin())  # of equals the last: it is shown last
+    return (
+        int(span.start) + len(clicks) - 1 - int(clicks[::-1].argmin())
+    )  # of equals the last: it is shown last
