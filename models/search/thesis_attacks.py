@@ -37,24 +37,26 @@ def act(run: Simulation) -> None:
     bottoms = [_bottom(run, query) for query in range(config.tags)]
     common = int(rng.integers(config.tags))
     targets: set[int] = set()
+    share = np.diff(run.catalogue.starts) / len(run.catalogue.query)
     for sybil in range(config.peers, run.total):
         own = common if config.attack == "coordinated" else int(rng.integers(config.tags))
         for _ in range(config.clicks_per_sybil):
             query = int(rng.integers(config.tags)) if config.notebook_attack else own
-            pair = bottoms[query]
             if config.attack == "inflation":
-                pair = int(rng.integers(len(run.catalogue.query)))
-            else:
-                targets.add(query)
-            run.click(sybil, pair, is_attack=True)
+                query = int(rng.choice(config.tags, p=share))
+            span = run.catalogue.tuples(query)
+            ranked = np.arange(span.start, span.stop)
+            target = int(rng.choice(ranked)) if config.attack == "inflation" else bottoms[query]
+            run.click(sybil, ranked, target - span.start, is_attack=True)
+            targets.add(query)
             if config.gossip == "push":
                 run.exchange(sybil)
-    if config.attack == "inflation":
-        targets = set(range(config.tags))
     run.targets = [(query, bottoms[query]) for query in sorted(targets)]
 
 
 def _bottom(run: Simulation, query: int) -> int:
     span = run.catalogue.tuples(query)
     clicks = run.global_clicks[span]
-    return span.start + len(clicks) - 1 - int(clicks[::-1].argmin())  # of equals the last: it is shown last
+    return (
+        int(span.start) + len(clicks) - 1 - int(clicks[::-1].argmin())
+    )  # of equals the last: it is shown last

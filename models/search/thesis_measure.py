@@ -14,7 +14,8 @@ Ints = NDArray[np.int64]
 
 
 def positions(scores: Floats | Ints) -> Ints:
-    """Return the position of each item in the descending order of its score, ties to the lowest; (..., n) int64."""
+    """Return the position of each item in the descending order of its score, ties to the lowest; (..., n)
+    int64."""
     order = np.argsort(-scores, axis=-1, kind="stable")
     return np.argsort(order, axis=-1, kind="stable")
 
