@@ -5,6 +5,10 @@ import struct
 import msgpack
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
 from flocklet.arrays import Quantised, Sparse
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.identity import Identity
@@ -25,9 +29,6 @@ from flocklet.wire import (
     seal,
     unpack_body,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
 ME = Identity.from_seed(b"\1" * 32)
 RUN = b"r" * 8
