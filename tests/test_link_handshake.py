@@ -270,10 +270,11 @@ def test_messages_at_the_wrong_time(sequence):
 
 def test_refusal_with_an_unknown_code_is_still_a_refusal():
     here, _ = pair(party(ADA), party(BOB))
-    for body in ({"reason": "tired"}, {"reason": 5}, {}):
-        with pytest.raises(PeerRefused):
+    for body in ({"reason": "tired"}, {"reason": "fl\nck\x1b[31m"}, {"reason": 5}, {}):
+        with pytest.raises(PeerRefused) as caught:
             here.receive(frame(encode_hop("refuse", body)))
         assert here.by_peer
+        assert caught.value.reason == "other"  # what a stranger writes is neither logged nor counted
 
 
 def test_every_change_of_a_recorded_byte_is_refused():
