@@ -27,7 +27,7 @@ from flocklet.certificate import certificate_hash, certificate_key
 from flocklet.errors import PeerRefused
 from flocklet.flock import Flock
 from flocklet.identity import Identity, device_id_of, short_id, verify
-from flocklet.refusal import refusal
+from flocklet.refusal import heard_reason, refusal
 from flocklet.wire import PROTOCOL_VERSION, Frame, encode_hop
 
 __all__ = ["Handshake", "Nonces", "Party", "PeerInfo"]
@@ -169,8 +169,7 @@ class Handshake:
         """Return what to send in answer to a handshake message."""
         if frame.type == "refuse":
             self.by_peer = True
-            reason = frame.body.get("reason")
-            raise refusal(reason if type(reason) is str else "unknown", self._address, by_peer=True)
+            raise refusal(heard_reason(frame.body.get("reason")), self._address, by_peer=True)
         if frame.type == "hello" and self._hello is None:
             return self._receive_hello(frame)
         awaited = "proof" if self._is_server else "welcome"

@@ -21,7 +21,7 @@ from flocklet.errors import LinkError, WireError
 from flocklet.guard import Guard
 from flocklet.handshake import Party, PeerInfo
 from flocklet.pipe import Pipe
-from flocklet.refusal import refusal
+from flocklet.refusal import heard_reason, refusal
 from flocklet.replay import ReplayWindow
 from flocklet.wire import MESSAGES, Frame, Size, encode_hop, frame_type
 
@@ -138,7 +138,7 @@ class Link:
             del self._pending[rid]
             future.cancel()
         if reply.type == "fail":
-            reason = str(reply.body.get("reason", ""))[:64]
+            reason = heard_reason(reply.body.get("reason"))
             raise refusal(reason, f"{self.peer.name}", by_peer=True, detail=f"asked for {type!r}")
         return reply
 
@@ -149,7 +149,7 @@ class Link:
         await self._send(None, encode_hop(type, body, re=request.header["rid"]), timeout_s)
 
     async def fail(self, request: Frame, reason: str) -> None:
-        """Answer a request with the reason why there is no answer."""
+        """Answer a request with the reason code why there is no answer: one of `flocklet.refusal.REASONS`."""
         await self.reply(request, "fail", {"reason": reason[:64]})
 
     async def _send(self, size: Size | None, data: bytes, timeout_s: float | None) -> None:
@@ -356,8 +356,7 @@ class Link:
             if self._ping_s is not None:
                 self.rtt_s, self._ping_s = self._clock.monotonic() - self._ping_s, None
         elif frame.type == "bye":
-            reason = body.get("reason")
-            self._finish(refusal(reason if type(reason) is str else "", self.peer.name, by_peer=True))
+            self._finish(refusal(heard_reason(body.get("reason")), self.peer.name, by_peer=True))
             self._pipe.close()
         else:
             for size in (Size.DATA, Size.CONTROL):

@@ -209,6 +209,8 @@ class Pipe(asyncio.BufferedProtocol):
         """Encrypt and send; never blocks. Await `drain` to follow the peer's pace."""
         if self.is_closed or not self.is_established or not data:
             return
+        if self._transport is None or self._transport.is_closing():
+            return
         try:
             self._tls.write(data)
         except ssl.SSLError as error:
@@ -266,7 +268,9 @@ class Pipe(asyncio.BufferedProtocol):
                 future.set_result(None)
 
     def _flush(self) -> None:
-        if self._transport is not None and (data := self._outgoing.read()):
+        data = self._outgoing.read()
+        # A transport that has lost its peer logs every further write: a hostile peer could fill the log.
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def _pause(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flocklet.errors import PeerRefused
 
-__all__ = ["REASONS", "refusal"]
+__all__ = ["REASONS", "heard_reason", "refusal"]
 
 # code: (what happened, what to do)
 REASONS: dict[str, tuple[str, str]] = {
@@ -39,7 +39,14 @@ REASONS: dict[str, tuple[str, str]] = {
     "credit": ("it sent more than it was allowed", "update both devices"),
     "timeout": ("it was silent for too long", "'flocklet doctor' checks the network"),
     "closing": ("it is shutting down", "it will be tried again"),
+    "missing": ("it does not have what was asked for", "ask another peer"),
+    "other": ("for a reason that this version does not know", "update both devices"),
 }
+
+
+def heard_reason(value: object) -> str:
+    """Return the reason that a peer gave, made safe to log and to count: a code that we know, or `other`."""
+    return value if type(value) is str and value in REASONS else "other"
 
 
 def refusal(reason: str, peer: str, *, by_peer: bool = False, detail: str = "") -> PeerRefused:

@@ -58,12 +58,14 @@ class SocketNetwork:
     async def connect(self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> None:
         """Dial all addresses of `host`, the next one 250 ms after the last (RFC 8305)."""
         loop = asyncio.get_running_loop()
+        if not 0 < port < 65536:
+            raise LinkError(f"{port} is not a port", remedy="use HOST:PORT with a port from 1 to 65535")
         try:
             await loop.create_connection(make, host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_S)
         except OSError as error:
             raise LinkError(f"cannot connect to {host} port {port}: {error.strerror or error}") from error
-        except (UnicodeError, OverflowError) as error:
-            raise LinkError(f"{host} port {port} is not an address", remedy="use HOST:PORT") from error
+        except UnicodeError as error:
+            raise LinkError(f"{host} is not the name of a host", remedy="use HOST:PORT") from error
 
     async def listen(
         self, make: Callable[[], asyncio.BaseProtocol], hosts: Sequence[str], port: int

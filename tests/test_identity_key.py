@@ -12,13 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
 from flocklet.certificate import certificate_key, load_certificate, make_certificate
 from flocklet.errors import IdentityError, PeerRefused
 from flocklet.flock import Flock
 from flocklet.identity import Identity, device_id_of, format_id, origin_of, parse_id, short_id, verify
 from flocklet.machine import check_machine, machine_hash, note_machine
-from hypothesis import given
-from hypothesis import strategies as st
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
