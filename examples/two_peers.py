@@ -46,9 +46,9 @@ async def main() -> None:
             before = await pi.search("fuse")
             print("the pi shows first:", before["found"][0]["title"])
 
-            # The laptop's owner looks for the same thing and clicks the note about the fuse box.
+            # The laptop's owner looks for the same thing and clicks the note about the pump.
             results = await laptop.search("fuse")
-            right = next(hit for hit in results["found"] if hit["title"] == "fuse.txt")
+            right = next(hit for hit in results["found"] if hit["title"] == "pump.txt")
             await laptop.click(results["query_id"], right["rank"])
 
             begun_s = time.monotonic()
@@ -63,7 +63,7 @@ async def main() -> None:
 
 
 def rank(results: dict) -> int:
-    return next(hit["rank"] for hit in results["found"] if hit["title"] == "fuse.txt")
+    return next(hit["rank"] for hit in results["found"] if hit["title"] == "pump.txt")
 
 
 if __name__ == "__main__":
