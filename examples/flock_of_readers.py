@@ -31,7 +31,9 @@ def main(count: int) -> None:
             lives = households[number]
             peer.ask("add_documents", {"documents": books})
             peer.ask("people", {"people": {life.name: rng.bytes(32) for life in lives}})
-            clicks = [(life.name, query, (item,), 0, at_s) for life in lives for query, item, at_s in life.clicks]
+            clicks = [
+                (life.name, query, (item,), 0, at_s) for life in lives for query, item, at_s in life.clicks
+            ]
             return peer.ask("record", {"clicks": clicks})["recorded"]
 
         for peer in peers:

@@ -20,7 +20,9 @@ async def main(folder: Path) -> None:
             begun_s = time.monotonic()
             answer = await node.add([folder])
             seconds = time.monotonic() - begun_s
-            print(f"{answer['added']} documents indexed in {seconds:.2f} s, {len(answer['skipped'])} left out")
+            print(
+                f"{answer['added']} documents indexed in {seconds:.2f} s, {len(answer['skipped'])} left out"
+            )
 
             # Ask for the words of each document's own title: the right answer is known, so a rank can be measured.
             titles = [document.title for document in node.device.store.documents()][:40]

@@ -148,8 +148,7 @@ class Device:
                 self.clock.time(),
             )
             self._is_index_saved = False
-            for item_id in replaced - {d.item_id for d, _ in fresh}:
-                index.remove(item_id)
+            index.remove_many(replaced - {d.item_id for d, _ in fresh})
             index.add_many([d for d, _ in fresh])
             return len(fresh)
 
@@ -177,8 +176,7 @@ class Device:
         index = self.index
         count = self.store.remove_documents(item_ids)
         self._is_index_saved = False
-        for item_id in item_ids:
-            index.remove(item_id)
+        index.remove_many(item_ids)
         return count
 
     # -- people --

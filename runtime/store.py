@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgpack
+
 from flocklet.database import Database
 from flocklet.errors import StoreError, UsageError
 

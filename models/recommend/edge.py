@@ -20,7 +20,6 @@ from typing import Any, Protocol, cast
 
 import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
 from flocklet.errors import WireError
 from flocklet.identity import origin_of, verify

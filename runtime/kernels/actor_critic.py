@@ -65,7 +65,7 @@ def _join(
         program.call(map_kernel(noisy, windows, b, k), right, noise, behind)
 
 
-def td3_program(shape: Td3Shape = Td3Shape()) -> Program:  # noqa: B008 - frozen settings
+def td3_program(shape: Td3Shape = Td3Shape()) -> Program:
     """Return the program of one update.
 
     Buffers: `obs`, `next_obs` (batch, observation), `act`, `noise` (batch, action), `reward`, `alive` (batch; 0 where

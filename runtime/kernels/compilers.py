@@ -26,8 +26,8 @@ from pathlib import Path
 __all__ = [
     "MATH_FLAGS",
     "Compiler",
-    "cpu_id",
     "cpu_features",
+    "cpu_id",
     "cross_compiler",
     "find_compiler",
     "find_compilers",

@@ -132,7 +132,7 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
     cells = [
         [buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)
-    ]  # noqa: B905
+    ]
     values = [cell for w, cs in zip(windows, cells, strict=True) if w.is_read for cell in cs]
     targets = [cell for w, cs in zip(windows, cells, strict=True) if w.is_written for cell in cs]
     results = graph.evaluate(values, UopArithmetic(loops))
