@@ -19,7 +19,18 @@ import flocklet
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = PROJECT["tool"]["setuptools"]["package-dir"]
-HEAVY = ("numpy", "tinygrad", "onnxruntime", "zeroconf", "cryptography", "msgpack", "rich", "asyncio", "ssl", "sqlite3")
+HEAVY = (
+    "numpy",
+    "tinygrad",
+    "onnxruntime",
+    "zeroconf",
+    "cryptography",
+    "msgpack",
+    "rich",
+    "asyncio",
+    "ssl",
+    "sqlite3",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +45,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        out,
+        source,
+    ]
     subprocess.run(command, check=True, timeout=100)
     return zipfile.ZipFile(next(out.glob("*.whl")))
 
@@ -53,7 +75,9 @@ def test_wheel_holds_every_source_file(wheel: zipfile.ZipFile) -> None:
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and path.suffix != ".pyc":
                 name = path.relative_to(ROOT).as_posix()
-                expected.add(name.replace("runtime/", "flocklet/", 1) if folder == "runtime" else f"flocklet/{name}")
+                expected.add(
+                    name.replace("runtime/", "flocklet/", 1) if folder == "runtime" else f"flocklet/{name}"
+                )
     held = {name for name in wheel.namelist() if name.startswith("flocklet/")}
     assert held == expected
 
@@ -105,12 +129,15 @@ def test_every_module_lists_its_public_names(name: str) -> None:
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text())
-    if not any(isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign) for node in tree.body):
+    if not any(
+        isinstance(node, ast.ClassDef | ast.FunctionDef | ast.Assign | ast.AnnAssign) for node in tree.body
+    ):
         return
     exported = [
         node.value
         for node in tree.body
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+        if isinstance(node, ast.Assign)
+        and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
     ]
     assert len(exported) == 1, f"{name} has no __all__"
     listed = ast.literal_eval(exported[0])
@@ -133,8 +160,22 @@ def test_strict_editable_install_type_checks() -> None:
         pytest.skip("not a strict editable install: 'make test' makes one")
     program = "from flocklet.clock import SystemClock\nreveal_type(SystemClock().time())\n"
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "-c", program], capture_output=True, text=True, check=False, cwd="/"
+        [sys.executable, "-m", "mypy", "--strict", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
     assert 'Revealed type is "float"' in done.stdout.replace("builtins.", ""), done.stdout + done.stderr
-    wrong = [sys.executable, "-m", "mypy", "--strict", "-c", "from flocklet.clock import SystemClock\nSystemClock(1)\n"]
-    assert "Too many arguments" in subprocess.run(wrong, capture_output=True, text=True, check=False, cwd="/").stdout
+    wrong = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "-c",
+        "from flocklet.clock import SystemClock\nSystemClock(1)\n",
+    ]
+    assert (
+        "Too many arguments"
+        in subprocess.run(wrong, capture_output=True, text=True, check=False, cwd="/").stdout
+    )

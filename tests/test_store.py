@@ -117,7 +117,9 @@ def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
         Store(path)
 
 
-@pytest.mark.parametrize("content", [b"this is not a database at all, " * 99, b"SQLite format 3\0" + b"\xff" * 8000])
+@pytest.mark.parametrize(
+    "content", [b"this is not a database at all, " * 99, b"SQLite format 3\0" + b"\xff" * 8000]
+)
 def test_damaged_store_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "state.db"
     path.write_bytes(content)

@@ -25,7 +25,9 @@ __all__ = ["Film", "HeldOut", "Life", "Rating", "Scenario", "movielens_scenario"
 _LOVED = 4.0
 _TAUGHT_SHARE = 0.8
 _QUERY_KINDS = (0.5, 0.25, 0.25)  # genre, year, title word
-_TITLE_STOP = frozenset(["a", "an", "and", "at", "for", "from", "in", "is", "it", "of", "on", "the", "to", "with"])
+_TITLE_STOP = frozenset(
+    ["a", "an", "and", "at", "for", "from", "in", "is", "it", "of", "on", "the", "to", "with"]
+)
 
 
 @dataclass(frozen=True)

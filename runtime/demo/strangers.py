@@ -37,18 +37,25 @@ def send_garbage(victim: PeerProcess, port: int, rng: np.random.Generator) -> bo
     """Send random bytes before and inside TLS; True when the victim refuses them and goes on as before."""
     links = victim.ask("status")["links"]
     before = len(victim.ask("status")["refusals"])
-    for is_inside_tls in (False, True):
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=5) as raw:
-            channel: socket.socket = raw
-            if is_inside_tls:
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-                channel = context.wrap_socket(raw)
-            channel.sendall(rng.bytes(4000))
-            channel.settimeout(5)
-            while channel.recv(4096):
-                pass
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=5) as channel:
+        _talk(channel, rng)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        contextlib.suppress(OSError),
+        socket.create_connection((LOOPBACK, port), timeout=5) as raw,
+        context.wrap_socket(raw) as channel,
+    ):
+        _talk(channel, rng)
     refused = wait_until(lambda: len(victim.ask("status")["refusals"]) > before, _PATIENCE_S)
     status = victim.ask("status")
     return refused and status["links"] == links
+
+
+def _talk(channel: socket.socket, rng: np.random.Generator) -> None:
+    """Send garbage and listen until the victim hangs up."""
+    channel.sendall(rng.bytes(4000))
+    channel.settimeout(5)
+    while channel.recv(4096):
+        pass
