@@ -97,7 +97,11 @@ class Endpoint:
         except TimeoutError as error:
             greeting.fail(refusal("timeout", where))
             raise LinkError(f"{where} did not answer within {self.settings.handshake_s:g} s") from error
-        except BaseException:
+        except LinkError:
+            if not greeting.result.done():  # nobody answered; a refusal closes its pipe after telling the peer
+                greeting.pipe.abort()
+            raise
+        except asyncio.CancelledError:
             greeting.pipe.abort()
             raise
         finally:
