@@ -143,6 +143,7 @@ class Attackers:
         self.members = [member_of(Identity.generate()) for _ in range(20)]
 
     async def stranger(self) -> None:
+        """Send a damaged handshake inside TLS."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.context)
         party = Party(Identity.generate(), b"x" * 200, Flock.open())
         hello = Handshake(party, is_server=True, server_certificate=b"", address="").start()
@@ -153,6 +154,7 @@ class Attackers:
         writer.transport.abort()
 
     async def member(self, number: int) -> None:
+        """Prove who we are, then send damage."""
         place = number % len(self.members)
         for _ in range(3):
             try:

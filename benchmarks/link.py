@@ -44,9 +44,11 @@ class Shelf:
         self.id = content_id(self.content)
 
     def size(self, id):
+        """Return the size of the one content."""
         return len(self.content) if id == self.id else None
 
     def read(self, id, offset, count):
+        """Return a part of it."""
         return self.content[offset : offset + count]
 
 
@@ -62,6 +64,7 @@ class BareTls:
         self.awaited = 1 << 62
 
     async def start(self, identity):
+        """Listen; return the port."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         pem = identity.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -73,6 +76,7 @@ class BareTls:
         return self.server.sockets[0].getsockname()[1]
 
     async def serve(self, reader, writer):
+        """Answer one client."""
         with contextlib.suppress(ssl.SSLError, OSError, asyncio.IncompleteReadError):
             writer.write(await reader.readexactly(1))
             total = 0

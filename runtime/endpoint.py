@@ -14,9 +14,10 @@ import logging
 import ssl
 from collections.abc import Callable, Sequence
 
+from flocklet.certificate import certificate_key
 from flocklet.clock import Clock, SystemClock
 from flocklet.deadline import deadline
-from flocklet.errors import LinkError, PeerRefused, WireError
+from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
 from flocklet.guard import Guard
 from flocklet.handshake import Handshake, Nonces, Party
 from flocklet.link import Link, LinkSettings
@@ -69,9 +70,11 @@ class Endpoint:
         self._listeners: list[Listener] = []
         self._greetings: dict[_Greeting, None] = {}  # half-open, oldest first
         self._is_closed = False
+        self._is_prepared = False
 
     async def serve(self, hosts: Sequence[str] = ("0.0.0.0", "::"), port: int = 0) -> int:  # noqa: S104
         """Accept links; return the port. Raise LinkError in one line if it cannot be had."""
+        await self._prepare()
         if self._server_context is None:
             self._server_context = server_context(self.party.identity, self.party.certificate)
         listener = await self._network.listen(self._accept, hosts, port)
@@ -86,6 +89,7 @@ class Endpoint:
         """
         if self._is_closed:
             raise LinkError("this endpoint is closed")
+        await self._prepare()
         if self._client_context is None:
             self._client_context = client_context()
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -97,7 +101,13 @@ class Endpoint:
         except TimeoutError as error:
             greeting.fail(refusal("timeout", where))
             raise LinkError(f"{where} did not answer within {self.settings.handshake_s:g} s") from error
-        except BaseException:
+        except LinkError:
+            if (
+                not greeting.result.done()
+            ):  # nobody answered; a refusal closes its pipe after telling the peer
+                greeting.pipe.abort()
+            raise
+        except asyncio.CancelledError:
             greeting.pipe.abort()
             raise
         finally:
@@ -118,6 +128,15 @@ class Endpoint:
             for link in list(self.links.values()):
                 group.create_task(link.close())
         await asyncio.sleep(0)
+
+    async def _prepare(self) -> None:
+        """Judge our own certificate, once, in a thread: its parser takes 100 ms to import, too long for the loop."""
+        if self._is_prepared:
+            return
+        key = await asyncio.to_thread(certificate_key, self.party.certificate)
+        if key != self.party.identity.public_key:
+            raise IdentityError("the certificate belongs to another key", remedy="delete it: it is remade")
+        self._is_prepared = True
 
     # -- what greetings call
 

@@ -152,7 +152,9 @@ class Pipe(asyncio.BufferedProtocol):
         """Start TLS."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         self._transport = transport
-        if not self._is_server:
+        if self.is_closed:  # given up between accept and now
+            transport.abort()
+        elif not self._is_server:
             self._shake()
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -5,9 +5,13 @@ import gc
 
 import pytest
 
+from flocklet.certificate import make_certificate
 from flocklet.clock import VirtualClock
-from flocklet.errors import LinkError, PeerRefused, WireError
+from flocklet.endpoint import Endpoint
+from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
 from flocklet.flock import Flock
+from flocklet.handshake import Party
+from flocklet.identity import Identity
 from flocklet.link import LinkSettings
 from flocklet.testing import Fault, FaultPlan, MemoryNetwork, fragile, peers
 from flocklet.wire import encode_hop, open_frame, seal
@@ -341,6 +345,13 @@ async def test_stranger_is_refused_with_the_reason_on_both_sides():
         assert heard == ["flock"]
         assert a.endpoint.guard.strangers == {"flock": 1}
         assert a.endpoint.links == {}
+
+
+async def test_own_certificate_is_judged_before_anybody_sees_it():
+    identity, other = Identity.from_seed(b"1" * 32), Identity.from_seed(b"2" * 32)
+    endpoint = Endpoint(Party(identity, make_certificate(other), Flock.open()), network=MemoryNetwork())
+    with pytest.raises(IdentityError, match="another key"):
+        await endpoint.serve()
 
 
 async def test_nobody_there():

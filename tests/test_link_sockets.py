@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 import ssl
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,7 @@ async def test_only_tls_1_3_and_our_own_certificate_are_spoken():
     async with endpoints(1) as (a,):
         port = await a.serve(["127.0.0.1"])
         context = client_context()
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+        _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
         tls = writer.get_extra_info("ssl_object")
         assert tls.version() == "TLSv1.3"
         assert certificate_key(tls.getpeercert(True)) == a.party.identity.public_key
@@ -90,34 +91,39 @@ async def test_plain_client_gets_nothing():
                 await writer.wait_closed()
 
 
-async def test_server_that_is_not_a_peer_of_ours_is_refused():
-    """A TLS server of another kind, a plain server, and a silent one."""
+@contextlib.asynccontextmanager
+async def stranger_server(greeting):
+    """Serve what is no peer: a few plain bytes, or silence; yield the port."""
+    done = asyncio.Event()
 
-    async def plain(reader, writer):
-        writer.write(b"220 mail ready\r\n")
-        await writer.drain()
+    async def serve(reader, writer):
+        writer.write(greeting)
+        with contextlib.suppress(ConnectionError):
+            await reader.read() if not greeting else await writer.drain()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        done.set()
 
-    server = await asyncio.start_server(plain, "127.0.0.1", 0)
-    async with endpoints(1) as (a,):
-        with pytest.raises(LinkError, match=r"TLS 1\.3"):
-            await a.connect("127.0.0.1", server.sockets[0].getsockname()[1])
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    await done.wait()
     server.close()
     await server.wait_closed()
+
+
+async def test_server_that_does_not_speak_tls_is_refused():
+    async with stranger_server(b"220 mail ready\r\n") as port, endpoints(1) as (a,):
+        with pytest.raises(LinkError, match=r"TLS 1\.3"):
+            await a.connect("127.0.0.1", port)
 
 
 async def test_silent_server_costs_one_deadline():
-    async def silent(reader, writer):
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    async with endpoints(1, settings=LinkSettings(handshake_s=0.2)) as (a,):
+    settings = LinkSettings(handshake_s=0.2)
+    async with stranger_server(b"") as port, endpoints(1, settings=settings) as (a,):
         with pytest.raises(LinkError, match=r"within 0\.2 s"):
-            await a.connect("127.0.0.1", server.sockets[0].getsockname()[1])
+            await a.connect("127.0.0.1", port)
         assert a._greetings == {}
-    server.close()
-    await server.wait_closed()
 
 
 async def test_wrong_id_and_wrong_flock_over_sockets():
@@ -168,12 +174,12 @@ async def test_one_port_for_both_families():
 
 
 def open_files():
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts files through /proc")
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts files through /proc")
 async def test_a_thousand_connects_leave_no_file_and_no_task():
     async with endpoints(2) as (a, b):
         port = await b.serve(["127.0.0.1"])
