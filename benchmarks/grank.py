@@ -38,7 +38,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "targeted, push gossip": {"attack": "targeted", "gossip": "push"},
     "epic, 300 of 400": {"attack": "epic", "sybils": 300},
 }
-TARGETED = {"attack": "targeted", "ticks": 7_500}
+TARGETED = {"attack": "targeted", "ticks": 6_500}
 AUDIT: dict[str, dict[str, Any]] = {
     "thesis as written, F=1": {},
     "1 squares the other term": {"squares_terms": True},
@@ -138,7 +138,7 @@ def attacks(seeds: int) -> dict[str, Any]:
         for mode, base in MODES.items():
             if name.startswith("epic") and mode not in ("thesis F=0", "default (one vote F=1)"):
                 continue
-            config = dataclasses.replace(base, ticks=7_500, measure_every=500, **change)
+            config = dataclasses.replace(base, ticks=6_500, measure_every=500, **change)
             last = [simulate(config, seed).measures[-1] for seed in range(seeds)]
             row = {
                 "captured": float(np.mean([m.captured for m in last])),

@@ -1,6 +1,7 @@
 """G-Rank's counters equal a brute-force count, its modes rank as written, and votes resist click attacks."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,3 +309,10 @@ def test_a_condemned_origin_loses_its_votes() -> None:
         model.unlearn(one)
     assert model.predict(RankQuery("fox", items(66))).tolist() == [0.0]
     assert not model.clicked_items("fox").size
+
+
+def test_the_example_of_the_page_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "grank.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(compile(code, "docs/grank.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == code.rsplit("# ", 1)[1].strip()

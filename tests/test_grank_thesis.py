@@ -21,7 +21,7 @@ def clean() -> Simulation:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_catalogue_has_the_shape_of_the_thesis_data(seed: int) -> None:
-    made = make_catalogue(np.random.default_rng(seed), skew=0.53)
+    made = make_catalogue(np.random.default_rng(seed), skew=0.5)
     assert made.tag_of.shape == (256, 39)
     assert (made.tag_of.sum(axis=1) == 3).all()
     assert made.tag_of.any(axis=0).all()

@@ -7,8 +7,8 @@ asks one random query, clicks the top of what its G-Rank shows, and asks one ran
 everything not yet shared. A peer is known by an entry of it, or because it asked.
 
 Two things the thesis leaves open were fitted to the reference curve, both are fields of `Config`: how
-skewed the tags are (`tag_skew`: chance of a tag proportional to 1/rank^0.53), and how much of the history
-from before the run a peer hands on after it was told (`relays` = 7 %; what is clicked during the run, own
+skewed the tags are (`tag_skew`: chance of a tag proportional to 1/rank^0.5), and how much of the history
+from before the run a peer hands on after it was told (`relays` = 8 %; what is clicked during the run, own
 history and the first sample are always handed on). With `relays` = 1 the network converges three times as
 fast as the published one.
 
@@ -52,7 +52,7 @@ class Config:
     items: int = 256
     tags: int = 39
     tags_per_item: int = 3
-    tag_skew: float = 0.53
+    tag_skew: float = 0.5
     ticks: int = 10_000
     measure_every: int = 100
     held: float = 0.1
@@ -62,7 +62,7 @@ class Config:
     noise: float = 0.0
     top_terms: int = 10
     gossip: Literal["pull", "push"] = "pull"
-    relays: float = 0.07
+    relays: float = 0.08
     attack: Attack = "none"
     sybils: int = 10
     clicks_per_sybil: int = 100
