@@ -40,6 +40,7 @@ class Factors:
 
     def fit(self, likes: Likes) -> None:
         """Learn item vectors; the start is drawn from a fixed seed, so the same likes give the same vectors."""
+        likes = likes.heard()
         rng = np.random.default_rng(_SEED)
         scale = 0.1 / np.sqrt(self.rank)
         items = rng.normal(0.0, scale, (likes.n_items, self.rank)).astype(np.float32)

@@ -109,6 +109,9 @@ class Likes:
     def together(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return X' diag(weights) X, (items, items) float32; the influence is used when no weights are given."""
         weights = self.influence if weights is None else weights
+        if not self.influence.all():
+            heard = self.influence > 0
+            return self.heard().together(weights[heard])
         total = np.zeros((self.n_items, self.n_items), np.float32)
         for rows, dense in self.blocks():
             total += (dense.T * weights[rows]) @ dense
@@ -130,6 +133,13 @@ class Likes:
             tags=self.tags,
             trust=self.trust,
         )
+
+    def heard(self) -> Likes:
+        """Return the matrix without the rows of no influence, which nothing is learnt from."""
+        keep = self.influence > 0
+        counts = np.diff(self.starts)
+        starts = np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64)
+        return Likes(starts, self.columns[np.repeat(keep, counts)], self.n_items, self.influence[keep], self.tags)
 
     def weighed(self, influence: NDArray[np.floating]) -> Likes:
         """Return the same matrix with another influence of each person."""
