@@ -103,7 +103,10 @@ def choose_weights(
     )
     judges = np.append(judges, owner)
     held = np.concatenate(
-        [np.flatnonzero(rng.random(likes.starts[j + 1] - likes.starts[j]) < hidden) + likes.starts[j] for j in judges]
+        [
+            np.flatnonzero(rng.random(likes.starts[j + 1] - likes.starts[j]) < hidden) + likes.starts[j]
+            for j in judges
+        ]
     ).astype(np.int64)
     if not len(held):
         return tuple(candidates[0])
@@ -149,7 +152,7 @@ def _standard(scores: Floats, profile: Profile) -> Floats:
     mean = (scores.sum(dtype=np.float64) - seen.sum(dtype=np.float64)) / count
     square = (np.square(scores, dtype=np.float64).sum() - np.square(seen, dtype=np.float64).sum()) / count
     deviation = max(float(np.sqrt(max(square - mean * mean, 0.0))), 1e-9)
-    return ((scores - mean) / deviation).astype(np.float32)
+    return np.asarray((scores - mean) / deviation, np.float32)
 
 
 def _gain(scores: Floats, profile: Profile, right: NDArray[np.int64]) -> float:

@@ -24,7 +24,9 @@ from flocklet.models.recommend.segments import Edges, SegmentStore
 __all__ = ["Graph", "GraphSettings"]
 
 ITEM_BIT = np.uint32(1 << 31)
-_CLOCK_IS_SET_S = 1_700_000_000  # a device without a battery-backed clock starts in 1970 and cannot judge dates
+_CLOCK_IS_SET_S = (
+    1_700_000_000  # a device without a battery-backed clock starts in 1970 and cannot judge dates
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class Graph:
     def _append(self, edges: Edges, is_friend: bool) -> None:
         own = np.array([n for who in self.own if (n := self.people.number(who)) is not None], np.uint32)
         mine = np.isin(edges.src, own)
-        for ring, part in ((self._friends, edges[mine | is_friend]), (self._strangers, edges[~(mine | is_friend)])):
+        for ring, part in (
+            (self._friends, edges[mine | is_friend]),
+            (self._strangers, edges[~(mine | is_friend)]),
+        ):
             if len(part):
                 gone = ring.append(part)
                 kept = gone[np.isin(gone.src, own)].newest()
@@ -252,7 +257,11 @@ class Graph:
             edges = Edges.of(*columns)
             targets = np.where(edges.dst >= ITEM_BIT, edges.dst - ITEM_BIT, edges.dst)
             limits = np.where(edges.dst >= ITEM_BIT, len(items), len(people))
-            if len({len(c) for c in columns}) != 1 or (edges.src >= len(people)).any() or (targets >= limits).any():
+            if (
+                len({len(c) for c in columns}) != 1
+                or (edges.src >= len(people)).any()
+                or (targets >= limits).any()
+            ):
                 raise ValueError("a snapshot of the graph is torn")
             ring = _Ring(segments, self.settings)
             ring.append(edges[np.argsort(edges.ts, kind="stable")])

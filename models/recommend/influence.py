@@ -32,7 +32,7 @@ class InfluenceSettings:
     alpha: float = 0.05
     full_at: float = 1e-3
     cut_from: float = 0.9
-    cut_voice: float = 0.1
+    cut_voice: float = 0.0
     fringe: float = 0.0
     most: int = 1_500
 
@@ -51,7 +51,8 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
         visits = forward_push(edges, ego, settings.alpha, tolerance=1e-3)
         visits[ego] = np.inf
         near = np.sort(np.argpartition(-visits, settings.most - 1)[: settings.most])
-    green = np.linalg.inv(np.eye(len(near)) - _steps_among(edges, near, settings.alpha))
+    step = _steps_among(edges, near, settings.alpha)
+    green = np.asarray(np.linalg.inv(np.eye(len(near)) - step), np.float64)
     me = int(np.searchsorted(near, ego))
     hits = green[me] / np.diag(green)
     heard = np.minimum(1.0, hits / settings.full_at)
@@ -86,7 +87,5 @@ def _steps_among(edges: TrustEdges, near: NDArray[np.int64], alpha: float) -> ND
     share = (1.0 - alpha) * weight / np.bincount(src, weight, edges.n)[src]
     inside = np.isin(src, near) & np.isin(dst, near)
     steps = np.zeros((len(near), len(near)))
-    np.add.at(
-        steps, (np.searchsorted(near, src[inside]), np.searchsorted(near, dst[inside])), share[inside]
-    )
+    np.add.at(steps, (np.searchsorted(near, src[inside]), np.searchsorted(near, dst[inside])), share[inside])
     return steps

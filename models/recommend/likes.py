@@ -64,8 +64,8 @@ class Likes:
         ):
             raise ValueError("a like is outside the matrix")
         pairs = np.unique(rows * max(n_items, 1) + columns)
-        rows, columns = np.divmod(pairs, max(n_items, 1))
-        starts = np.searchsorted(rows, np.arange(n_people + 1))
+        rows, columns = pairs // max(n_items, 1), pairs % max(n_items, 1)
+        starts = np.searchsorted(rows, np.arange(n_people + 1)).astype(np.int64)
         weight = np.ones(n_people) if influence is None else np.asarray(influence, np.float64)
         if weight.shape != (n_people,) or not np.isfinite(weight).all() or (weight < 0).any():
             raise ValueError("the influence of people must be finite and not negative")
@@ -139,7 +139,9 @@ class Likes:
         keep = self.influence > 0
         counts = np.diff(self.starts)
         starts = np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64)
-        return Likes(starts, self.columns[np.repeat(keep, counts)], self.n_items, self.influence[keep], self.tags)
+        return Likes(
+            starts, self.columns[np.repeat(keep, counts)], self.n_items, self.influence[keep], self.tags
+        )
 
     def weighed(self, influence: NDArray[np.floating]) -> Likes:
         """Return the same matrix with another influence of each person."""

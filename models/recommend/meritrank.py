@@ -19,7 +19,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MeritSettings", "TrustEdges", "bottleneck", "exact_hits", "exact_scores", "forward_push", "transitions"]
+__all__ = [
+    "MeritSettings",
+    "TrustEdges",
+    "bottleneck",
+    "exact_hits",
+    "exact_scores",
+    "forward_push",
+    "transitions",
+]
 
 Array = NDArray[np.float64]
 DENSE_MOST = 2_000
@@ -78,7 +86,8 @@ def transitions(edges: TrustEdges, alpha: float) -> Array:
     positive = edges.weight > 0
     np.add.at(matrix, (edges.src[positive], edges.dst[positive]), edges.weight[positive])
     total = matrix.sum(axis=1, keepdims=True)
-    return (1.0 - alpha) * np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
+    shares = np.divide(matrix, total, out=np.zeros_like(matrix), where=total > 0)
+    return np.asarray((1.0 - alpha) * shares)
 
 
 def exact_hits(edges: TrustEdges, ego: int, alpha: float) -> Array:
@@ -99,7 +108,9 @@ def exact_scores(
     if edges.n > DENSE_MOST:
         raise ValueError(f"{edges.n} people are too many for the exact solve, use walks")
     edges = edges.decayed(now_s, settings.half_life_s)
-    visits = np.linalg.inv(np.eye(edges.n) - transitions(edges, settings.alpha))
+    visits: Array = np.asarray(
+        np.linalg.inv(np.eye(edges.n) - transitions(edges, settings.alpha)), np.float64
+    )
     returns = np.diag(visits)
     hits = visits[ego] / returns
     scores = hits - _penalties(edges, ego, hits, visits / returns[None, :])
@@ -140,7 +151,7 @@ def forward_push(edges: TrustEdges, ego: int, alpha: float, *, tolerance: float 
     moving[ego] = 1.0
     total = moving.copy()
     while moving.sum() > tolerance:
-        moving = np.bincount(dst, moving[src] * share, edges.n)
+        moving = np.bincount(dst, moving[src] * share, edges.n).astype(np.float64)
         total += moving
     return total
 

@@ -125,5 +125,8 @@ class SegmentStore:
 
 def _blank(size: int) -> Edges:
     return Edges(
-        np.zeros(size, np.uint32), np.zeros(size, np.uint32), np.zeros(size, np.float16), np.zeros(size, np.uint32)
+        np.zeros(size, np.uint32),
+        np.zeros(size, np.uint32),
+        np.zeros(size, np.float16),
+        np.zeros(size, np.uint32),
     )

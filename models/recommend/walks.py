@@ -29,7 +29,9 @@ class TrustWalks:
     `set_edge` keeps every ego's walks up to date. People are 0..n-1; an edge to oneself is refused.
     """
 
-    def __init__(self, edges: TrustEdges, rng: np.random.Generator, settings: MeritSettings | None = None) -> None:
+    def __init__(
+        self, edges: TrustEdges, rng: np.random.Generator, settings: MeritSettings | None = None
+    ) -> None:
         self.settings = settings or MeritSettings()
         self.n = edges.n
         self._rng = rng
@@ -47,7 +49,10 @@ class TrustWalks:
         negative = edges.weight < 0
         self._distrust: dict[int, dict[int, float]] = {}
         for src, dst, weight in zip(
-            edges.src[negative].tolist(), edges.dst[negative].tolist(), edges.weight[negative].tolist(), strict=True
+            edges.src[negative].tolist(),
+            edges.dst[negative].tolist(),
+            edges.weight[negative].tolist(),
+            strict=True,
         ):
             self._distrust.setdefault(src, {})[dst] = weight
         self._walks: dict[int, Walks] = {}
@@ -140,9 +145,8 @@ class TrustWalks:
     def draw(self, chances: Floats, count: int) -> NDArray[np.int64]:
         """Return `count` indices drawn by `chances`, which need not sum to 1."""
         running = np.cumsum(chances)
-        return np.minimum(
-            np.searchsorted(running, self._rng.random(count) * running[-1], side="right"), len(chances) - 1
-        )
+        places = np.searchsorted(running, self._rng.random(count) * running[-1], side="right")
+        return np.asarray(np.minimum(places, len(chances) - 1), np.int64)
 
     def random(self, count: int) -> Floats:
         """Return uniform numbers."""
@@ -211,7 +215,7 @@ class Walks:
     def bottleneck(self) -> Floats:
         """Return the largest share of the walks to each person that pass one other person first, (n,)."""
         first = self._first_visits()
-        depth, width = first.shape
+        depth = len(first)
         most = np.zeros(self.graph.n)
         parts = []
         for late in range(2, depth):
