@@ -40,6 +40,7 @@ class Factors:
 
     def fit(self, likes: Likes) -> None:
         """Learn item vectors; the start is drawn from a fixed seed, so the same likes give the same vectors."""
+        likes = likes.heard()
         rng = np.random.default_rng(_SEED)
         scale = 0.1 / np.sqrt(self.rank)
         items = rng.normal(0.0, scale, (likes.n_items, self.rank)).astype(np.float32)
@@ -58,8 +59,9 @@ class Factors:
         person = np.linalg.solve(system, mine.sum(axis=0))
         return (self._items @ person).astype(np.float32)
 
-    def _ridge(self, counts: NDArray[np.generic], others: float) -> Matrix:
-        return (self.ridge * (counts + self.unobserved * others) ** self.exponent).astype(np.float32)
+    def _ridge(self, counts: NDArray[np.integer] | Matrix, others: float) -> Matrix:
+        seen = counts.astype(np.float64) + self.unobserved * others
+        return np.asarray(self.ridge * seen**self.exponent, np.float32)
 
     def _solve_people(self, likes: Likes, people: Matrix, items: Matrix) -> None:
         outer = _outer(items)
@@ -70,13 +72,13 @@ class Factors:
 
     def _solve_items(self, likes: Likes, people: Matrix, items: Matrix) -> None:
         outer = _outer(people)
-        left = np.zeros((likes.n_items, self.rank * self.rank), np.float32)
-        right = np.zeros_like(items)
+        left: Matrix = np.zeros((likes.n_items, self.rank * self.rank), np.float32)
+        right: Matrix = np.zeros_like(items)
         for rows, dense in likes.blocks():
             weighed = dense.T * likes.influence[rows]
             left += weighed @ outer[rows]
             right += weighed @ people[rows]
-        base = np.float32(self.unobserved) * ((people.T * likes.influence) @ people)
+        base = np.asarray(self.unobserved * ((people.T * likes.influence) @ people), np.float32)
         force = self._ridge(likes.popularity(), float(likes.influence.sum()))
         items[:] = _solved(left, right, base, np.maximum(force, 1e-6))
 

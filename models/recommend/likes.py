@@ -64,8 +64,8 @@ class Likes:
         ):
             raise ValueError("a like is outside the matrix")
         pairs = np.unique(rows * max(n_items, 1) + columns)
-        rows, columns = np.divmod(pairs, max(n_items, 1))
-        starts = np.searchsorted(rows, np.arange(n_people + 1))
+        rows, columns = pairs // max(n_items, 1), pairs % max(n_items, 1)
+        starts = np.searchsorted(rows, np.arange(n_people + 1)).astype(np.int64)
         weight = np.ones(n_people) if influence is None else np.asarray(influence, np.float64)
         if weight.shape != (n_people,) or not np.isfinite(weight).all() or (weight < 0).any():
             raise ValueError("the influence of people must be finite and not negative")
@@ -109,6 +109,9 @@ class Likes:
     def together(self, weights: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
         """Return X' diag(weights) X, (items, items) float32; the influence is used when no weights are given."""
         weights = self.influence if weights is None else weights
+        if not self.influence.all():
+            heard = self.influence > 0
+            return self.heard().together(weights[heard])
         total = np.zeros((self.n_items, self.n_items), np.float32)
         for rows, dense in self.blocks():
             total += (dense.T * weights[rows]) @ dense
@@ -129,6 +132,15 @@ class Likes:
             influence=self.influence,
             tags=self.tags,
             trust=self.trust,
+        )
+
+    def heard(self) -> Likes:
+        """Return the matrix without the rows of no influence, which nothing is learnt from."""
+        keep = self.influence > 0
+        counts = np.diff(self.starts)
+        starts = np.concatenate([[0], np.cumsum(counts[keep])]).astype(np.int64)
+        return Likes(
+            starts, self.columns[np.repeat(keep, counts)], self.n_items, self.influence[keep], self.tags
         )
 
     def weighed(self, influence: NDArray[np.floating]) -> Likes:

@@ -62,11 +62,11 @@ class _Kernel:
 
     def score(self, profile: Profile) -> Matrix:
         """Return the sum of the rows of the liked items."""
-        return self._kernel[profile.columns].sum(axis=0)
+        return np.asarray(self._kernel[profile.columns].sum(axis=0), np.float32)
 
     def rows(self, columns: NDArray[np.int64], target: int) -> Matrix:
         """Return what each of `columns` contributes to the score of `target`: the explanation of it."""
-        return self._kernel[columns, target]
+        return np.asarray(self._kernel[columns, target], np.float32)
 
 
 class ItemKNN(_Kernel):
@@ -87,7 +87,7 @@ class ItemKNN(_Kernel):
         if likes.n_items > self.k:
             least = -np.partition(-cosine, self.k - 1, axis=0)[self.k - 1]
             cosine[cosine < least] = 0.0
-        self._kernel = cosine
+        self._kernel = np.asarray(cosine, np.float32)
 
 
 class Ease(_Kernel):
@@ -110,8 +110,9 @@ class Ease(_Kernel):
             gram += np.float32(self.tag_weight) * (likes.tags.T @ likes.tags)
         gram[np.diag_indices(len(gram))] += np.float32(self.ridge)
         inverse = np.linalg.inv(gram)
-        self._kernel = -inverse / np.diag(inverse)[None, :]
-        np.fill_diagonal(self._kernel, 0.0)
+        kernel = np.asarray(-inverse / np.diag(inverse)[None, :], np.float32)
+        np.fill_diagonal(kernel, 0.0)
+        self._kernel = kernel
 
 
 class Salsa(_Kernel):
@@ -132,14 +133,17 @@ class Salsa(_Kernel):
         follow = np.float32(1.0 - self.alpha)
         hop = likes.together(likes.influence / lengths) / mass[:, None]
         inverse = np.linalg.inv(np.eye(likes.n_items, dtype=np.float32) - follow * follow * hop)
-        self._kernel = follow * inverse / np.maximum(mass, 1.0)[None, :] ** np.float32(self.gamma)
+        fame = np.maximum(mass, 1.0)[None, :] ** np.float32(self.gamma)
+        self._kernel = np.asarray(follow * inverse / fame, np.float32)
 
     def score(self, profile: Profile) -> Matrix:
         """Return the expected visits of a walk that starts at the person."""
         return super().score(profile) / np.float32(max(len(profile.columns), 1))
 
 
-def walked_scores(likes: Likes, profile: Profile, *, alpha: float = 0.5, hops: int = 8) -> NDArray[np.float64]:
+def walked_scores(
+    likes: Likes, profile: Profile, *, alpha: float = 0.5, hops: int = 8
+) -> NDArray[np.float64]:
     """Return SALSA's expected visits (items,) by `hops` pairs of sparse products; memory of the likes only.
 
     For catalogues too large for the (items, items) matrix of `Salsa`; the rest of the series is below
@@ -150,11 +154,11 @@ def walked_scores(likes: Likes, profile: Profile, *, alpha: float = 0.5, hops: i
     force = likes.influence[rows].astype(np.float64)
     mass = np.maximum(np.bincount(columns, force, likes.n_items), 1e-6)
     follow = 1.0 - alpha
-    at = np.zeros(likes.n_items)
+    at: NDArray[np.float64] = np.zeros(likes.n_items)
     at[profile.columns] = follow / max(len(profile.columns), 1)
     total = at.copy()
     for _ in range(hops):
         people = follow * np.bincount(rows, (at / mass)[columns] * force, likes.n_people)
-        at = follow * np.bincount(columns, (people / lengths)[rows], likes.n_items)
+        at = np.asarray(follow * np.bincount(columns, (people / lengths)[rows], likes.n_items), np.float64)
         total += at
     return total

@@ -1,0 +1,281 @@
+"""Hold who trusts whom and who likes what: bounded, newest per author, strangers apart from friends.
+
+Two rings (`flocklet.models.recommend.segments`): edges of *friends* (people with trust from the owner's view, and the
+owner) and of *strangers*. However many identities somebody makes up, they can only push each other out of the
+strangers' ring. Each identity may hold at most a quota of its ring. A replayed or older version of an edge is
+refused before it takes room; an edge dated more than a day ahead of our clock is refused, since it would hold
+until then. Own edges never fall out: they are carried over when their segment is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.models.base import State
+from flocklet.models.recommend.edge import Edge
+from flocklet.models.recommend.names import Names
+from flocklet.models.recommend.segments import Edges, SegmentStore
+
+__all__ = ["Graph", "GraphSettings"]
+
+ITEM_BIT = np.uint32(1 << 31)
+_CLOCK_IS_SET_S = (
+    1_700_000_000  # a device without a battery-backed clock starts in 1970 and cannot judge dates
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSettings:
+    """Sizes and limits: 6 + 2 segments of 16,384 edges are 1.8 MB."""
+
+    friend_segments: int = 6
+    stranger_segments: int = 2
+    segment_size: int = 16_384
+    quota_share: float = 1 / 16
+    max_ahead_s: int = 86_400
+    index_every: int = 4_096
+    most_people: int = 65_536
+    most_items: int = 65_536
+
+
+class _Ring:
+    """One segment store with the newest version of every edge at hand and the quota of every author."""
+
+    def __init__(self, segments: int, settings: GraphSettings) -> None:
+        self.store = SegmentStore(segments, settings.segment_size)
+        self.quota = max(16, int(segments * settings.segment_size * settings.quota_share))
+        self._every = settings.index_every
+        self._recent: dict[int, tuple[int, float]] = {}
+        self._held = Edges.of([], [], [], [])
+        self._keys = self._held.keys
+        self._counts: Counter[int] = Counter()
+
+    def version(self, key: int) -> tuple[int, float] | None:
+        """Return (time, weight) of the newest version held."""
+        recent = self._recent.get(key)
+        if recent is not None:
+            return recent
+        at = int(np.searchsorted(self._keys, np.uint64(key)))
+        if at < len(self._keys) and int(self._keys[at]) == key:
+            return int(self._held.ts[at]), float(self._held.weight[at])
+        return None
+
+    def count(self, src: int) -> int:
+        return self._counts[src]
+
+    def append(self, edges: Edges) -> Edges:
+        """Add edges that were checked; return what fell out."""
+        gone = self.store.append(edges)
+        self._counts.update(edges.src.tolist())
+        self._counts.subtract(gone.src.tolist())
+        for key, ts, weight in zip(
+            edges.keys.tolist(), edges.ts.tolist(), edges.weight.tolist(), strict=True
+        ):
+            self._recent[key] = (ts, weight)
+        if len(self._recent) >= self._every or len(gone):
+            self.index()
+        return gone
+
+    def newest(self) -> Edges:
+        if self._recent:
+            self.index()
+        return self._held
+
+    def index(self) -> None:
+        live = self.store.live()
+        self._held = live.newest()
+        self._keys = self._held.keys
+        self._recent = {}
+        numbers, counts = np.unique(live.src, return_counts=True)
+        self._counts = Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+
+    @property
+    def size_bytes(self) -> int:
+        return self.store.size_bytes + len(self._held) * (14 + 8) + len(self._recent) * 200
+
+
+class Graph:
+    """Take edges in and give them out as columns of numbers; `people` and `items` translate."""
+
+    def __init__(self, settings: GraphSettings | None = None, *, own: Iterable[bytes] = ()) -> None:
+        self.settings = settings or GraphSettings()
+        self.people: Names[bytes] = Names(most=self.settings.most_people)
+        self.items: Names[int] = Names(most=self.settings.most_items)
+        self.own = set(own)
+        self.generation = 0
+        self._friends = _Ring(self.settings.friend_segments, self.settings)
+        self._strangers = _Ring(self.settings.stranger_segments, self.settings)
+
+    def __len__(self) -> int:
+        return len(self._friends.store) + len(self._strangers.store)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of edges, their index and the names, about 120 bytes a name."""
+        return (
+            self._friends.size_bytes + self._strangers.size_bytes + 120 * (len(self.people) + len(self.items))
+        )
+
+    def add(self, edges: Sequence[Edge], now_s: float, *, is_friend: bool = True) -> Counter[str]:
+        """Take edges in, all of them checked and signed; count what became of them.
+
+        `taken`, or why not: `old` (replayed, or no newer than what is held), `ahead` (dated in the future), `quota`,
+        `room` (too many names).
+        """
+        told: Counter[str] = Counter()
+        if any(names.most - len(names) < 2 * len(edges) for names in (self.people, self.items)):
+            self.compact()
+        taken: dict[int, tuple[int, int, float, int]] = {}
+        counts: Counter[int] = Counter()
+        for edge in edges:
+            why, row = self._check(edge, now_s, is_friend, counts, taken)
+            told[why] += 1
+            if row is not None:
+                taken[row[0] << 32 | row[1]] = row
+                counts[row[0]] += 1
+        if taken:
+            self.generation += 1
+            self._append(Edges.of(*zip(*taken.values(), strict=True)), is_friend)
+        return told
+
+    def _check(
+        self,
+        edge: Edge,
+        now_s: float,
+        is_friend: bool,
+        counts: Counter[int],
+        taken: dict[int, tuple[int, int, float, int]],
+    ) -> tuple[str, tuple[int, int, float, int] | None]:
+        is_own = edge.src in self.own
+        if now_s > _CLOCK_IS_SET_S and edge.ts > now_s + self.settings.max_ahead_s and not is_own:
+            return "ahead", None
+        try:
+            src = self.people.take(edge.src)
+            dst = (
+                int(ITEM_BIT) | self.items.take(edge.target)
+                if isinstance(edge.target, int)
+                else self.people.take(edge.target)
+            )
+        except ValueError:
+            return "room", None
+        key = src << 32 | dst
+        weight = float(np.float16(edge.weight))
+        held = [v for ring in (self._friends, self._strangers) if (v := ring.version(key)) is not None]
+        held += [(row[3], row[2]) for row in (taken.get(key),) if row is not None]
+        if held and max(held) >= (edge.ts, weight):
+            return "old", None
+        ring = self._friends if is_friend or is_own else self._strangers
+        if not is_own and ring.count(src) + counts[src] >= ring.quota:
+            return "quota", None
+        return "taken", (src, dst, weight, edge.ts)
+
+    def _append(self, edges: Edges, is_friend: bool) -> None:
+        own = np.array([n for who in self.own if (n := self.people.number(who)) is not None], np.uint32)
+        mine = np.isin(edges.src, own)
+        for ring, part in (
+            (self._friends, edges[mine | is_friend]),
+            (self._strangers, edges[~(mine | is_friend)]),
+        ):
+            if len(part):
+                gone = ring.append(part)
+                kept = gone[np.isin(gone.src, own)].newest()
+                if len(kept):
+                    held = [ring.version(key) for key in kept.keys.tolist()]
+                    ring.append(kept[np.array([version is None for version in held])])
+
+    def newest(self) -> Edges:
+        """Return every edge in its newest version, of friends and strangers, withdrawn ones left out."""
+        every = Edges.joined([self._friends.newest(), self._strangers.newest()]).newest()
+        return every[every.weight != 0]
+
+    def trust(self) -> Edges:
+        """Return the edges between people."""
+        every = self.newest()
+        return every[every.dst < ITEM_BIT]
+
+    def affinity(self) -> Edges:
+        """Return the edges from people to items, `dst` counting from 0 in `items`."""
+        every = self.newest()
+        every = every[every.dst >= ITEM_BIT]
+        return Edges(every.src, every.dst - ITEM_BIT, every.weight, every.ts)
+
+    def compact(self) -> bool:
+        """Give back the numbers of people and items that no edge names; return whether there were any."""
+        parts = [ring.store.live() for ring in (self._friends, self._strangers)]
+        every = Edges.joined(parts)
+        is_item = every.dst >= ITEM_BIT
+        people = np.zeros(len(self.people), bool)
+        people[every.src] = True
+        people[every.dst[~is_item]] = True
+        for who in self.own:
+            if (number := self.people.number(who)) is not None:
+                people[number] = True
+        items = np.zeros(len(self.items), bool)
+        items[every.dst[is_item] - ITEM_BIT] = True
+        if people.all() and items.all():
+            return False
+        to_person, to_item = self.people.keep(people), self.items.keep(items)
+        rings = []
+        for segments, part in zip(
+            (self.settings.friend_segments, self.settings.stranger_segments), parts, strict=True
+        ):
+            ring = _Ring(segments, self.settings)
+            ring.append(_renumbered(part, to_person, to_item))
+            rings.append(ring)
+        self._friends, self._strangers = rings
+        return True
+
+    def state(self) -> State:
+        """Return everything as plain arrays, for a snapshot."""
+        friends, strangers = self._friends.newest(), self._strangers.newest()
+        return {
+            "people": np.frombuffer(b"".join(self.people.all()), np.uint8).copy(),
+            "items": np.array(self.items.all(), np.uint64),
+            **{
+                f"{name}_{column}": getattr(edges, column).copy()
+                for name, edges in (("friends", friends), ("strangers", strangers))
+                for column in ("src", "dst", "weight", "ts")
+            },
+        }
+
+    def load_state(self, state: State) -> None:
+        """Replace everything by a snapshot; raise ValueError when it is not one of ours."""
+        raw = state["people"].astype(np.uint8).tobytes()
+        people = [raw[at : at + 16] for at in range(0, len(raw), 16)]
+        items = [int(item) for item in state["items"].tolist()]
+        rings = []
+        for name, segments in (
+            ("friends", self.settings.friend_segments),
+            ("strangers", self.settings.stranger_segments),
+        ):
+            columns = [state[f"{name}_{column}"] for column in ("src", "dst", "weight", "ts")]
+            edges = Edges.of(*columns)
+            targets = np.where(edges.dst >= ITEM_BIT, edges.dst - ITEM_BIT, edges.dst)
+            limits = np.where(edges.dst >= ITEM_BIT, len(items), len(people))
+            if (
+                len({len(c) for c in columns}) != 1
+                or (edges.src >= len(people)).any()
+                or (targets >= limits).any()
+            ):
+                raise ValueError("a snapshot of the graph is torn")
+            ring = _Ring(segments, self.settings)
+            ring.append(edges[np.argsort(edges.ts, kind="stable")])
+            ring.index()
+            rings.append(ring)
+        self.people = Names(people, most=self.settings.most_people)
+        self.items = Names(items, most=self.settings.most_items)
+        self._friends, self._strangers = rings
+        self.generation += 1
+
+
+def _renumbered(edges: Edges, people: NDArray[np.uint32], items: NDArray[np.uint32]) -> Edges:
+    is_item = edges.dst >= ITEM_BIT
+    dst = edges.dst.copy()
+    dst[~is_item] = people[edges.dst[~is_item]]
+    dst[is_item] = items[edges.dst[is_item] - ITEM_BIT] | ITEM_BIT
+    return Edges(people[edges.src], dst, edges.weight, edges.ts)

@@ -1,0 +1,91 @@
+"""Say how much each person counts in what one device learns: trust, bounded, and cut behind single persons.
+
+A person reached from the ego by trust counts fully once the probability to hit them passes `full_at`, and in
+proportion below. Behind a *cut person* (one through whom at least `cut_from` of the walks to somebody pass) the
+influence falls linearly to nothing at a share of 1 (MeritRank's connectivity decay, here gradual). So whoever makes
+up identities gains nothing behind one attacker, however many they are and however they trust each other; an attacker
+who was trusted before keeps one voice.
+
+People whom nobody in reach trusts share a *fringe* of at most `fringe` times the mass of the trusted, however many
+they are: honest newcomers are heard faintly, a crowd no louder than a few. Without any trust edge from the ego all
+people count alike: nothing is known that could tell them apart, and `flocklet recommend` says so.
+
+These are the threats that the design answers; docs/recommendation.md states those that it does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.models.recommend.meritrank import TrustEdges, bottleneck, forward_push
+
+__all__ = ["InfluenceSettings", "influence"]
+
+
+@dataclass(frozen=True, slots=True)
+class InfluenceSettings:
+    """Walks stop rarely (`alpha`), because reach matters more here than rank."""
+
+    alpha: float = 0.05
+    full_at: float = 1e-3
+    cut_from: float = 0.9
+    cut_voice: float = 0.0
+    fringe: float = 0.0
+    most: int = 1_500
+
+
+def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = None) -> NDArray[np.float32]:
+    """Return the weight in 0..1 of each person in what `ego` learns, (n,) float32.
+
+    Of more than `most` people only those whom the walks visit most are looked at closely; the others count nothing
+    (each has fewer visits than any of the first `most`, so little would come of them).
+    """
+    settings = settings or InfluenceSettings()
+    if not ((edges.src == ego) & (edges.weight > 0)).any():
+        return np.ones(edges.n, np.float32)
+    near = np.arange(edges.n)
+    if edges.n > settings.most:
+        visits = forward_push(edges, ego, settings.alpha, tolerance=1e-3)
+        visits[ego] = np.inf
+        near = np.sort(np.argpartition(-visits, settings.most - 1)[: settings.most])
+    step = _steps_among(edges, near, settings.alpha)
+    green = np.asarray(np.linalg.inv(np.eye(len(near)) - step), np.float64)
+    me = int(np.searchsorted(near, ego))
+    hits = green[me] / np.diag(green)
+    heard = np.minimum(1.0, hits / settings.full_at)
+    heard = _behind_cuts(heard, hits, bottleneck(green, me) >= settings.cut_from, settings.cut_voice)
+    voice = np.zeros(edges.n)
+    voice[near] = heard
+    voice[edges.dst[(edges.src == ego) & (edges.weight < 0)]] = 0.0
+    voice[ego] = 1.0
+    strangers = np.ones(edges.n, bool)
+    strangers[near] = hits <= 0
+    if strangers.any() and settings.fringe > 0:
+        voice[strangers] = min(1.0, settings.fringe * float(voice.sum()) / int(strangers.sum()))
+    return voice.astype(np.float32)
+
+
+def _behind_cuts(
+    heard: NDArray[np.float64], hits: NDArray[np.float64], cuts: NDArray[np.bool_], most: float
+) -> NDArray[np.float64]:
+    """Return `heard` with everybody behind the same first cut person scaled to `most` voices together."""
+    is_cut = cuts.any(axis=0)
+    first = np.where(cuts, hits[:, None], -1.0).argmax(axis=0)  # the cut person nearest to the ego
+    together = np.bincount(first[is_cut], heard[is_cut], len(heard))
+    scaled = heard.copy()
+    scaled[is_cut] *= np.minimum(1.0, most / np.maximum(together[first[is_cut]], 1e-12))
+    return scaled
+
+
+def _steps_among(edges: TrustEdges, near: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
+    """Return the transition matrix of the people `near`; whoever steps out of it does not come back."""
+    positive = edges.weight > 0
+    src, dst, weight = edges.src[positive], edges.dst[positive], edges.weight[positive]
+    share = (1.0 - alpha) * weight / np.bincount(src, weight, edges.n)[src]
+    inside = np.isin(src, near) & np.isin(dst, near)
+    steps = np.zeros((len(near), len(near)))
+    np.add.at(steps, (np.searchsorted(near, src[inside]), np.searchsorted(near, dst[inside])), share[inside])
+    return steps
