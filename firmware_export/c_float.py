@@ -21,7 +21,7 @@ FLOAT_GUARD = """\
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__)
-#pragma GCC optimize ("fp-contract=off")
+#pragma GCC optimize ("fp-contract=off", "no-tree-loop-distribute-patterns")
 #endif
 #if defined(__FAST_MATH__)
 #error "compile this file without -ffast-math"

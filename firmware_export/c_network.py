@@ -19,14 +19,13 @@ SAVE_WORDS = 16
 
 @dataclass(frozen=True)
 class CodeParts:
-    """Hold what a data type contributes: kernels and functions, hooks, and how many scratch words it needs."""
+    """Hold what a data type contributes: kernels and functions, hooks, the scratch type, and NAME_eval."""
 
     kernels: str
     functions: str
     hooks: Hooks
-    scratch_words: int
+    scratch: str
     eval_text: str
-    asserts: tuple[str, ...] = ()
 
 
 def activation_call(activation: Activation, target: str, n: int) -> str:
@@ -195,16 +194,18 @@ def float_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Cod
         f"{hidden_argument})\n{{\n{_indented(prologue)}\n{_indented(lines)}\n  return {result};\n}}\n"
     )
     eval_text = _eval_text(plan, words, width, split=split, n_hidden=n_hidden)
-    return CodeParts(kernels, functions, _hooks(plan, words, width, n_hidden=n_hidden), words, eval_text)
+    scratch = f"typedef struct {{\n  float words[{words}];\n}} @N@_scratch_t;\n"
+    return CodeParts(kernels, functions, _hooks(plan, words, width, n_hidden=n_hidden), scratch, eval_text)
 
 
 def _eval_text(plan: Plan, words: int, width: int, *, split: bool, n_hidden: int) -> str:
     network, obs = plan.network, plan.obs
     hidden = f", float hidden[{n_hidden}]" if n_hidden else ""
     lines = [
-        f"void @N@_eval(float scratch[@N@_SCRATCH_WORDS]{hidden}, const float x[{network.n_in}], "
+        f"void @N@_eval(@N@_scratch_t *s{hidden}, const float x[{network.n_in}], "
         f"float y[{network.n_out}])\n{{",
         "  const @N@_weights_t *const W = &@N@_weights;",
+        "  float *const scratch = s->words;",
         "  const float *result;",
         "  uint32_t i;",
     ]

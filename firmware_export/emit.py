@@ -82,13 +82,14 @@ extern "C" {{
 #define {name}_STATE {obs.state} /* observed values per call */
 #define {name}_INPUTS {net.n_in} /* inputs of the network: observed values and past actions */
 #define {name}_ACTIONS {net.n_out}
-#define {name}_SCRATCH_WORDS {parts.scratch_words} /* floats of scratch memory for {name}_eval */
 #define {name}_PERIOD {obs.period} /* calls per entry of the action history */
 #define {name}_HISTORY_INIT {hex_float(float(np.float32(obs.init)))}
 
 /* Status bits of {name}_step; 0 means all is well. */
 {_status_defines(name)}
 
+/* Memory for {name}_eval; owned by the caller. */
+{parts.scratch}
 /* All memory of one controller; owned by the caller, one per controller. */
 typedef struct {{
 {_indent(members)}
@@ -101,7 +102,7 @@ void {name}_reset({name}_state_t *st, float init);
 uint32_t {name}_step({step_arguments(plan)});
 
 /* The network alone, without guards: x in the order in which the policy was trained. */
-void {name}_eval(float scratch[{name}_SCRATCH_WORDS]{hidden}, const float x[{name}_INPUTS], float y[{name}_ACTIONS]);
+void {name}_eval({name}_scratch_t *scratch{hidden}, const float x[{name}_INPUTS], float y[{name}_ACTIONS]);
 {load}
 /* Check the weights and the arithmetic of this device against golden vectors: 0 is good, 1 weights, 2 results.
  * `st` is used as memory and is left reset. */
@@ -114,7 +115,7 @@ const char *{name}_info(void);
 }}
 #endif
 #endif
-"""
+""".replace("@N@", name)
 
 
 def _items(field: Field) -> str:
@@ -247,7 +248,7 @@ typedef struct @N@_weights {{
 {struct}
 }} @N@_weights_t;
 
-{_CHECKS.replace("@BYTES@", str(len(plan.payload)))}{chr(10).join(parts.asserts)}
+{_CHECKS.replace("@BYTES@", str(len(plan.payload)))}
 static const @N@_weights_t @N@_weights = {{
 {values}
 }};

@@ -171,7 +171,7 @@ __attribute__((used, noinline)) void drive_step(const uint32_t *in, uint32_t *ou
 }
 __attribute__((used, noinline)) void drive_eval(const uint32_t *in, uint32_t *out)
 {
-@CLEAR@  @N@_eval(scratch@HIDDEN@, (const float *)(const void *)in, (float *)(void *)out);
+@CLEAR@  @N@_eval(&scratch@HIDDEN@, (const float *)(const void *)in, (float *)(void *)out);
 }
 __attribute__((used, noinline)) uint32_t drive_selftest(void)
 {
@@ -185,7 +185,7 @@ def _driver(plan: Plan) -> str:
     previous = layout.step_in - plan.obs.state - 2
     at = plan.obs.state + previous
     n_hidden = hidden_size(plan.network) if plan.integer is None else 0
-    memory = f"static float scratch[{n}_SCRATCH_WORDS];\n" + (f"static float hidden[{n_hidden}];\n" if n_hidden else "")
+    memory = f"static {n}_scratch_t scratch;\n" + (f"static float hidden[{n_hidden}];\n" if n_hidden else "")
     clear = f"  uint32_t i;\n  for (i = 0; i < {n_hidden}u; i++) {{\n    hidden[i] = 0.0f;\n  }}\n" if n_hidden else ""
     return (
         _DRIVER.replace("@N@", n)
