@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.c_network import CodeParts
 from flocklet.firmware_export.c_step import Hooks
@@ -174,7 +176,7 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
             _activate(layer.activation.kind, layer.n_out),
         ]
     unit = 1 / 65536 if net.dense[-1].activation.kind == "identity" else 1 / FULL
-    unit_text = hex_float(float(__import__("numpy").float32(unit)))
+    unit_text = hex_float(float(np.float32(unit)))
     lines += [f"for (i = 0; i < {net.n_out}u; i++) {{\n  s->y[i] = (float)s->z[i] * {unit_text};\n}}", "return s->y;"]
     functions = (
         "/* Activation of layer 0, and all further layers. */\n"

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from flocklet.firmware_export.c_float import float_kernels, hex_float
 from flocklet.firmware_export.c_i16 import i16_parts
 from flocklet.firmware_export.c_network import CodeParts, activation_call
@@ -69,6 +71,13 @@ static int32_t high_half(uint32_t v)
 }
 """
 
+_WHOLE = """\
+static int32_t whole(uint32_t v)
+{
+  return high_half(v) * 65536 + (int32_t)(v & 0xffffu);
+}
+"""
+
 
 def _dot_asm() -> str:
     def pair(x: str) -> list[str]:
@@ -105,7 +114,7 @@ FLOCKLET_NOINLINE static void dot4({_DOT_ARGUMENTS.replace("@T@", "uint32_t")})
 
 _COUNTS = """\
 /* Turn pairs of floats into counts: adding 1.5 * 2^23 leaves the nearest integer in the low bits. */
-FLOCKLET_NOINLINE static void to_counts(const float *v, uint32_t *out, uint32_t n, float gain@BOUND@)
+FLOCKLET_NOINLINE static void @NAME@(const float *v, uint32_t *out, uint32_t n, float gain@BOUND@)
 {
   for (; n > 1u; n -= 2u, v += 2) {
     bits_t a, b;
@@ -121,15 +130,101 @@ FLOCKLET_NOINLINE static void to_counts(const float *v, uint32_t *out, uint32_t 
 }
 """
 
-_COMBINE = """\
+_LIMITED = """\
+static float limited(float v, float bound)
+{
+  return v > bound ? bound : v < -bound ? -bound : v;
+}
+"""
+
+_COMBINE_C = """\
 FLOCKLET_NOINLINE static void combine(float *z, const float *from, const int32_t *sum, const float *scale, uint32_t n)
 {
-  uint32_t i;
-  for (i = 0; i < n; i++) {
-    z[i] = from[i] + (float)sum[i] * scale[i];
+  for (; n != 0u; n -= 4u) {
+    z[0] = (from[0] + (float)sum[0]) * scale[0];
+    z[1] = (from[1] + (float)sum[1]) * scale[1];
+    z[2] = (from[2] + (float)sum[2]) * scale[2];
+    z[3] = (from[3] + (float)sum[3]) * scale[3];
+    z += 4;
+    from += 4;
+    sum += 4;
+    scale += 4;
   }
 }
 """
+
+
+_HALF_C = """\
+FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const float *x, float *y, uint32_t pairs,
+                                      uint32_t count, float *save)
+{
+  (void)save;
+  for (; count != 0u; count--) {
+    uint32_t i, k;
+    for (i = 0; i < 8u; i++) {
+      y[i] = b[i];
+    }
+    for (k = 0; k < pairs; k++) {
+      for (i = 0; i < 8u; i++) {
+        y[i] = y[i] + (float)low_half(w[i]) * x[2u * k];
+        y[i] = y[i] + ((float)whole(w[i]) * 0x1p-16f) * x[2u * k + 1u];
+      }
+      w += 8;
+    }
+    y += 8;
+    b += 8;
+  }
+}
+"""
+
+
+def _half_asm() -> str:
+    lines = [".syntax unified", "vstmia %[save], {s16-s31}", "1:", "vldmia %[b]!, {s0-s7}", "mov %[p], %[x]"]
+    lines += ["mov %[c], %[n]", "2:", "vldmia %[p]!, {s24-s25}", "vldmia %[w]!, {s8-s15}"]
+    lines += [f"vmov.f32 s{16 + i}, s{8 + i}" for i in range(8)]
+    lines += [f"vcvt.f32.s16 s{8 + i}, s{8 + i}, #0" for i in range(8)]
+    lines += [f"vcvt.f32.s32 s{16 + i}, s{16 + i}, #16" for i in range(8)]
+    lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s24" for i in range(8)]
+    lines += [f"vmul.f32 s{16 + i}, s{16 + i}, s25" for i in range(8)]
+    lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(8)]
+    lines += [f"vadd.f32 s{i}, s{i}, s{16 + i}" for i in range(8)]
+    lines += ["subs %[c], %[c], #1", "bne 2b", "vstmia %[y]!, {s0-s7}", "subs %[t], %[t], #1", "bne 1b"]
+    lines += ["vldmia %[save], {s16-s31}"]
+    text = "\n".join(f'    "{line}\\n"' for line in lines)
+    return f"""\
+FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const float *x, float *y, uint32_t pairs,
+                                      uint32_t count, float *save)
+{{
+  const float *p;
+  uint32_t c;
+  __asm__ volatile(
+{text}
+    : [w] "+r"(w), [b] "+r"(b), [y] "+r"(y), [t] "+r"(count), [p] "=&r"(p), [c] "=&r"(c)
+    : [x] "r"(x), [n] "r"(pairs), [save] "r"(save)
+    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "cc",
+      "memory");
+}}
+"""
+
+
+def _combine_asm() -> str:
+    lines = [".syntax unified", "1:", "vldmia %[s]!, {s4-s7}", "vldmia %[k]!, {s8-s11}", "vldmia %[f]!, {s0-s3}"]
+    lines += [f"vcvt.f32.s32 s{i}, s{i}" for i in range(4, 8)]
+    lines += [f"vadd.f32 s{i}, s{i}, s{4 + i}" for i in range(4)]
+    lines += [f"vmul.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
+    lines += ["subs %[n], %[n], #4", "vstmia %[z]!, {s0-s3}", "bne 1b"]
+    text = "\n".join(f'    "{line}\\n"' for line in lines)
+    return f"""\
+FLOCKLET_NOINLINE static void combine(float *z, const float *from, const int32_t *sum, const float *scale, uint32_t n)
+{{
+  __asm__ volatile(
+{text}
+    : [z] "+r"(z), [f] "+r"(from), [s] "+r"(sum), [k] "+r"(scale), [n] "+r"(n)
+    :
+    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "cc", "memory");
+}}
+"""
+
 
 _ZERO = "static const int32_t zero4[4] = {0, 0, 0, 0};\n"
 
@@ -140,6 +235,10 @@ def past_words(plan: Plan) -> tuple[int, int]:
         return 0, 0
     pairs = (plan.obs.history[1] + 1) // 2
     return pairs, pairs * plan.obs.history[0]
+
+
+def _even(n: int) -> int:
+    return n + n % 2
 
 
 def slice_units(total: int, newest: int, period: int) -> int:
@@ -157,41 +256,47 @@ def integer_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
 def _kernels(plan: Plan, *, use_asm: bool) -> str:
     model: Any = plan.integer
     wide = plan.dtype == "w16"
+    half = wide and plan.obs.history is not None
     plain = _DOT_C.replace("@ARGUMENTS@", _DOT_ARGUMENTS).replace("@T@", "uint32_t" if wide else "int8_t")
     plain = plain.replace("@ADD@", _ADD16 if wide else _ADD8).replace("@UNIT@", " / 4u" if wide else "")
+    plain = "\n".join([_HALVES, *([_WHOLE, _HALF_C] if half else []), plain])
     dot = plain
     if use_asm and wide:
         test = "defined(FLOCKLET_M4F) && defined(__ARM_FEATURE_SIMD32)"
-        dot = f"#if {test}\n{_dot_asm()}#else\n{_HALVES}\n{plain}#endif\n"
-    else:
-        dot = _HALVES + "\n" + plain
+        dot = f"#if {test}\n{_half_asm() if half else ''}{_dot_asm()}#else\n{plain}#endif\n"
     kinds = {layer.activation.kind for layer in plan.network.dense}
-    bounded = all(layer is None or layer.bound == 1.0 for layer in model.layers) and not plan.obs.history
     h = plan.network.dense[0].n_out
     floats = float_kernels(
-        kinds | (set() if bounded else {"clamp"}),
-        dense8=tiles(h)[0] > 0,
-        dense4=tiles(h)[1],
+        kinds,
+        dense8=tiles(h)[0] > 0 and not half,
+        dense4=tiles(h)[1] and not half,
         odd=plan.obs.state % 2 == 1,
         use_asm=use_asm,
         unroll=False,
     )
-    bound = "" if bounded else ", float bound"
-    first, second = ("v[0]", "v[1]") if bounded else ("limited(v[0], bound)", "limited(v[1], bound)")
-    counts = _COUNTS.replace("@BOUND@", bound).replace("@FIRST@", first).replace("@SECOND@", second)
-    if not bounded:
-        counts = (
-            "static float limited(float v, float bound)\n{\n"
-            "  return v > bound ? bound : v < -bound ? -bound : v;\n}\n\n" + counts
-        )
-    return "\n".join([floats, dot, _ZERO, counts, _COMBINE])
+    plain_counts = _COUNTS.replace("@NAME@", "to_counts").replace("@BOUND@", "")
+    plain_counts = plain_counts.replace("@FIRST@", "v[0]").replace("@SECOND@", "v[1]")
+    limited = _COUNTS.replace("@NAME@", "to_limited").replace("@BOUND@", ", float bound")
+    limited = _LIMITED + "\n" + limited.replace("@FIRST@", "limited(v[0], bound)").replace(
+        "@SECOND@", "limited(v[1], bound)"
+    )
+    counts = [plain_counts] if any(_is_bounded(model, i) for i in range(1, len(model.layers))) else []
+    counts += [limited] if plan.obs.history or not all(_is_bounded(model, i) for i in range(1, len(model.layers))) else []
+    combine = _COMBINE_C
+    if use_asm:
+        combine = f"#if defined(FLOCKLET_M4F)\n{_combine_asm()}#else\n{_COMBINE_C}#endif\n"
+    return "\n".join([floats, dot, _ZERO, *counts, combine])
+
+
+def _is_bounded(model: Any, i: int) -> bool:
+    """Return whether the inputs of layer i cannot leave [-1, 1]."""
+    return bool(model.network.dense[i - 1].activation.bounded)
 
 
 def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
     network, obs, model = plan.network, plan.obs, plan.integer
-    width = max(rows_of(n) for n in network.dims[1:])
+    width = max(-(-n // 8) * 8 for n in network.dims[1:])
     per_entry, past = past_words(plan)
-    bounded = all(layer is None or layer.bound == 1.0 for layer in model.layers) and not obs.history
     unit = 16 if plan.dtype == "w16" else 8  # bytes of one pair of four rows
     kernels = _kernels(plan, use_asm=use_asm)
     lines = []
@@ -199,13 +304,14 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
         if i == 0:
             continue
         bound = model.layers[i].bound
-        gain = hex_float(float(__import__("numpy").float32(M / bound)))
-        limit = "" if bounded else f", {hex_float(bound32(bound))}"
+        gain = hex_float(bound32(M / bound))
+        call = "to_counts" if _is_bounded(model, i) else "to_limited"
+        limit = "" if _is_bounded(model, i) else f", {hex_float(bound32(bound))}"
         rows = -(-layer.n_out // 4)
         lines += [
-            f"to_counts(s->z, s->counts, {layer.n_in}u, {gain}{limit});",
+            f"{call}(s->z, s->counts, {layer.n_in}u, {gain}{limit});",
             f"dot4(W->q{i}, s->counts, zero4, 0u, s->sum, {-(-layer.n_in // 2)}u, {rows}u, 0u);",
-            f"combine(s->z, W->b{i}, s->sum, W->s{i}, {layer.n_out}u);",
+            f"combine(s->z, W->b{i}, s->sum, W->s{i}, {4 * rows}u);",
             activation_call(layer.activation, "s->z", layer.n_out),
         ]
     body = "\n".join("  " + line for line in lines if line)
@@ -220,7 +326,7 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
     rows0 = -(-first.n_out // 4)
     full = [
         f"dot4(W->q0, past, zero4, 0u, s->sum, {past}u, {rows0}u, 0u);",
-        f"combine(s->z, s->z, s->sum, W->s0, {first.n_out}u);",
+        f"combine(s->z, s->z, s->sum, W->s0, {4 * rows0}u);",
     ]
     start = [state_call, *(full if past else []), act0]
     functions += (
@@ -232,6 +338,7 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
         "typedef struct {\n  float save[16];\n"
         f"  float z[{width + 1}];\n  int32_t sum[{width}];\n  uint32_t counts[{-(-width // 2)}];\n"
         + (f"  uint32_t past[{past}];\n" if past else "")
+        + (f"  float x[{_even(obs.state)}];\n" if _is_half(plan) else "")
         + "} @N@_scratch_t;\n"
     )
     hooks = _weight_hooks(plan, per_entry, past, unit, state_call, act0)
@@ -240,14 +347,19 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
 
 
 def bound32(value: float) -> float:
-    """Return the float32 nearest to a bound."""
-    import numpy as np
-
+    """Return the float32 nearest to a number."""
     return float(np.float32(value))
+
+
+def _is_half(plan: Plan) -> bool:
+    """Return whether the weights of the observed values are stored in 16 bits."""
+    return plan.dtype == "w16" and plan.obs.history is not None
 
 
 def _state_call(plan: Plan) -> str:
     n_out, n_in = plan.network.dense[0].n_out, plan.obs.state
+    if _is_half(plan):
+        return f"dense8h(W->p0, W->b0, x, s->z, {-(-n_in // 2)}u, {-(-n_out // 8)}u, s->save);"
     eights, four = tiles(n_out)
     calls = [f"dense8(W->w0, W->b0, x, s->z, {n_in}u, {eights}u, 0u, s->save);"] if eights else []
     if four:
@@ -268,10 +380,15 @@ def _weight_eval(plan: Plan, per_entry: int, past: int) -> str:
         place = "i" if obs.order == "oldest_first" else f"{entries - 1}u - i"
         lines += [
             f"  for (i = 0; i < {entries}u; i++) {{\n"
-            f"    to_counts(x + {obs.state} + {entry}u * ({place}), s->past + {per_entry}u * i, {entry}u, "
+            f"    to_limited(x + {obs.state} + {entry}u * ({place}), s->past + {per_entry}u * i, {entry}u, "
             f"{hex_float(M)}, 1.0f);\n  }}"
         ]
-    lines += [f"  first_layer(W, s, x{', s->past' if past else ''});", "  (void)network(W, s);"]
+    source = "x"
+    if _is_half(plan):
+        source = "s->x"
+        lines += [f"  for (i = 0; i < {obs.state}u; i++) {{\n    s->x[i] = x[i] * {hex_float(M)};\n  }}"]
+        lines += [f"  s->x[{obs.state}] = 0.0f;"] if obs.state % 2 else []
+    lines += [f"  first_layer(W, s, {source}{', s->past' if past else ''});", "  (void)network(W, s);"]
     lines += [f"  for (i = 0; i < {net.n_out}u; i++) {{\n    y[i] = s->z[i];\n  }}\n}}\n"]
     return "\n".join(lines)
 
@@ -280,8 +397,9 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
     obs, net = plan.obs, plan.network
     first = net.dense[0]
     weights = "const @N@_weights_t *const W = WEIGHTS(st);\n"
-    observe = "st->x[i] = v.f;"
-    state = f"float x[{obs.state}]; /* the guarded observation */\n@N@_scratch_t scratch;\n"
+    half = _is_half(plan)
+    observe = f"st->x[i] = v.f * {hex_float(M)};" if half else "st->x[i] = v.f;"
+    state = f"float x[{_even(obs.state) if half else obs.state}]; /* the guarded observation */\n@N@_scratch_t scratch;\n"
     if obs.history is None:
         return Hooks(state, observe, f"{weights}first_layer(W, &st->scratch, st->x);\ny = network(W, &st->scratch);")
     entries, entry = obs.history
@@ -291,7 +409,7 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
     mean = "(st->newest[i] * (float)k + st->fed[i]) / (float)(k + 1u)"
     if obs.feed == "previous_action":
         mean = f"k == 0u ? st->fed[i] : {mean}"
-    count = f"to_counts(st->newest, st->past + {at}, {entry}u, {hex_float(M)}, 1.0f);"
+    count = f"to_limited(st->newest, st->past + {at}, {entry}u, {hex_float(M)}, 1.0f);"
     feed = f"for (i = 0; i < {entry}u; i++) {{\n  st->newest[i] = {mean};\n}}\n{count}"
     shift = (
         f"for (i = 0; i < {at}u; i++) {{\n  st->past[i] = st->past[i + {per_entry}u];\n  FLOCKLET_BARRIER;\n}}"
@@ -299,8 +417,8 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
     reset = (
         f"for (i = 0; i < {entry}u; i++) {{\n  st->newest[i] = v.f;\n}}\n"
         f"for (i = 0; i < {entries}u; i++) {{\n"
-        f"  to_counts(st->newest, st->past + {per_entry}u * i, {entry}u, {hex_float(M)}, 1.0f);\n}}\n"
-        f"for (i = 0; i < {obs.state}u; i++) {{\n  st->x[i] = 0.0f;\n}}"
+        f"  to_limited(st->newest, st->past + {per_entry}u * i, {entry}u, {hex_float(M)}, 1.0f);\n}}\n"
+        f"for (i = 0; i < {_even(obs.state) if half else obs.state}u; i++) {{\n  st->x[i] = 0.0f;\n}}"
     )
     if not plan.cached:
         call = f"{weights}first_layer(W, &st->scratch, st->x, st->past);\ny = network(W, &st->scratch);"

@@ -163,8 +163,10 @@ class _Cache:
         return True
 
 
-def count_cycles(emulator: Emulator, symbol: str, *arguments: int) -> Cycles:
-    """Call a function and return its modelled cycles."""
+def count_cycles(
+    emulator: Emulator, symbol: str, *arguments: int, profile: dict[int, tuple[int, int]] | None = None
+) -> Cycles:
+    """Call a function and return its modelled cycles; `profile` receives (core, wait) per address."""
     uc, regs = emulator.uc, emulator.regs
     numbers = [getattr(regs, f"UC_ARM_REG_R{i}") for i in range(13)]
     numbers += [regs.UC_ARM_REG_SP, regs.UC_ARM_REG_LR, regs.UC_ARM_REG_PC]
@@ -177,6 +179,7 @@ def count_cycles(emulator: Emulator, symbol: str, *arguments: int) -> Cycles:
 
     def on_code(at: int, size: int) -> None:
         nonlocal core, wait, last, expected, last_line
+        before = core, wait
         op = table.get(at)
         if op is None:
             code = bytes(uc.mem_read(at, size))
@@ -205,6 +208,9 @@ def count_cycles(emulator: Emulator, symbol: str, *arguments: int) -> Cycles:
                 for line in range(address // _LINE, (address + 4 * op.words - 1) // _LINE + 1):
                     wait += _WAIT if dcache.miss(line) else 0
         last, expected = op, at + size
+        if profile is not None:
+            old = profile.get(at, (0, 0))
+            profile[at] = (old[0] + core - before[0], old[1] + wait - before[1])
 
     hook: Any = on_code
     emulator.call(symbol, *arguments, hook=hook)

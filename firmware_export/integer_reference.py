@@ -34,16 +34,17 @@ def to_counts(x: F32, gain: float, bound: float) -> I64:
 
 @dataclass(frozen=True, eq=False)
 class WeightLayer:
-    """Hold one layer of 16-bit or 8-bit weights: q (n_out, n_in), scale (n_out,), bound of the inputs."""
+    """Hold one layer of 16-bit or 8-bit weights: q (n_out, n_in), scale and bias / scale (n_out,), input bound."""
 
     q: I64
     scale: F32
+    bias: F32
     bound: float
 
 
 @dataclass(frozen=True, eq=False)
 class WeightNetwork:
-    """Hold a w16 or w8 network; `state_weight` (n_out, state) float32 is the part of the first layer left in float."""
+    """Hold a w16 or w8 network; `state_weight` (n_out, state) multiplies observed values times `gain` in float32."""
 
     network: Network
     obs: ObsSpec
@@ -52,22 +53,23 @@ class WeightNetwork:
     proofs: dict[str, Any]
     layers: tuple[WeightLayer | None, ...]
     state_weight: F32
+    gain: np.float32
 
     def run(self, state: F32, past: I64) -> F32:
         """Return outputs for float states (n, state) and past actions in counts (n, padded history)."""
-        first = self.network.dense[0]
-        z = np.tile(first.bias, (len(state), 1)).astype(_f)
+        top = self.layers[0]
+        z = np.tile(self.network.dense[0].bias if top is None else top.bias, (len(state), 1)).astype(_f)
         columns = np.ascontiguousarray(self.state_weight.T)
-        for k in range(self.obs.state):
-            z = z + columns[k] * state[:, k : k + 1]
+        for k in range(len(columns)):
+            x = state[:, k : k + 1] if k < self.obs.state else np.zeros((len(state), 1), _f)
+            z = z + columns[k] * (x * self.gain)
         counts = past
         for i, (layer, dense) in enumerate(zip(self.layers, self.network.dense, strict=True)):
             if i and layer is not None:
-                gain = _f(M / layer.bound)
-                counts = to_counts(y, float(gain), layer.bound)
-                z = np.tile(dense.bias, (len(state), 1)).astype(_f)
+                counts = to_counts(y, float(_f(M / layer.bound)), layer.bound)
+                z = np.tile(layer.bias, (len(state), 1)).astype(_f)
             if layer is not None:
-                z = z + (counts @ layer.q.T).astype(_f) * layer.scale
+                z = (z + (counts @ layer.q.T).astype(_f)) * layer.scale
             y = activate(z, dense.activation)
         return y
 

@@ -1,8 +1,9 @@
 """Quantise a network to 16-bit (or 8-bit) weights and prove that no integer sum can overflow.
 
-w16, w8: the observed values stay float32 with float weights; past actions and hidden values become 13-bit integers
-(M = 4095 counts for the bound of the value). Per output row, cap counts stand for a unit weight: cap =
-min((2^31 - 2^16) / M / sum|w|, 32766 / max|w|) (127 for w8), q = round(w cap), scale = bound / (cap M).
+w16, w8: the observed values stay float32; past actions and hidden values become 13-bit integers (M = 4095 counts for
+the bound of the value). Per output row, cap counts stand for a unit weight: cap = min((2^31 - 2^16) / M / sum|w|,
+32766 / max|w|) (127 for w8), q = round(w cap), scale = bound / (cap M), output = (float sum + integer sum) * scale. With
+an action history, w16 stores the weights of the observed values in 16 bits too; they multiply in float.
 i16: everything is an integer. An observed value in its declared range L becomes u = trunc(x 2^23 / L), split in
 hi = u >> 12 and lo = u & 4095, both multiplied by the weights of w L; sums become Q16, activations come from a table.
 
@@ -42,12 +43,17 @@ class Rows:
     margin: float
 
 
-def quantise_rows(weight: F64, per_unit: float, largest: int) -> Rows:
-    """Quantise rows whose inputs are integers of at most `per_unit` counts; q is at most `largest` in magnitude."""
+def quantise_rows(weight: F64, per_unit: float, largest: int, other: F64 | None = None) -> Rows:
+    """Quantise rows whose inputs are integers of at most `per_unit` counts; q is at most `largest` in magnitude.
+
+    other: further weights of the same rows that must fit in `largest` with the same cap.
+    """
     total, top = np.abs(weight).sum(axis=1), np.abs(weight).max(axis=1)
+    if other is not None:
+        top = np.maximum(top, np.abs(other).max(axis=1))
     with np.errstate(divide="ignore"):
         cap = np.minimum((2**31 - 2**16) / per_unit / total, (largest - 0.5) / top)
-    cap = np.where(top > 0, cap, 1.0)
+    cap = np.where((top > 0) & np.isfinite(cap), cap, 1.0)
     scaled = weight * cap[:, None]
     q = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64)
     worst = max(sum(abs(int(v)) for v in row) for row in q) * int(per_unit)
@@ -125,8 +131,8 @@ def pack_rows(q: I64) -> npt.NDArray[np.uint32]:
     return (words.transpose(0, 2, 1).reshape(-1) & 0xFFFFFFFF).astype(np.uint32)
 
 
-def _pad(array: npt.NDArray[Any], dtype: Any) -> npt.NDArray[Any]:
-    return np.asarray(_pad_rows(np.asarray(array))).astype(dtype)
+def _pad(array: npt.NDArray[Any], dtype: Any, multiple: int = 4) -> npt.NDArray[Any]:
+    return np.asarray(_pad_rows(np.asarray(array), multiple)).astype(dtype)
 
 
 def _check(network: Network, dtype: str, obs: ObsSpec) -> None:
@@ -168,26 +174,60 @@ def _weights_only(
 ) -> Any:
     largest, bits = (32767, 16) if dtype == "w16" else (127, 8)
     first = network.dense[0]
-    bounds = interval_bounds(network, np.concatenate([obs.ranges, np.ones(obs.history_width)])[_inverse(order, obs)])
-    fields = pack_dense("0", split[1].astype(np.float32), first.bias)
+    bounds = interval_bounds(network, np.concatenate([obs.limits, np.ones(obs.history_width)]))
+    state = split[1]
+    small = dtype == "w16" and split[0].shape[1] > 0
+    fields: list[Field] = []
     layers, margins = [], []
     for i, layer in enumerate(network.dense):
         source = split[0] if i == 0 else layer.weight.astype(np.float64)
         if source.shape[1] == 0:
+            fields += pack_dense("0", state.astype(np.float32), layer.bias)
             layers.append(None)
             continue
         bound = 1.0 if i == 0 else _bound(network.dense[i - 1].activation, bounds[i - 1])
-        rows = quantise_rows(source, M, largest)
+        rows = quantise_rows(source, M, largest, other=state if i == 0 and small else None)
         scale = (bound / (rows.cap * M)).astype(np.float32)
+        bias = (layer.bias.astype(np.float64) / scale).astype(np.float32)
         margins.append(rows.margin)
+        if i == 0 and small:
+            words, effective = split_halves(state * rows.cap[:, None])
+            fields += [Field("p0", words), Field("b0", _pad(bias, np.float32, 8))]
+        elif i == 0:
+            effective = (state / scale[:, None]).astype(np.float32)
+            fields += pack_dense("0", effective, bias)
+        else:
+            fields.append(Field(f"b{i}", _pad(bias, np.float32)))
         fields += [Field(f"q{i}", pack_pairs(rows.q, bits=bits)), Field(f"s{i}", _pad(scale, np.float32))]
-        if i:
-            fields.append(Field(f"b{i}", _pad(layer.bias, np.float32)))
-        layers.append(reference.WeightLayer(rows.q, scale, bound))
+        layers.append(reference.WeightLayer(rows.q, scale, bias, bound))
     if bits == 8:
         fields = [_to_words(item) for item in fields]
+    weight = effective if split[0].shape[1] else state.astype(np.float32)
+    gain = np.float32(M) if small else np.float32(1)
     proofs = {"overflow_margin": [round(m, 6) for m in margins], "largest_weight": largest, "activation_counts": M}
-    return reference.WeightNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), split[1].astype(np.float32))
+    return reference.WeightNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), weight, gain)
+
+
+def split_halves(scaled: F64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
+    """Pack two columns per word as [tile of 8 rows][pair][row]; return the words and the weights they stand for.
+
+    The kernel takes the low half as an integer, and the whole word / 65536 as the high half: the high weight is
+    rounded with that remainder in mind.
+    """
+    n_out, n_in = scaled.shape
+    full = np.zeros((-(-n_out // 8) * 8, n_in + n_in % 2))
+    full[:n_out, :n_in] = scaled
+    low = np.trunc(full[:, ::2] + np.copysign(0.5, full[:, ::2])).astype(np.int64)
+    rest = low & 0xFFFF
+    high = np.clip(np.floor(full[:, 1::2] - rest / 65536 + 0.5), -32768, 32767).astype(np.int64)
+    if n_in % 2:
+        high[:, -1] = 0
+    word = (high << 16) + rest
+    effective = np.empty(full.shape, np.float32)
+    effective[:, ::2] = low.astype(np.float32)
+    effective[:, 1::2] = word.astype(np.float32) * np.float32(2.0**-16)
+    packed = word.reshape(-1, 8, word.shape[1]).transpose(0, 2, 1).reshape(-1)
+    return (packed & 0xFFFFFFFF).astype(np.uint32), effective[:n_out]
 
 
 def _to_words(item: Field) -> Field:
@@ -199,11 +239,6 @@ def _to_words(item: Field) -> Field:
 
 def _bound(activation: Activation, found: float) -> float:
     return 1.0 if activation.bounded else found
-
-
-def _inverse(order: npt.NDArray[np.int64], obs: ObsSpec) -> npt.NDArray[np.int64]:
-    """Return for each model column its place in [state, history]; the state comes first in every known model."""
-    return np.arange(obs.state + obs.history_width)
 
 
 def _all_integer(
