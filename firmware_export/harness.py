@@ -15,7 +15,7 @@ from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import hidden_size
 from flocklet.firmware_export.toolchain import Core, compile_image
 
-__all__ = ["Layout", "build_empty", "build_image", "build_size", "layout_of"]
+__all__ = ["Layout", "build_empty", "build_image", "build_size", "driver_text", "layout_of"]
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,8 @@ __attribute__((used, noinline)) uint32_t drive_selftest(void)
 """
 
 
-def _driver(plan: Plan) -> str:
+def driver_text(plan: Plan) -> str:
+    """Return drive_reset, drive_step, drive_eval and drive_selftest, which take records of `layout_of`."""
     n, layout = plan.name, layout_of(plan)
     previous = layout.step_in - plan.obs.state - 2
     at = plan.obs.state + previous
@@ -213,7 +214,7 @@ def _write_link(core: Core, where: Path) -> Path:
 def build_image(plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str]) -> Path:
     """Compile the export in `source` with driver and start-up code; return the path of the ELF image."""
     layout = layout_of(plan)
-    text = _start(core) + f'#include "{plan.name}.h"\n' + _driver(plan)
+    text = _start(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
     if core.machine:
         files = _FILES.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
         files = files.replace("@OUT@", str(max(layout.eval_out, layout.step_out)))
@@ -227,19 +228,19 @@ def build_image(plan: Plan, source: Path, compiler: str, core: Core, where: Path
 
 def build_size(plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str], what: str) -> Path:
     """Link an image that only calls NAME_step and NAME_reset (what='step') or NAME_eval (what='eval')."""
-    layout = layout_of(plan)
+    layout, n = layout_of(plan), plan.name
+    previous = f", in + {plan.obs.state}" if layout.step_in > plan.obs.state + 2 else ""
+    now = ", 2000u" if has_time(plan) else ""
+    n_hidden = hidden_size(plan.network) if plan.integer is None else 0
+    memory = {"step": f"{n}_state_t state;", "eval": f"{n}_scratch_t scratch;"}[what]
+    memory += f"\nfloat hidden[{n_hidden}];" if n_hidden else ""
     body = {
-        "step": f"{plan.name}_reset(&state, {plan.name}_HISTORY_INIT);\n  drive_step(in, out);",
-        "eval": "drive_eval(in, out);",
+        "step": f"{n}_reset(&state, {n}_HISTORY_INIT);\n  return (int){n}_step(&state, in{previous}{now}, out);",
+        "eval": f"{n}_eval(&scratch{', hidden' if n_hidden else ''}, in, out);\n  return 0;",
     }[what]
-    driver = _driver(plan)
-    for name in ("reset", "step", "eval", "selftest"):
-        if name != what:
-            driver = driver.replace(f"__attribute__((used, noinline)) uint32_t drive_{name}", f"uint32_t drive_{name}")
-            driver = driver.replace(f"__attribute__((used, noinline)) void drive_{name}", f"void drive_{name}")
-    text = _start(core) + f'#include "{plan.name}.h"\n' + driver
-    text += f"uint32_t in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
-    text += f"int image_main(void)\n{{\n  {body}\n  return 0;\n}}\n"
+    text = _start(core) + f'#include "{n}.h"\n{memory}\n'
+    text += f"float in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
+    text += f"int image_main(void)\n{{\n  {body}\n}}\n"
     return _link(text, [source / f"{plan.name}.c"], compiler, core, where, flags, source, f"size_{what}")
 
 

@@ -123,7 +123,7 @@ def _each(value: float | tuple[float, ...], n: int, what: str) -> tuple[float, .
 
 
 _LTF_RANGE = (1.0,) * 3 + (1.0,) * 9 + (4.0,) * 3 + (35.0,) * 3
-_LTF_CLIP = (0.5,) * 3 + (1.0,) * 9 + (2.0,) * 3 + (1e3,) * 3
+_LTF_CLIP = (0.5,) * 3 + (10.0,) * 9 + (2.0,) * 3 + (1e3,) * 3
 
 PRESETS: dict[str, tuple[ObsSpec, ActionSpec]] = {
     "learning-to-fly": (

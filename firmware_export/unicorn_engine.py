@@ -27,7 +27,6 @@ _STACK_BYTES = 32 * 1024
 _PAINT = 0xA5
 _SENTINEL = 0x0F000000
 _BUFFERS = 0x30000000
-_LIMIT = 50_000_000
 _MODELS = {
     "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
     "cortex-m7": "UC_CPU_ARM_CORTEX_M7",
@@ -96,13 +95,14 @@ class Emulator:
         return np.frombuffer(bytes(self.uc.mem_read(address, count * np.dtype(dtype).itemsize)), dtype).copy()
 
     def call(self, symbol: str, *arguments: int, count: bool = False, hook: Any = None, stack: bool = False) -> Call:
-        """Call a function with up to four word arguments; return its cost.
+        """Call a function with word arguments (the fifth and later go on the stack); return its cost.
 
         count: count instructions; stack: paint the stack and report what was used; hook: a code hook (address, size).
         Raises `VerificationError` where the code faults or does not come back.
         """
         u, r = self.uc_module, self.regs
-        sp = self.stack_top
+        extra = arguments[4:]
+        sp = self.stack_top - 8 * ((len(extra) + 1) // 2)
         if self.is_arm:
             names = [r.UC_ARM_REG_R0, r.UC_ARM_REG_R1, r.UC_ARM_REG_R2, r.UC_ARM_REG_R3]
             self.uc.reg_write(r.UC_ARM_REG_SP, sp)
@@ -113,6 +113,8 @@ class Emulator:
             self.uc.reg_write(r.UC_RISCV_REG_RA, _SENTINEL)
         for name, value in zip(names, arguments, strict=False):
             self.uc.reg_write(name, value)
+        if extra:
+            self.uc.mem_write(sp, struct.pack(f"<{len(extra)}I", *extra))
         if stack:
             self.uc.mem_write(sp - _STACK_BYTES, bytes([_PAINT]) * _STACK_BYTES)
         blocks: Counter[tuple[int, int]] = Counter()
@@ -126,7 +128,7 @@ class Emulator:
             self.uc.ctl_flush_tb()
         start = self.image.symbol(symbol) | (1 if self.is_arm else 0)
         try:
-            self.uc.emu_start(start, _SENTINEL, count=0 if not (count or hook) else 0, timeout=120_000_000)
+            self.uc.emu_start(start, _SENTINEL, timeout=120_000_000)
         except u.UcError as error:
             raise VerificationError(f"'{symbol}' faulted on the emulated {self.core.name}: {error}") from error
         finally:
