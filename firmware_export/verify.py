@@ -1,0 +1,363 @@
+"""Prove an export: the same bits from every compiler, core and engine that is here, and say which were not.
+
+Each row of a report is one build on one engine. A row is "equal" only where the engine ran and its outputs, its closed
+loop and its self-test agree bit for bit with the NumPy reference; else it is "different", "failed" or "not run". An
+export is verified where at least one emulator row is equal and no row is different or failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flocklet.errors import FlockletError, MissingExtra, VerificationError
+from flocklet.firmware_export import qemu_engine, unicorn_engine
+from flocklet.firmware_export.c_step import STATUS, has_time
+from flocklet.firmware_export.cycles import count_cycles
+from flocklet.firmware_export.elf import Image, read_elf
+from flocklet.firmware_export.export import Artifact, outputs
+from flocklet.firmware_export.harness import build_empty, build_image, build_size, layout_of
+from flocklet.firmware_export.host import HostProgram, build_host
+from flocklet.firmware_export.plan import Plan
+from flocklet.firmware_export.reference import observations
+from flocklet.firmware_export.toolchain import CORES, WARNINGS, Core, available, compile_object, version
+from flocklet.firmware_export.unicorn_engine import Emulator
+from flocklet.firmware_export.vectors import Trace, drive
+
+__all__ = ["Expected", "Report", "Row", "expected_of", "fuzz_records", "step_records", "verify"]
+
+U32: TypeAlias = npt.NDArray[np.uint32]
+F32: TypeAlias = npt.NDArray[np.float32]
+_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Row:
+    """Hold one build on one engine; numbers are 0 where they were not measured."""
+
+    engine: str
+    core: str
+    compiler: str
+    flags: str
+    result: str
+    detail: str = ""
+    sha256: str = ""
+    eval_instructions: int = 0
+    step_instructions: int = 0
+    step_cycles: int = 0
+    stack_bytes: int = 0
+    flash_eval: int = 0
+    flash_step: int = 0
+    static_ram: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Hold the rows of a verification and the digest that equal rows share."""
+
+    name: str
+    dtype: str
+    sha256: str
+    rows: tuple[Row, ...] = field(default_factory=tuple)
+
+    @property
+    def verified(self) -> bool:
+        """Return whether an emulator ran and everything that ran was equal."""
+        ran = [row for row in self.rows if row.result != "not run"]
+        return all(row.result == "equal" for row in ran) and any(row.engine in {"unicorn", "qemu"} for row in ran)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "sha256": self.sha256,
+            "verified": self.verified,
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Hold inputs and the reference's answers: network inputs and outputs, step records and their trace."""
+
+    x: F32
+    y: F32
+    records: U32
+    trace: Trace
+
+    @property
+    def sha256(self) -> str:
+        """Return the digest over outputs, actions and status bits."""
+        return digest(self.y.view(np.uint32), self.step_words)
+
+    @property
+    def step_words(self) -> U32:
+        """Return actions and status as the drivers write them."""
+        return np.column_stack([self.trace.actions.view(np.uint32), self.trace.status])
+
+
+def digest(outputs_: npt.NDArray[Any], steps: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 over output words and step words."""
+    made = hashlib.sha256(np.ascontiguousarray(outputs_, "<u4").tobytes())
+    made.update(np.ascontiguousarray(steps, "<u4").tobytes())
+    return made.hexdigest()
+
+
+def step_records(plan: Plan, obs: F32, previous: F32 | None, times_us: Sequence[int]) -> U32:
+    """Return records for drive_step: observation, previous action, time in two words."""
+    parts = [np.ascontiguousarray(obs, np.float32).view(np.uint32)]
+    if previous is not None:
+        parts.append(np.ascontiguousarray(previous, np.float32).view(np.uint32))
+    times = np.array(times_us, np.uint64)
+    parts.append(np.column_stack([times & np.uint64(0xFFFFFFFF), times >> np.uint64(32)]).astype(np.uint32))
+    return np.concatenate(parts, axis=1)
+
+
+def expected_of(plan: Plan, *, vectors: int = 64, steps: int = _STEPS, seed: int = 0) -> Expected:
+    """Return what the reference answers to seeded observations."""
+    rng = np.random.default_rng(seed)
+    x = observations(rng, max(vectors, steps), plan.network.n_in)
+    obs = x[:steps, : plan.obs.state]
+    previous = None
+    if layout_of(plan).step_in > plan.obs.state + 2:
+        previous = rng.uniform(-1, 1, (steps, plan.network.n_out)).astype(np.float32)
+    interval = plan.action.interval_us or plan.obs.native_interval_us or 1000
+    times = [(i + 1) * interval for i in range(steps)]
+    trace = drive(plan, obs, previous, times)
+    return Expected(x[:vectors], outputs(plan, x[:vectors]), step_records(plan, obs, previous, times), trace)
+
+
+def fuzz_records(plan: Plan, rng: np.random.Generator, n: int) -> tuple[U32, npt.NDArray[np.bool_]]:
+    """Return step records with hostile numbers, and which of them must set a status bit.
+
+    A third of the values are NaN, infinite, huge or denormal; each record holds at least one such value half the time.
+    """
+    special = np.array([0x7FC00000, 0xFF800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 1, 0x807FFFFF], np.uint32)
+    obs = observations(rng, n, plan.network.n_in)[:, : plan.obs.state].copy().view(np.uint32)
+    limits = np.array(plan.obs.limits, np.float32)
+    obs = np.clip(obs.view(np.float32), -limits, limits).view(np.uint32)
+    hostile = (rng.random(obs.shape) < 1 / 3) & (rng.random(n) < 0.5)[:, None]
+    obs = np.where(hostile, special[rng.integers(0, len(special), obs.shape)], obs)
+    previous = None
+    if layout_of(plan).step_in > plan.obs.state + 2:
+        previous = special[rng.integers(0, len(special), (n, plan.network.n_out))].view(np.float32)
+    interval = plan.action.interval_us or plan.obs.native_interval_us or 1000
+    return step_records(plan, obs.view(np.float32), previous, [(i + 1) * interval for i in range(n)]), hostile.any(axis=1)
+
+
+def _host_row(plan: Plan, source: Path, where: Path, expected: Expected, fuzz: int) -> Row:
+    program = build_host(plan, source, where)
+    label = ("host", "this machine", "cc", "-std=c99 -O1 -fsanitize=address,undefined")
+    result, detail, sha = _compare_host(program, expected)
+    if result == "equal" and fuzz:
+        records, hostile = fuzz_records(plan, np.random.default_rng(1), fuzz)
+        words, _ = program.run(records, is_step=True)
+        low, high, _ = plan.action.bounds(plan.network.n_out)
+        action, status = np.ascontiguousarray(words[:, :-1]).view(np.float32), words[:, -1]
+        if not (np.isfinite(action).all() and (action >= low).all() and (action <= high).all()):
+            result, detail = "failed", "an action left its limits for a hostile input"
+        elif not (status[hostile] != 0).all():
+            result, detail = "failed", "a hostile input set no status bit"
+        else:
+            detail = f"{fuzz} hostile inputs: actions finite and in range, status set"
+    return Row(*label, result, detail, sha)
+
+
+def _compare_host(program: HostProgram, expected: Expected) -> tuple[str, str, str]:
+    y, good = program.run(expected.x.view(np.uint32), is_step=False)
+    steps, _ = program.run(expected.records, is_step=True)
+    return _judge(y, steps, good, expected)
+
+
+def _judge(y: npt.NDArray[Any], steps: npt.NDArray[Any], selftest: int, expected: Expected) -> tuple[str, str, str]:
+    sha = digest(y, steps)
+    if not np.array_equal(y, expected.y.view(np.uint32)):
+        return "different", f"{int((y != expected.y.view(np.uint32)).sum())} of {y.size} network outputs differ", sha
+    if not np.array_equal(steps, expected.step_words):
+        first = int(np.flatnonzero((steps != expected.step_words).any(axis=1))[0])
+        return "different", f"the closed loop differs from step {first}", sha
+    if selftest:
+        return "failed", f"the self-test returned {selftest}", sha
+    return "equal", "", sha
+
+
+def run_unicorn(plan: Plan, image: Image, core: Core, expected: Expected) -> tuple[str, str, str, Emulator]:
+    """Run outputs, closed loop and self-test of an image in unicorn; return (result, detail, digest, emulator)."""
+    emulator = Emulator(image, core)
+    layout = layout_of(plan)
+    source, target = emulator.buffer(0), emulator.buffer(1)
+    y = np.zeros((len(expected.x), layout.eval_out), np.uint32)
+    for i, x in enumerate(expected.x):
+        emulator.write(source, x)
+        emulator.call("drive_eval", source, target)
+        y[i] = emulator.read(target, "<u4", layout.eval_out)
+    emulator.call("drive_reset")
+    steps = np.zeros((len(expected.records), layout.step_out), np.uint32)
+    for i, record in enumerate(expected.records):
+        emulator.write(source, record)
+        emulator.call("drive_step", source, target)
+        steps[i] = emulator.read(target, "<u4", layout.step_out)
+    emulator.call("drive_selftest")
+    register = emulator.regs.UC_ARM_REG_R0 if emulator.is_arm else emulator.regs.UC_RISCV_REG_A0
+    return (*_judge(y, steps, int(emulator.uc.reg_read(register)), expected), emulator)
+
+
+def step_call(plan: Plan, emulator: Emulator, source: int, target: int, now_us: int) -> list[int]:
+    """Return the word arguments of NAME_step by the procedure call standard of the core."""
+    words = [emulator.image.symbol("state"), source]
+    if layout_of(plan).step_in > plan.obs.state + 2:
+        words.append(source + 4 * plan.obs.state)
+    if has_time(plan):
+        words += [0] if emulator.is_arm and len(words) % 2 else []
+        words += [now_us & 0xFFFFFFFF, now_us >> 32]
+    return [*words, target]
+
+
+def measure(plan: Plan, emulator: Emulator, expected: Expected, *, cycles: bool) -> dict[str, int]:
+    """Count instructions, stack and (M4) model cycles of NAME_eval and NAME_step: the worst of 16 and 20 calls."""
+    source, target = emulator.buffer(0), emulator.buffer(1)
+    worst = {"eval_instructions": 0, "step_instructions": 0, "step_cycles": 0, "stack_bytes": 0}
+    for x in expected.x[:16]:
+        emulator.write(source, x)
+        call = emulator.call("drive_eval", source, target, count=True)
+        worst["eval_instructions"] = max(worst["eval_instructions"], call.instructions)
+    emulator.call("drive_reset")
+    symbol = f"{plan.name}_step"
+    for i, record in enumerate(expected.records[:20]):
+        emulator.write(source, record)
+        now = int(record[-2]) | int(record[-1]) << 32
+        arguments = step_call(plan, emulator, source, target, now)
+        call = emulator.call(symbol, *arguments, count=True, stack=True)
+        worst["step_instructions"] = max(worst["step_instructions"], call.instructions)
+        worst["stack_bytes"] = max(worst["stack_bytes"], call.stack_bytes)
+        if i >= 10 and cycles:  # the same record again, traced: state moves on, costs repeat with the period
+            worst["step_cycles"] = max(worst["step_cycles"], count_cycles(emulator, symbol, *arguments).total)
+    return worst
+
+
+def _cross_rows(
+    plan: Plan, source: Path, where: Path, core: Core, compiler: str, flags: list[str], engines: Sequence[str],
+    expected: Expected, *, counts: bool,
+) -> list[Row]:  # fmt: skip
+    label = (core.name, f"{compiler}: {version(compiler)}", " ".join(flags))
+    image_path = build_image(plan, source, compiler, core, where, flags=flags)
+    image = read_elf(image_path)
+    rows = []
+    library = where / "policy.o"
+    printed = compile_object(
+        compiler, core, [source / f"{plan.name}.c"], library, flags=[*flags, *WARNINGS], include=[source]
+    )
+    warned = next((line for line in printed.splitlines() if "warning:" in line), "")
+    static_ram = read_elf(library).ram_bytes
+    for engine in engines:
+        if engine == "unicorn":
+            if not unicorn_engine.available():
+                rows.append(Row(engine, *label, "not run", "the package unicorn is not installed"))
+                continue
+            result, detail, sha, emulator = run_unicorn(plan, image, core, expected)
+            numbers: dict[str, int] = {}
+            if counts:
+                numbers = measure(plan, emulator, expected, cycles=core.name == "cortex-m4")
+                empty = read_elf(build_empty(compiler, core, where, flags=flags)).flash_bytes
+                for what in ("eval", "step"):
+                    size = read_elf(build_size(plan, source, compiler, core, where, flags=flags, what=what)).flash_bytes
+                    numbers[f"flash_{what}"] = size - empty
+            if warned or static_ram:
+                result, detail = "failed", warned or f"{static_ram} bytes of static RAM"
+            rows.append(Row(engine, *label, result, detail, sha, static_ram=static_ram, **numbers))
+        elif not core.machine:
+            rows.append(Row(engine, *label, "not run", f"QEMU has no board here for {core.name}"))
+        elif not qemu_engine.available():
+            rows.append(Row(engine, *label, "not run", "qemu-system-arm is not installed"))
+        else:
+            layout = layout_of(plan)
+            y = qemu_engine.run_image(
+                image_path, core, expected.x.view(np.uint32), layout.eval_out, where, is_step=False
+            )
+            steps = qemu_engine.run_image(image_path, core, expected.records, layout.step_out, where, is_step=True)
+            result, detail, sha = _judge(y.output, steps.output, y.exit_code | steps.exit_code, expected)
+            most = int(steps.instructions.max()) if counts else 0
+            rows.append(Row(engine, *label, result, detail or "instructions by SysTick", sha, step_instructions=most))
+    return rows
+
+
+def verify(
+    artifact: Artifact,
+    *,
+    cores: Sequence[str] = ("cortex-m4",),
+    engines: Sequence[str] = ("unicorn", "qemu"),
+    cc: Sequence[str] = ("zig", "gcc"),
+    flags: Sequence[str] = ("-std=c99 -O2",),
+    host: bool = True,
+    fuzz: int = 2000,
+    counts: bool = True,
+    vectors: int = 64,
+) -> Report:
+    """Build and run an export everywhere it can be; return the report and store it in the manifest.
+
+    Compilers and engines that are not installed give rows "not run". Raises `MissingExtra` where nothing can run.
+    """
+    plan, source = artifact.plan, artifact.directory
+    expected = expected_of(plan, vectors=vectors)
+    rows: list[Row] = []
+    if not any(available(compiler) for compiler in cc):
+        raise MissingExtra("ziglang", "firmware", "cross-compiling for microcontrollers")
+    if engines and not (unicorn_engine.available() or (qemu_engine.available() and "qemu" in engines)):
+        raise MissingExtra("unicorn", "firmware", "running the code on an emulated core")
+    with tempfile.TemporaryDirectory(prefix="flocklet-verify-") as made:
+        if host:
+            if available("host"):
+                rows.append(_attempt(lambda: [_host_row(plan, source, Path(made) / "host", expected, fuzz)], "host", "this machine", "cc")[0])
+            else:
+                rows.append(Row("host", "this machine", "cc", "", "not run", "no host compiler 'cc'"))
+        for name in cores:
+            if name not in CORES:
+                raise VerificationError(f"the core '{name}' is unknown", remedy=f"known: {', '.join(CORES)}")
+            core = CORES[name]
+            for compiler in cc:
+                if not available(compiler):
+                    rows.append(Row("-", name, compiler, "", "not run", f"the compiler {compiler} is not installed"))
+                    continue
+                if compiler == "gcc" and not core.gcc:
+                    continue
+                for line in flags:
+                    where = Path(made) / f"{name}-{compiler}-{len(rows)}"
+                    where.mkdir()
+                    rows += _attempt(
+                        lambda w=where, c=core, k=compiler, f=line: _cross_rows(
+                            plan, source, w, c, k, f.split(), engines, expected, counts=counts
+                        ),
+                        "-", name, compiler,
+                    )  # fmt: skip
+    report = Report(plan.name, plan.dtype, expected.sha256, tuple(rows))
+    _store(artifact, report)
+    return report
+
+
+def _attempt(work: Any, engine: str, core: str, compiler: str) -> list[Row]:
+    try:
+        return list(work())
+    except FlockletError as error:
+        return [Row(engine, core, compiler, "", "failed", str(error))]
+
+
+def _store(artifact: Artifact, report: Report) -> None:
+    """Write the rows that ran into the manifest, with what was not run beside them."""
+    artifact.manifest["verified"] = report.to_json()["rows"] if report.verified else []
+    artifact.manifest["verification"] = report.to_json()
+    path = artifact.directory / "manifest.json"
+    path.write_text(json.dumps(artifact.manifest, indent=2, sort_keys=True) + "\n")
+
+
+def status_names(status: int) -> list[str]:
+    """Return the names of the status bits that are set."""
+    return [key for key, (bit, _) in STATUS.items() if status & bit]

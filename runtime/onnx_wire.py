@@ -1,0 +1,378 @@
+"""Read the protobuf bytes of an ONNX file without any third-party package.
+
+Every length in the file is untrusted: sizes, counts and nesting are bounded, and whatever is malformed, truncated,
+external or sparse raises `ExportError` with one line that names the message. Unknown fields are skipped by wire type.
+Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables beside each parser.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from flocklet.errors import ExportError
+
+__all__ = ["MAX_BYTES", "Attribute", "Graph", "Model", "Node", "Tensor", "ValueInfo", "parse_model"]
+
+MAX_BYTES = 256 * 1024 * 1024
+MAX_ELEMENTS = 16 * 1024 * 1024
+MAX_RECORDS = 100_000
+
+Tensor: TypeAlias = npt.NDArray[Any]
+Value: TypeAlias = int | memoryview
+
+_PACKED_DTYPES = {1: (4, "<f4"), 10: (11, "<f8")}
+_RAW_DTYPES = {
+    1: "<f4",
+    2: "|u1",
+    3: "|i1",
+    5: "<i2",
+    6: "<i4",
+    7: "<i8",
+    9: "|b1",
+    10: "<f2",
+    11: "<f8",
+}
+_TYPE_NAMES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 8: "string"}
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """Hold one attribute of a node; only the field that the file set differs from its default."""
+
+    name: str
+    f: float = 0.0
+    i: int = 0
+    s: bytes = b""
+    t: Tensor | None = None
+    floats: tuple[float, ...] = ()
+    ints: tuple[int, ...] = ()
+    strings: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """Hold one operator: what it reads, what it writes and its attributes."""
+
+    op_type: str
+    name: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Return how messages name this node: its name, or its operator and output."""
+        return f"{self.op_type} node '{self.name or '/'.join(self.outputs)}'"
+
+
+@dataclass(frozen=True)
+class ValueInfo:
+    """Hold a graph input or output; a dimension is None where the file leaves it open."""
+
+    name: str
+    elem_type: int
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Hold a graph: nodes in topological order, constants by name, inputs that are not constants, outputs."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    initializers: dict[str, Tensor]
+    inputs: tuple[ValueInfo, ...]
+    outputs: tuple[ValueInfo, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Hold a whole file: who wrote it, for which operator sets, and its graph."""
+
+    ir_version: int
+    producer: str
+    opsets: dict[str, int]
+    graph: Graph
+
+
+def _varint(data: memoryview, at: int, what: str) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ExportError(f"the ONNX file is truncated inside {what}")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFFFFFFFFFFFFFF, at
+    raise ExportError(f"the ONNX file has a number of more than ten bytes inside {what}")
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _records(data: memoryview, what: str) -> Iterator[tuple[int, int, Value]]:
+    """Yield (field, wire type, value) of one message; a value is an int or the bytes of the field."""
+    at = 0
+    for _ in range(MAX_RECORDS):
+        if at == len(data):
+            return
+        key, at = _varint(data, at, what)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise ExportError(f"the ONNX file has field number 0 inside {what}")
+        if kind == 0:
+            value, at = _varint(data, at, what)
+            yield number, kind, value
+            continue
+        if kind == 2:
+            size, at = _varint(data, at, what)
+        elif kind in {1, 5}:
+            size = 8 if kind == 1 else 4
+        else:
+            raise ExportError(f"the ONNX file has wire type {kind} inside {what}: this is no ONNX file")
+        if size > len(data) - at:
+            raise ExportError(f"the ONNX file is truncated inside {what}")
+        yield number, kind, data[at : at + size]
+        at += size
+    raise ExportError(f"the ONNX file has more than {MAX_RECORDS} fields inside {what}")
+
+
+def _bytes(value: Value, what: str) -> memoryview:
+    if isinstance(value, int):
+        raise ExportError(f"the ONNX file has a number where {what} must hold bytes")
+    return value
+
+
+def _text(value: Value, what: str) -> str:
+    try:
+        return bytes(_bytes(value, what)).decode()
+    except UnicodeDecodeError as error:
+        raise ExportError(f"the ONNX file has a name that is no text inside {what}") from error
+
+
+def _integers(value: Value, what: str) -> list[int]:
+    """Return the signed integers of a repeated field, packed or not."""
+    if isinstance(value, int):
+        return [_signed(value)]
+    out: list[int] = []
+    at = 0
+    while at < len(value):
+        number, at = _varint(value, at, what)
+        out.append(_signed(number))
+        if len(out) > MAX_ELEMENTS:
+            raise ExportError(f"the ONNX file has more than {MAX_ELEMENTS} numbers inside {what}")
+    return out
+
+
+def _array(value: Value, dtype: str, what: str) -> Tensor:
+    data = _bytes(value, what)
+    size = np.dtype(dtype).itemsize
+    if len(data) % size:
+        raise ExportError(f"the ONNX file has {len(data)} bytes inside {what}, no multiple of {size}")
+    return np.frombuffer(data, dtype=dtype)
+
+
+def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
+    """Parse TensorProto: dims 1, data_type 2, float 4, int32 5, int64 7, name 8, raw 9, double 10, external 13/14."""
+    dims: list[int] = []
+    kind = 0
+    name = ""
+    raw: memoryview | None = None
+    parts: list[Tensor] = []
+    for number, wire, value in _records(data, what):
+        if number == 1:
+            dims += _integers(value, what)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+        elif number in {4, 10}:
+            parts.append(_array(value, "<f4" if number == 4 else "<f8", what))
+        elif number in {5, 7}:
+            parts.append(np.array(_integers(value, what), dtype=np.int64))
+        elif number == 8:
+            name = _text(value, what)
+        elif number == 9 and wire == 2:
+            raw = _bytes(value, what)
+        elif number == 13 or (number == 14 and value == 1):
+            raise ExportError(
+                f"tensor '{name or what}' keeps its data in another file (external data)",
+                remedy="save the model in one file (onnx.save with save_as_external_data=False)",
+            )
+    label = f"tensor '{name}'"
+    count = 1
+    for dim in dims:
+        if dim < 0:
+            raise ExportError(f"{label} has the negative dimension {dim}")
+        count *= dim
+        if count > MAX_ELEMENTS:
+            raise ExportError(f"{label} has more than {MAX_ELEMENTS} elements")
+    if kind not in _RAW_DTYPES:
+        raise ExportError(f"{label} has element type {_TYPE_NAMES.get(kind, kind)}, which cannot be read")
+    dtype = _RAW_DTYPES[kind]
+    if raw is not None:
+        array = _array(raw, dtype, label)
+    else:
+        array = np.concatenate(parts) if parts else np.zeros(0)
+        if kind == 10:
+            array = array.astype(np.uint16).view(np.float16)
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(dtype)
+    if array.size != count:
+        raise ExportError(f"{label} has {array.size} elements but its shape {tuple(dims)} needs {count}")
+    return name, array.reshape(dims)
+
+
+def _attribute(data: memoryview, what: str) -> Attribute:
+    """Parse AttributeProto: name 1, f 2, i 3, s 4, t 5, floats 7, ints 8, strings 9; graphs (6, 11) are refused."""
+    got: dict[str, Any] = {"name": ""}
+    floats: list[float] = []
+    ints: list[int] = []
+    strings: list[bytes] = []
+    for number, _, value in _records(data, what):
+        if number == 1:
+            got["name"] = _text(value, what)
+        elif number == 2:
+            got["f"] = struct.unpack("<f", _fixed32(value, what))[0]
+        elif number == 3 and isinstance(value, int):
+            got["i"] = _signed(value)
+        elif number == 4:
+            got["s"] = bytes(_bytes(value, what))
+        elif number == 5:
+            got["t"] = _tensor(_bytes(value, what), what)[1]
+        elif number == 7:
+            floats += _array(value, "<f4", what).tolist()
+        elif number == 8:
+            ints += _integers(value, what)
+        elif number == 9:
+            strings.append(bytes(_bytes(value, what)))
+        elif number in {6, 11}:
+            raise ExportError(f"{what} holds a graph of its own (If, Loop or Scan), which cannot be exported")
+    return Attribute(**got, floats=tuple(floats), ints=tuple(ints), strings=tuple(strings))
+
+
+def _fixed32(value: Value, what: str) -> bytes:
+    data = bytes(_bytes(value, what))
+    if len(data) != 4:
+        raise ExportError(f"the ONNX file has a malformed float inside {what}")
+    return data
+
+
+def _node(data: memoryview) -> Node:
+    """Parse NodeProto: input 1, output 2, name 3, op_type 4, attribute 5, domain 7."""
+    inputs: list[str] = []
+    outputs: list[str] = []
+    name = op_type = domain = ""
+    attributes: list[memoryview] = []
+    for number, _, value in _records(data, "a node"):
+        if number == 1:
+            inputs.append(_text(value, "a node"))
+        elif number == 2:
+            outputs.append(_text(value, "a node"))
+        elif number == 3:
+            name = _text(value, "a node")
+        elif number == 4:
+            op_type = _text(value, "a node")
+        elif number == 5:
+            attributes.append(_bytes(value, "a node"))
+        elif number == 7:
+            domain = _text(value, "a node")
+    what = f"{op_type} node '{name or '/'.join(outputs)}'"
+    parsed = [_attribute(item, what) for item in attributes]
+    return Node(op_type, name, domain, tuple(inputs), tuple(outputs), {item.name: item for item in parsed})
+
+
+def _value_info(data: memoryview) -> ValueInfo:
+    """Parse ValueInfoProto: name 1, type 2 {tensor_type 1 {elem_type 1, shape 2 {dim 1 {dim_value 1}}}}."""
+    name = ""
+    elem_type = 0
+    shape: list[int | None] | None = None
+    for number, _, value in _records(data, "a value"):
+        if number == 1:
+            name = _text(value, "a value")
+        elif number == 2:
+            for kind, _, tensor in _records(_bytes(value, "a type"), "a type"):
+                if kind != 1:
+                    continue
+                for part, _, item in _records(_bytes(tensor, "a tensor type"), "a tensor type"):
+                    if part == 1 and isinstance(item, int):
+                        elem_type = item
+                    elif part == 2:
+                        shape = _dims(_bytes(item, "a shape"))
+    return ValueInfo(name, elem_type, tuple(shape) if shape is not None else None)
+
+
+def _dims(data: memoryview) -> list[int | None]:
+    out: list[int | None] = []
+    for number, _, value in _records(data, "a shape"):
+        if number != 1:
+            continue
+        known: int | None = None
+        for part, _, item in _records(_bytes(value, "a dimension"), "a dimension"):
+            if part == 1 and isinstance(item, int):
+                known = _signed(item)
+        out.append(known)
+    return out
+
+
+def _graph(data: memoryview) -> Graph:
+    """Parse GraphProto: node 1, name 2, initializer 5, input 11, output 12, sparse_initializer 15."""
+    name = ""
+    nodes: list[Node] = []
+    tensors: dict[str, Tensor] = {}
+    inputs: list[ValueInfo] = []
+    outputs: list[ValueInfo] = []
+    for number, _, value in _records(data, "the graph"):
+        if number == 1:
+            nodes.append(_node(_bytes(value, "the graph")))
+        elif number == 2:
+            name = _text(value, "the graph")
+        elif number == 5:
+            key, tensor = _tensor(_bytes(value, "the graph"), "an initialiser")
+            tensors[key] = tensor
+        elif number == 11:
+            inputs.append(_value_info(_bytes(value, "the graph")))
+        elif number == 12:
+            outputs.append(_value_info(_bytes(value, "the graph")))
+        elif number == 15:
+            raise ExportError("the graph holds a sparse initialiser, which cannot be exported")
+    free = tuple(item for item in inputs if item.name not in tensors)
+    return Graph(name, tuple(nodes), tensors, free, tuple(outputs))
+
+
+def parse_model(data: bytes) -> Model:
+    """Parse the bytes of an ONNX file (ModelProto: ir 1, producer 2, graph 7, opset_import 8 {domain 1, version 2}).
+
+    Raises `ExportError` for anything malformed, never anything else.
+    """
+    if len(data) > MAX_BYTES:
+        raise ExportError(f"the ONNX file has {len(data)} bytes, more than {MAX_BYTES}")
+    ir_version = 0
+    producer = ""
+    opsets: dict[str, int] = {}
+    graph: Graph | None = None
+    for number, _, value in _records(memoryview(data), "the model"):
+        if number == 1 and isinstance(value, int):
+            ir_version = value
+        elif number == 2:
+            producer = _text(value, "the model")
+        elif number == 7:
+            graph = _graph(_bytes(value, "the model"))
+        elif number == 8:
+            domain, version = "", 0
+            for part, _, item in _records(_bytes(value, "an operator set"), "an operator set"):
+                if part == 1:
+                    domain = _text(item, "an operator set")
+                elif part == 2 and isinstance(item, int):
+                    version = _signed(item)
+            opsets["" if domain == "ai.onnx" else domain] = version
+    if graph is None or not graph.nodes:
+        raise ExportError("the file holds no ONNX graph", remedy="pass a file that onnx.save or torch.onnx wrote")
+    return Model(ir_version, producer, opsets, graph)
