@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable
 
 from flocklet.clock import Clock
-from flocklet.discovery import Address, DialCandidate, PeerRecord, PeerTable, Sighting
+from flocklet.discovery import Address, DialCandidate, Outcome, PeerRecord, PeerTable, Sighting
 from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError, PeerRefused
 from flocklet.link import Link
@@ -18,6 +19,7 @@ __all__ = ["Dialer"]
 _log = logging.getLogger("flocklet.dialer")
 _STAGGER_S = 0.25  # RFC 8305, section 8: Connection Attempt Delay
 _LONGEST_WAIT_S = 5.0
+_CONFRONT_EVERY_S = 4.0
 
 
 class Dialer:
@@ -32,10 +34,13 @@ class Dialer:
         self._endpoint = endpoint
         self._clock = clock
         self._wake = asyncio.Event()
+        self._clones: set[Address] = set()
+        self._confront_s = -math.inf
 
     def offer(self, sighting: Sighting) -> None:
         """Take in what a source says; the sink of all sources."""
-        self._table.offer(sighting, self._clock.monotonic())
+        if self._table.offer(sighting, self._clock.monotonic()) is Outcome.CLONE:
+            self._clones.update(self._table.clone_addresses)
         self._wake.set()
 
     def wake(self) -> None:
@@ -49,6 +54,9 @@ class Dialer:
                 now_s = self._clock.monotonic()
                 for candidate in self._table.dial_candidates(now_s):
                     group.create_task(self._dial(candidate))
+                if self._clones and now_s >= self._confront_s:
+                    self._confront_s = now_s + _CONFRONT_EVERY_S
+                    group.create_task(self._confront(self._clones.pop()))
                 due_s = self._table.next_due_s()
                 wait_s = _LONGEST_WAIT_S if due_s is None else min(_LONGEST_WAIT_S, max(0.05, due_s - now_s))
                 await self._until_woken(wait_s)
@@ -92,6 +100,13 @@ class Dialer:
             for attempt in pending:
                 with contextlib.suppress(asyncio.CancelledError, LinkError):
                     await attempt
+
+    async def _confront(self, address: Address) -> None:
+        """Dial somebody who announces our own id: the handshake makes both sides report a cloned key."""
+        try:
+            await self._endpoint.connect(address.host, address.port)
+        except LinkError as error:
+            _log.info("%s announces our own id: %s", address, error)
 
     async def _attempt(self, candidate: DialCandidate, address: Address, after_s: float) -> Link:
         if after_s:

@@ -142,14 +142,18 @@ async def test_the_open_flock_takes_anybody_but_not_members_of_a_closed_one(tmp_
         assert len(a.endpoint.links) == 1
 
 
-async def test_a_cloned_device_is_reported_by_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_mdns_on", [False, True])
+async def test_a_cloned_device_is_reported_by_both(tmp_path: Path, is_mdns_on: bool) -> None:
     create_membership(Home(tmp_path / "a"), flock=FLOCK)
     (tmp_path / "b").mkdir()
     for name in ("key.pem", "cert.pem", "flock", "key.machine"):
         if (tmp_path / "a" / name).exists():
             (tmp_path / "b" / name).write_bytes((tmp_path / "a" / name).read_bytes())
             (tmp_path / "b" / name).chmod(0o600)
-    async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
+    async with (
+        peer(tmp_path / "a", is_mdns_on=is_mdns_on) as a,
+        peer(tmp_path / "b", is_mdns_on=is_mdns_on, to=None if is_mdns_on else a) as b,
+    ):
         await until(lambda: bool(a.refusals) and bool(b.refusals))
         assert {row["reason"] for row in [*a.refusals, *b.refusals]} == {"clone"}
 
