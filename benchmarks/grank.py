@@ -1,6 +1,6 @@
 """Reproduce the G-Rank thesis: its curve, what users are really shown, attacks, audit switches, bytes of a pull.
 
-    python benchmarks/grank.py [--seeds 5] [--only curve,attacks,audit] [--json FILE] [--svg FILE]
+    python benchmarks/grank.py [--seeds 5] [--only curve,attacks,audit] [--match TEXT] [--json FILE] [--svg FILE]
 
 The reference curve is that of the prototype in specs/ranking.md, 4.4 (one seed, original data); ours runs on
 generated data of the same shape, `--seeds` seeds, mean and standard deviation.
@@ -64,10 +64,12 @@ def is_converged(run: Simulation) -> bool:
     return run.measures[-1].tick >= 3_000 and run.measures[-1].distance <= 5
 
 
-def curve(seeds: int) -> dict[str, Any]:
+def curve(seeds: int, match: str) -> dict[str, Any]:
     """Run every mode without an attack."""
     result: dict[str, Any] = {}
     for name, config in MODES.items():
+        if match not in name:
+            continue
         runs, weighed, cpu_s = [], [], []
         for seed in range(seeds):
             start_s = time.process_time()
@@ -130,12 +132,14 @@ def print_curve(name: str, found: dict[str, Any]) -> None:
         )
 
 
-def attacks(seeds: int) -> dict[str, Any]:
+def attacks(seeds: int, match: str) -> dict[str, Any]:
     """Run every attack on every mode; the epic one on two of them."""
     result: dict[str, Any] = {}
     print(f"\n{'attack':<25} {'mode':<23} {'captured':>9} {'worst':>6} {'distance':>9} {'shown top-1':>11}")
     for name, change in ATTACKS.items():
         for mode, base in MODES.items():
+            if match not in name:
+                continue
             if name.startswith("epic") and mode not in ("thesis F=0", "default (one vote F=1)"):
                 continue
             config = dataclasses.replace(base, ticks=6_500, measure_every=500, **change)
@@ -155,11 +159,13 @@ def attacks(seeds: int) -> dict[str, Any]:
     return result
 
 
-def audit(seeds: int) -> dict[str, Any]:
+def audit(seeds: int, match: str) -> dict[str, Any]:
     """Switch on each deviation of the published notebook by itself; the fifth is the column it evaluates."""
     result: dict[str, Any] = {}
     print(f"\n{'switch':<26} {'tick':>6} {'5: counts':>10} {'shown dist.':>12} {'top-1':>6} {'captured':>9}")
     for name, change in AUDIT.items():
+        if match not in name:
+            continue
         settings = {"isolation": 1.0, "ticks": 5_000, "measure_every": 500, **change}
         last = [simulate(Config(**settings), seed).measures[-1] for seed in range(seeds)]
         fields = ("distance", "shown_distance", "shown_top1", "captured")
@@ -209,6 +215,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", default="curve,attacks,audit")
+    parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     options = parser.parse_args()
@@ -216,7 +223,7 @@ def main() -> None:
     found: dict[str, Any] = {"seeds": options.seeds}
     for name, run in (("curve", curve), ("attacks", attacks), ("audit", audit)):
         if name in wanted:
-            found[name] = run(options.seeds)
+            found[name] = run(options.seeds, options.match)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     if options.svg and "curve" in found:

