@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ class Kernel:
     `key` describes it completely; `sizes` is how many elements of each buffer it may touch; `writes` tells which it
     changes. `emit(tile)` returns tinygrad's kernel (tinygrad is imported only then). `twin(*arrays)` does the same on
     flat NumPy arrays of any float dtype, in place: the oracle, and the fall-back without a compiler.
+    `emit_device(symbol, buffers, threads)` is the GPU form where one thread does one column.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Kernel:
     writes: tuple[bool, ...]
     emit: Callable[[str, Tile], Any]
     twin: Callable[..., None]
+    emit_device: Callable[[str, Sequence[Any], int], Any] | None = None
 
     @property
     def symbol(self) -> str:

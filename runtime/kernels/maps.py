@@ -117,6 +117,12 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
         stores = _apply(graph, windows, loops, row, column)
         return loops.finish([loops.end(stores, column, row)], symbol)
 
+    def emit_device(symbol: str, buffers: Sequence[Any], threads: int) -> Any:
+        loops = Loops(sizes, buffers)
+        column, row = loops.loop(columns), loops.loop(rows)
+        stores = _apply(graph, windows, loops, row, column)
+        return loops.finish([loops.end(stores, row, column)], symbol, threads=threads)
+
     def twin(*arrays: Floats) -> None:
         views = [w.views(a, rows, columns) for w, a in zip(windows, arrays, strict=True)]
         values = [v for w, vs in zip(windows, views, strict=True) if w.is_read for v in vs]
@@ -126,7 +132,7 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
             target[...] = result
 
     writes = tuple(w.is_written for w in windows)
-    return Kernel(_key("map", graph, windows, rows, columns), sizes, writes, emit, twin)
+    return Kernel(_key("map", graph, windows, rows, columns), sizes, writes, emit, twin, emit_device)
 
 
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
@@ -286,6 +292,10 @@ def block_kernel(
         nests += [nest(loops, rest, 1, whole * lanes)] if rest else []
         return loops.finish(nests, symbol)
 
+    def emit_device(symbol: str, buffers: Sequence[Any], threads: int) -> Any:
+        loops = Loops(sizes, buffers)
+        return loops.finish([nest(loops, 1, columns, 0)], symbol, threads=threads)
+
     def twin(*arrays: Floats) -> None:
         source, holds, target = (w.views(a, 1, columns) for w, a in zip(windows, arrays, strict=True))
         values: list[Any] = [view.copy() for view in source]
@@ -295,6 +305,5 @@ def block_kernel(
         for view, value in zip(target, values, strict=True):
             view[...] = value
 
-    return Kernel(
-        _key("block", graph, windows, columns, steps, lanes), sizes, (False, False, True), emit, twin
-    )
+    key = _key("block", graph, windows, columns, steps, lanes)
+    return Kernel(key, sizes, (False, False, True), emit, twin, emit_device)

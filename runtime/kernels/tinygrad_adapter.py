@@ -87,12 +87,13 @@ class Loops:
     statement. `end` closes loops around statements, `after` orders reads behind finished statements.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], buffers: Sequence[Any] | None = None) -> None:
         self._tg = load_tinygrad()
         self._axis = 0
         self._unrolled = _UNROLLED
         self._arrays = 0
-        self.buffers = [self._tg.UOp.placeholder((n,), self._tg.dtypes.float, i) for i, n in enumerate(sizes)]
+        made = [self._tg.UOp.placeholder((n,), self._tg.dtypes.float, i) for i, n in enumerate(sizes)]
+        self.buffers = made if buffers is None else list(buffers)
 
     def loop(self, count: int, *, is_reduction: bool = False) -> Any:
         """Return the index of a loop of `count` turns; a reduction carries values in registers from turn to turn."""
@@ -132,9 +133,10 @@ class Loops:
         """Return a float32 constant."""
         return self._tg.UOp.const(float(value), self._tg.dtypes.float)
 
-    def finish(self, statements: Sequence[Any], name: str, opts: Sequence[Any] = ()) -> Any:
-        """Return the finished kernel."""
-        info = self._tg.KernelInfo(name=name, opts_to_apply=tuple(opts))
+    def finish(self, statements: Sequence[Any], name: str, *, threads: int = 0) -> Any:
+        """Return the finished kernel; with `threads` the first loop becomes a GPU grid of blocks of that size."""
+        opts = (self._tg.Opt(self._tg.OptOps.LOCAL, 0, threads),) if threads else ()
+        info = self._tg.KernelInfo(name=name, opts_to_apply=opts)
         return self._tg.UOp.sink(*statements, arg=info)
 
 
