@@ -1,14 +1,18 @@
-"""The same kernels on a GPU, through tinygrad's runtime: one thread per column, captured as a graph by TinyJit.
+"""The same kernels on a GPU, through tinygrad's runtime: one thread per column, captured as a graph by
+TinyJit.
 
-Use it for simulation and elementwise work on wide batches (from about 10,000 columns); nets on a GPU are better written as
-tinygrad Tensors, whose scheduler tiles matrix products. The process must not have used tinygrad for the CPU before:
-tinygrad reads its device once. Tried in order: CUDA, NV, METAL, AMD, CL, or what `FLOCKLET_GPU` names.
+Use it for simulation and elementwise work on wide batches (from about 10,000 columns); nets on a GPU are
+better written as tinygrad Tensors, whose scheduler tiles matrix products. The process must not have used
+tinygrad for the CPU before: tinygrad reads its device once.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from ctypes.util import find_library
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,30 +22,50 @@ from flocklet.errors import ConfigError
 from flocklet.kernels.kernel import Kernel
 from flocklet.kernels.tinygrad_adapter import load_tinygrad
 
-__all__ = ["DeviceKernel", "open_device"]
+__all__ = ["DeviceKernel", "find_device", "open_device"]
 
-_CANDIDATES = ("CUDA", "NV", "METAL", "AMD", "CL")
+
+def find_device(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return what to set `DEV` to for the GPU whose driver is here (nothing is opened), or None.
+
+    `FLOCKLET_GPU` names one explicitly, for example CUDA:PTX; "none" forbids it.
+    """
+    env = os.environ if environ is None else environ
+    wanted = env.get("FLOCKLET_GPU", "")
+    if wanted:
+        return None if wanted.lower() == "none" else wanted
+    if sys.platform == "darwin":
+        return "METAL"
+    if Path("/dev/nvidiactl").exists() or find_library("cuda"):
+        return "CUDA"
+    if Path("/dev/kfd").exists():
+        return "AMD"
+    return "CL" if find_library("OpenCL") else None
 
 
 def open_device(environ: Mapping[str, str] | None = None) -> str:
-    """Open the first GPU that works and return its name; raise ConfigError with each refusal when none does."""
-    env = os.environ if environ is None else environ
-    wanted = env.get("FLOCKLET_GPU", "")
-    names = (wanted,) if wanted else _CANDIDATES
-    os.environ.setdefault("DEV", names[0])
+    """Open the GPU and return tinygrad's name for it; raise ConfigError with the reason when it does not
+    compute.
+
+    `DEV` is set when it is not, so this must come before anything else that imports tinygrad in this process.
+    """
+    found = find_device(environ)
+    remedy = "kernels run on the processor instead; FLOCKLET_GPU=CUDA:PTX needs nothing but the driver"
+    if found is None:
+        raise ConfigError("no GPU driver found", remedy=remedy)
+    os.environ.setdefault("DEV", found)
     tg = load_tinygrad()
-    refusals = []
-    for name in names:
-        try:
-            tg.Device[name]
-            probe = (tg.Tensor([1.0, 2.0], device=name) * 2).tolist()
-        except Exception as error:
-            refusals.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0][:80]}")
-            continue
-        if probe == [2.0, 4.0]:
-            return name
-        refusals.append(f"{name}: wrong result")
-    raise ConfigError("no GPU works here (" + "; ".join(refusals) + ")", remedy="CPU kernels are used instead")
+    try:
+        name = str(tg.Device.DEFAULT)
+        result = (tg.Tensor([1.0, 2.0]) * 2).tolist()
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"the GPU ({os.environ['DEV']}) does not compute: {first[:160]}", remedy=remedy
+        ) from error
+    if result != [2.0, 4.0] or name in ("CPU", "PYTHON"):
+        raise ConfigError(f"tinygrad opened {name}, which is not a working GPU", remedy=remedy)
+    return name
 
 
 class DeviceKernel:
