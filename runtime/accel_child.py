@@ -71,7 +71,13 @@ def _native() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    return {"works": False, "detail": "no GPU driver found"}
+    from flocklet.errors import ConfigError
+    from flocklet.kernels.gpu import open_device
+
+    try:
+        return {"works": True, "detail": f"tinygrad on {open_device()}", "timings": []}
+    except ConfigError as error:
+        return {"works": False, "detail": str(error)}
 
 
 def _onnxruntime() -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One TD3 update as one program (Fujimoto, van Hoof & Meger, ICML 2018, algorithm 1).
 
-Twin critics with clipped double-Q targets and target smoothing, Adam on all nets, the actor through the first critic,
-Polyak averaging. The caller draws the batch and the (clipped) smoothing noise; everything else is one C call.
+Twin critics with clipped double-Q targets and target smoothing, Adam on all nets, the actor through the
+first critic, Polyak averaging. The caller draws the batch and the (clipped) smoothing noise; everything
+else is one C call.
 """
 
 from __future__ import annotations
@@ -68,9 +69,10 @@ def _join(
 def td3_program(shape: Td3Shape = Td3Shape()) -> Program:
     """Return the program of one update.
 
-    Buffers: `obs`, `next_obs` (batch, observation), `act`, `noise` (batch, action), `reward`, `alive` (batch; 0 where
-    the episode terminated), and the state `params`, `targets`, `m`, `v` (actor, critic 1, critic 2) and `ticks`
-    (corrections of actor and critics, 4 numbers). Results: `td` (2, batch), the errors of both critics.
+    Buffers: `obs`, `next_obs` (batch, observation), `act`, `noise` (batch, action), `reward`, `alive`
+    (batch; 0 where the episode terminated), and the state `params`, `targets`, `m`, `v` (actor, critic 1,
+    critic 2) and `ticks` (corrections of actor and critics, 4 numbers). Results: `td` (2, batch), the
+    errors of both critics.
     """
     p = Program("td3")
     b, n, k = shape.batch, shape.observation, shape.action

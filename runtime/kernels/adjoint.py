@@ -1,9 +1,10 @@
 """Reverse mode: turn a traced body into the body of its adjoint.
 
-The adjoint of y = f(x) takes x and the cotangents of y and gives the cotangents of x (Griewank & Walther, Evaluating
-Derivatives, 2008, section 3.2). It is an ordinary Graph: it runs on NumPy for the oracle and renders to a kernel like
-any other. Inside a step nothing is stored, intermediate values are recomputed in registers; between steps the caller
-keeps the states (check-points), so one compiled step serves every horizon.
+The adjoint of y = f(x) takes x and the cotangents of y and gives the cotangents of x (Griewank & Walther,
+Evaluating Derivatives, 2008, section 3.2). It is an ordinary Graph: it runs on NumPy for the oracle and
+renders to a kernel like any other. Inside a step nothing is stored, intermediate values are recomputed in
+registers; between steps the caller keeps the states (check-points), so one compiled step serves every
+horizon.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ __all__ = ["adjoint", "adjoint_of"]
 
 
 def adjoint(graph: Graph, wanted: Sequence[int] | None = None) -> Graph:
-    """Return the graph of (inputs, output cotangents) -> cotangents of the inputs listed in `wanted` (default: all).
+    """Return the graph of (inputs, output cotangents) -> cotangents of the inputs listed in `wanted`
+    (default: all).
 
-    At a kink (max, where) the derivative of the branch taken is used; of two equal operands of max, the first.
+    At a kink (max, where) the derivative of the branch taken is used; of two equal operands of max, the
+    first.
     """
     tracer = graph.tracer
     seeds = tuple(tracer.input() for _ in graph.outputs)

@@ -1,9 +1,10 @@
 """Matrix products and dense layers: forward, input gradient, weight gradient.
 
 All of them are one loop nest: C(i, j) = finish(sum over k of A(i, k) B(k, j)), with `rows` x `groups * lanes`
-accumulators in registers and B read along its rows. Weights are stored (inputs, outputs) row-major, so that the forward
-product reads them along the lanes; the input gradient reads a transposed copy, which a Program refreshes once per
-update. `lanes` numbers make one group, so that the C compiler needs one vector operation (or a few) per group.
+accumulators in registers and B read along its rows. Weights are stored (inputs, outputs) row-major, so that
+the forward product reads them along the lanes; the input gradient reads a transposed copy, which a Program
+refreshes once per update. `lanes` numbers make one group, so that the C compiler needs one vector operation
+(or a few) per group.
 """
 
 from __future__ import annotations
@@ -144,8 +145,8 @@ def dense(
 ) -> Kernel:
     """Return Y = activation(X W + b): buffers X (rows, inputs), W (inputs, outputs), b (outputs), Y (rows, outputs).
 
-    With `keep_slope` a fifth buffer D (rows, outputs) receives the derivative of the activation, which is all that the
-    backward pass needs.
+    With `keep_slope` a fifth buffer D (rows, outputs) receives the derivative of the activation, which is
+    all that the backward pass needs.
     """
     act, slope = _activation(activation), _slope(activation)
     sizes = [rows * inputs, inputs * outputs, outputs, rows * outputs] + [rows * outputs] * keep_slope
@@ -187,9 +188,9 @@ def dense(
 def input_grad(rows: int, inputs: int, outputs: int, below: str = "none", *, first: int = 0) -> Kernel:
     """Return dX = (dZ Wt) * act'(H): buffers dZ (rows, outputs), Wt (outputs, inputs), H and dX (rows, inputs).
 
-    `below` names the activation of the layer below, whose output is H; with it dX is that layer's dZ. "slope" means that
-    H holds the slope itself (`dense(..., keep_slope=True)`); "none" leaves H out. With `first` only the columns from
-    there on are computed, dX and H are (rows, inputs - first).
+    `below` names the activation of the layer below, whose output is H; with it dX is that layer's dZ.
+    "slope" means that H holds the slope itself (`dense(..., keep_slope=True)`); "none" leaves H out. With
+    `first` only the columns from there on are computed, dX and H are (rows, inputs - first).
     """
     width = inputs - first
     sizes = [rows * outputs, outputs * inputs] + [rows * width] * (1 + (below != "none"))
@@ -228,7 +229,9 @@ def input_grad(rows: int, inputs: int, outputs: int, below: str = "none", *, fir
 
 
 def _slope_of_output(below: str) -> Graph | None:
-    """Return (gradient, output of the layer below) -> gradient * slope, written so that relu is one selection."""
+    """Return (gradient, output of the layer below) -> gradient * slope, written so that relu is one
+    selection.
+    """
     if below == "none":
         return None
     if below == "relu":

@@ -1,7 +1,7 @@
 """Functions over "any number": NumPy arrays, floats, symbols of a trace, tinygrad UOps.
 
-Bodies use + - * / < and these functions, nothing else; then one body serves the float64 oracle, the NumPy twin, the
-CPU kernel, the GPU kernel, its own adjoint and the firmware.
+Bodies use + - * / < and these functions, nothing else; then one body serves the float64 oracle, the NumPy
+twin, the CPU kernel, the GPU kernel, its own adjoint and the firmware.
 """
 
 from __future__ import annotations

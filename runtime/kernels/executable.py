@@ -30,7 +30,8 @@ def aligned(size: int) -> NDArray[np.float32]:
 class Executable:
     """Run a compiled program. `buffers` are flat float32 arrays, used in place; `bind` exchanges one.
 
-    `backend` is "native" or "numpy", `reason` says why it is NumPy. One executable must not run twice at the same time.
+    `backend` is "native" or "numpy", `reason` says why it is NumPy. One executable must not run twice at
+    the same time.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class Executable:
         self._zero, self._one = ctypes.c_long(0), ctypes.c_long(1)
 
     def bind(self, name: str, array: NDArray[np.float32]) -> None:
-        """Use `array` (contiguous, writable float32, at least the declared size) as buffer `name`, without a copy."""
+        """Use `array` (contiguous, writable float32, at least the declared size) as buffer `name`, without
+        a copy.
+        """
         flat = array.reshape(-1)
         if array.dtype != np.float32 or not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"buffer {name!r} must be a contiguous, writable float32 array")
@@ -82,7 +85,8 @@ class Executable:
             self._interpret(0, 1)
 
     def run(self, lo: int, hi: int, *, threads: int = 1) -> None:
-        """Run the turns `lo` to `hi - 1` of the axis, in order, or shared among `threads` when turns are independent.
+        """Run the turns `lo` to `hi - 1` of the axis, in order, or shared among `threads` when turns are
+        independent.
 
         Raise ValueError when a view would leave its buffer.
         """

@@ -1,9 +1,10 @@
 """Scalar expressions: what a body over "any number" becomes when it is called with symbols instead of arrays.
 
-A body is a plain Python function of lists of numbers, for example one step of a simulator. `trace` calls it once with
-`Expr` inputs and returns a `Graph`; the graph is evaluated on NumPy arrays (the twin), on tinygrad UOps (the kernel)
-and differentiated (`flocklet.kernels.adjoint`). Equal sub-expressions are one object, so nothing is computed twice;
-the digest of a graph is the same in every process and serves as a cache key.
+A body is a plain Python function of lists of numbers, for example one step of a simulator. `trace` calls it
+once with `Expr` inputs and returns a `Graph`; the graph is evaluated on NumPy arrays (the twin), on
+tinygrad UOps (the kernel) and differentiated (`flocklet.kernels.adjoint`). Equal sub-expressions are one
+object, so nothing is computed twice; the digest of a graph is the same in every process and serves as a
+cache key.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _FOLD: dict[str, Callable[..., float]] = {
 
 
 class Expr:
-    """One scalar value: `op` applied to `args`. Made by a Tracer only; supports + - * / < and the methods below."""
+    """One scalar value: `op` applied to `args`. Made by a Tracer only; supports + - * / < and the methods
+    below.
+    """
 
     __slots__ = ("args", "index", "op", "tracer", "value")
 

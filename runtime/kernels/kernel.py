@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,9 @@ class Tile:
 
 
 def native_tile(target: str = "") -> Tile:
-    """Return the tile for this processor, or for a cross target: 16 vector registers with AVX-512, 16 on NEON."""
+    """Return the tile for this processor, or for a cross target: 16 vector registers with AVX-512, 16 on
+    NEON.
+    """
     if target.startswith("aarch64"):
         return Tile(4, 1, 16)
     features = cpu_features()
@@ -45,9 +47,11 @@ def native_tile(target: str = "") -> Tile:
 class Kernel:
     """A kernel over flat float32 buffers.
 
-    `key` describes it completely; `sizes` is how many elements of each buffer it may touch; `writes` tells which it
-    changes. `emit(tile)` returns tinygrad's kernel (tinygrad is imported only then). `twin(*arrays)` does the same on
-    flat NumPy arrays of any float dtype, in place: the oracle, and the fall-back without a compiler.
+    `key` describes it completely; `sizes` is how many elements of each buffer it may touch; `writes` tells
+    which it changes. `emit(tile)` returns tinygrad's kernel (tinygrad is imported only then).
+    `twin(*arrays)` does the same on flat NumPy arrays of any float dtype, in place: the oracle, and the
+    fall-back without a compiler. `emit_device(symbol, buffers, threads)` is the GPU form where one thread
+    does one column.
     """
 
     key: str
@@ -55,6 +59,7 @@ class Kernel:
     writes: tuple[bool, ...]
     emit: Callable[[str, Tile], Any]
     twin: Callable[..., None]
+    emit_device: Callable[[str, Sequence[Any], int], Any] | None = None
 
     @property
     def symbol(self) -> str:
@@ -66,8 +71,8 @@ class Kernel:
 def cuts(count: int, width: int) -> list[tuple[int, int, int]]:
     """Return (first, width, how many) so that the pieces cover `count`.
 
-    What is left over is covered by one more full piece that overlaps: a few results are computed twice, which costs less
-    than a loop of odd length. So pieces may only be used where storing twice is harmless.
+    What is left over is covered by one more full piece that overlaps: a few results are computed twice,
+    which costs less than a loop of odd length. So pieces may only be used where storing twice is harmless.
     """
     whole, rest = divmod(count, width)
     if not whole:

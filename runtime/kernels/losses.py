@@ -1,4 +1,6 @@
-"""Losses: each kernel gives the gradient of the mean loss with respect to the prediction, `*_loss` its value."""
+"""Losses: each kernel gives the gradient of the mean loss with respect to the prediction, `*_loss` its
+value.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Elementwise kernels, reductions and block simulation, all from a traced body.
 
 An argument is a window on a flat buffer: number (plane, row, column) lies at
-`plane * plane_stride + row * row_stride + column * column_stride`. One form covers vectors, matrices, broadcast rows,
-columns and scalars (stride 0), transposition (strides exchanged) and struct-of-arrays states (one plane per variable).
+`plane * plane_stride + row * row_stride + column * column_stride`. One form covers vectors, matrices,
+broadcast rows, columns and scalars (stride 0), transposition (strides exchanged) and struct-of-arrays
+states (one plane per variable).
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def _key(kind: str, graph: Graph, windows: Sequence[Window], *rest: object) -> s
 def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int) -> Kernel:
     """Return the kernel that applies a body at every (row, column).
 
-    Body inputs are the planes of the windows that are read, in order; outputs those of the windows that are written.
+    Body inputs are the planes of the windows that are read, in order; outputs those of the windows that are
+    written.
     """
     _check(graph, windows, "map")
     if all(w.row_stride == w.column_stride * columns and w.planes == 1 for w in windows):
@@ -117,6 +119,12 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
         stores = _apply(graph, windows, loops, row, column)
         return loops.finish([loops.end(stores, column, row)], symbol)
 
+    def emit_device(symbol: str, buffers: Sequence[Any], threads: int) -> Any:
+        loops = Loops(sizes, buffers)
+        column, row = loops.loop(columns), loops.loop(rows)
+        stores = _apply(graph, windows, loops, row, column)
+        return loops.finish([loops.end(stores, row, column)], symbol, threads=threads)
+
     def twin(*arrays: Floats) -> None:
         views = [w.views(a, rows, columns) for w, a in zip(windows, arrays, strict=True)]
         values = [v for w, vs in zip(windows, views, strict=True) if w.is_read for v in vs]
@@ -126,7 +134,7 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
             target[...] = result
 
     writes = tuple(w.is_written for w in windows)
-    return Kernel(_key("map", graph, windows, rows, columns), sizes, writes, emit, twin)
+    return Kernel(_key("map", graph, windows, rows, columns), sizes, writes, emit, twin, emit_device)
 
 
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
@@ -150,8 +158,9 @@ def reduce_kernel(
 ) -> Kernel:
     """Return the kernel that reduces a body over the columns of each row, or over the rows of each column.
 
-    The last buffer receives the results, `len(graph.outputs)` planes of `rows` (or `columns`) numbers one after
-    another. `how` is "sum" or "max". Float32 sums run in 16 lanes; a float64 sum differs by about 1e-7 relative.
+    The last buffer receives the results, `len(graph.outputs)` planes of `rows` (or `columns`) numbers one
+    after another. `how` is "sum" or "max". Float32 sums run in 16 lanes; a float64 sum differs by about
+    1e-7 relative.
     """
     _check(graph, windows, "reduce")
     planes = len(graph.outputs)
@@ -247,9 +256,9 @@ def block_kernel(
 ) -> Kernel:
     """Return the kernel that advances a state `steps` times with the time loop inside.
 
-    `windows` are the state that is read, what is held during the steps, and the state that is written; body inputs are
-    the state's planes then the held planes, outputs the state's planes. `lanes` columns at a time live in a stack array,
-    the time loop runs around them, so that a simulation touches memory once.
+    `windows` are the state that is read, what is held during the steps, and the state that is written; body
+    inputs are the state's planes then the held planes, outputs the state's planes. `lanes` columns at a
+    time live in a stack array, the time loop runs around them, so that a simulation touches memory once.
     """
     state, held, after = windows
     n = state.planes
@@ -286,6 +295,10 @@ def block_kernel(
         nests += [nest(loops, rest, 1, whole * lanes)] if rest else []
         return loops.finish(nests, symbol)
 
+    def emit_device(symbol: str, buffers: Sequence[Any], threads: int) -> Any:
+        loops = Loops(sizes, buffers)
+        return loops.finish([nest(loops, 1, columns, 0)], symbol, threads=threads)
+
     def twin(*arrays: Floats) -> None:
         source, holds, target = (w.views(a, 1, columns) for w, a in zip(windows, arrays, strict=True))
         values: list[Any] = [view.copy() for view in source]
@@ -295,6 +308,5 @@ def block_kernel(
         for view, value in zip(target, values, strict=True):
             view[...] = value
 
-    return Kernel(
-        _key("block", graph, windows, columns, steps, lanes), sizes, (False, False, True), emit, twin
-    )
+    key = _key("block", graph, windows, columns, steps, lanes)
+    return Kernel(key, sizes, (False, False, True), emit, twin, emit_device)

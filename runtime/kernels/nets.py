@@ -1,7 +1,8 @@
 """Multi-layer perceptrons in a program: where the parameters lie, forward, backward.
 
-All parameters of a net are one flat float32 vector W1, b1, W2, b2, ... with W stored (inputs, outputs) row-major, so that
-an optimiser is one kernel and a delta one slice. `Mlp.export` gives the (outputs, inputs) matrices of ONNX and firmware.
+All parameters of a net are one flat float32 vector W1, b1, W2, b2, ... with W stored (inputs, outputs)
+row-major, so that an optimiser is one kernel and a delta one slice. `Mlp.export` gives the (outputs,
+inputs) matrices of ONNX and firmware.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ class Mlp:
         return sum(layer.inputs * layer.outputs + layer.outputs for layer in self.layers)
 
     def init(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Return fresh parameters, uniform in ±1/sqrt(inputs) (He et al. scaled as rl_tools and PyTorch do)."""
+        """Return fresh parameters, uniform in ±1/sqrt(inputs) (He et al. scaled as rl_tools and PyTorch
+        do).
+        """
         parts = []
         for layer in self.layers:
             bound = 1.0 / np.sqrt(layer.inputs)
@@ -108,11 +111,13 @@ def mlp_backward(
     y: View | None = None,
     turned: str = "",
 ) -> None:
-    """Append the backward pass of the forward pass called `name`: from `dy` to `grads` (flat, as params) and/or `dx`
+    """Append the backward pass of the forward pass called `name`: from `dy` to `grads` (flat, as params)
+    and/or `dx`
     (from column `dx_first` on).
 
-    `turned` names a scratch buffer of transposed weights that an earlier backward pass of the same parameters filled;
-    it is filled here when empty. `y` is where the forward pass put its output, if not in scratch.
+    `turned` names a scratch buffer of transposed weights that an earlier backward pass of the same
+    parameters filled; it is filled here when empty. `y` is where the forward pass put its output, if not in
+    scratch.
     """
     layers = net.layers
     flow = dy

@@ -1,8 +1,9 @@
 """Optimisers as kernels over flat parameter vectors: one call updates a whole model.
 
-Adam: Kingma & Ba, ICLR 2015, algorithm 1; AdamW: Loshchilov & Hutter, ICLR 2019, algorithm 2 (the decay is not scaled by
-the learning rate unless the caller multiplies it in). The bias corrections 1 - beta**t are two numbers in a buffer that
-`adam_tick` advances by c <- beta c + (1 - beta): exact to rounding, where 1 - beta**t in float32 loses four digits.
+Adam: Kingma & Ba, ICLR 2015, algorithm 1; AdamW: Loshchilov & Hutter, ICLR 2019, algorithm 2 (the decay is
+not scaled by the learning rate unless the caller multiplies it in). The bias corrections 1 - beta**t are
+two numbers in a buffer that `adam_tick` advances by c <- beta c + (1 - beta): exact to rounding, where 1 -
+beta**t in float32 loses four digits.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A program: an ordered list of kernels over named flat buffers, fused into one C function.
 
-Calling the function costs well under a microsecond from Python and releases the GIL. A program may have an *axis*: each
-view moves by its `step` from turn to turn, so that one compiled turn serves a thousand peers, every block of a batch,
-or every time step of a horizon (backwards with a negative step), and turns can be shared among threads.
+Calling the function costs well under a microsecond from Python and releases the GIL. A program may have an
+*axis*: each view moves by its `step` from turn to turn, so that one compiled turn serves a thousand peers,
+every block of a batch, or every time step of a horizon (backwards with a negative step), and turns can be
+shared among threads.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ class Program:
         return self.buffer(name, size)
 
     def call(self, kernel: Kernel, *views: View | str) -> None:
-        """Append a kernel; raise ValueError if a view leaves its buffer or a written view overlaps another one."""
+        """Append a kernel; raise ValueError if a view leaves its buffer or a written view overlaps another
+        one.
+        """
         chosen = tuple(View(v) if isinstance(v, str) else v for v in views)
         if len(chosen) != len(kernel.sizes):
             raise ValueError(f"{kernel.key}: takes {len(kernel.sizes)} buffers, got {len(chosen)}")
@@ -108,7 +111,9 @@ class Program:
         return PREAMBLE + "".join(texts) + "\n".join([*lines, "  }", "}", ""])
 
     def key(self, compiler: Compiler, tile: Tile) -> str:
-        """Return the cache key: kernels, views, generator, compiler, flags and processor; needs no tinygrad."""
+        """Return the cache key: kernels, views, generator, compiler, flags and processor; needs no
+        tinygrad.
+        """
         parts = [_generator_digest(), TINYGRAD, tile.key, compiler.identity, repr(list(self.sizes))]
         parts += [f"{c.kernel.key} {c.views}" for c in self.calls]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
@@ -120,7 +125,9 @@ class Program:
         compilers: Sequence[Compiler] | None = None,
         tile: Tile | None = None,
     ) -> Executable:
-        """Return the runnable program: native where a compiler works, else the NumPy twins (one warning says so)."""
+        """Return the runnable program: native where a compiler works, else the NumPy twins (one warning
+        says so).
+        """
         shelf = LibraryCache() if cache is None else cache
         found = find_compilers() if compilers is None else list(compilers)
         why = "no C compiler found; install clang or gcc, or pip install 'flocklet[compiler]'"

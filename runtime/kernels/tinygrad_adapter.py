@@ -1,12 +1,13 @@
 """Everything that touches tinygrad's internals: loops and stores as UOps, rendered to portable C99.
 
 tinygrad promises nothing about these interfaces, therefore the version is pinned exactly and
-`tests/test_kernels_contract.py` checks each of them. tinygrad is imported here only, lazily, with the environment it
-needs: the interpreter device (no clang is started), no worker processes, no disk cache.
+`tests/test_kernels_contract.py` checks each of them. tinygrad is imported here only, lazily, with the
+environment it needs: the interpreter device (no clang is started), no worker processes, no disk cache.
 
-Rules learnt by measurement: `opts_to_apply=()` always (the C compiler vectorises; tinygrad's UPCAST is slower, and
-silently wrong with register arrays); loops that must disappear are marked and unrolled in the text, which costs the
-rewriter nothing; `exp2` is our own polynomial so that compilers without a vector library vectorise it too.
+Rules learnt by measurement: `opts_to_apply=()` always (the C compiler vectorises; tinygrad's UPCAST is
+slower, and silently wrong with register arrays); loops that must disappear are marked and unrolled in the
+text, which costs the rewriter nothing; `exp2` is our own polynomial so that compilers without a vector
+library vectorise it too.
 """
 
 from __future__ import annotations
@@ -83,19 +84,23 @@ def _names() -> Any:
 class Loops:
     """Build one kernel: loops, register arrays and ordered groups of stores over flat float32 buffers.
 
-    A buffer or register array is indexed with one flat expression; reading `b[i]` gives a number, `b[i].store(x)` a
-    statement. `end` closes loops around statements, `after` orders reads behind finished statements.
+    A buffer or register array is indexed with one flat expression; reading `b[i]` gives a number,
+    `b[i].store(x)` a statement. `end` closes loops around statements, `after` orders reads behind finished
+    statements.
     """
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    def __init__(self, sizes: Sequence[int], buffers: Sequence[Any] | None = None) -> None:
         self._tg = load_tinygrad()
         self._axis = 0
         self._unrolled = _UNROLLED
         self._arrays = 0
-        self.buffers = [self._tg.UOp.placeholder((n,), self._tg.dtypes.float, i) for i, n in enumerate(sizes)]
+        made = [self._tg.UOp.placeholder((n,), self._tg.dtypes.float, i) for i, n in enumerate(sizes)]
+        self.buffers = made if buffers is None else list(buffers)
 
     def loop(self, count: int, *, is_reduction: bool = False) -> Any:
-        """Return the index of a loop of `count` turns; a reduction carries values in registers from turn to turn."""
+        """Return the index of a loop of `count` turns; a reduction carries values in registers from turn to
+        turn.
+        """
         if count == 1:
             return 0
         self._axis += 1
@@ -124,7 +129,9 @@ class Loops:
         return out
 
     def after(self, array: Any, *before: Any) -> Any:
-        """Return `array` as it stands after the statements (or at the start of each turn of the loops) in `before`."""
+        """Return `array` as it stands after the statements (or at the start of each turn of the loops) in
+        `before`.
+        """
         real = [x for x in before if not isinstance(x, int)]
         return array.after(*real) if real else array
 
@@ -132,9 +139,12 @@ class Loops:
         """Return a float32 constant."""
         return self._tg.UOp.const(float(value), self._tg.dtypes.float)
 
-    def finish(self, statements: Sequence[Any], name: str, opts: Sequence[Any] = ()) -> Any:
-        """Return the finished kernel."""
-        info = self._tg.KernelInfo(name=name, opts_to_apply=tuple(opts))
+    def finish(self, statements: Sequence[Any], name: str, *, threads: int = 0) -> Any:
+        """Return the finished kernel; with `threads` the first loop becomes a GPU grid of blocks of that
+        size.
+        """
+        opts = (self._tg.Opt(self._tg.OptOps.LOCAL, 0, threads),) if threads else ()
+        info = self._tg.KernelInfo(name=name, opts_to_apply=opts)
         return self._tg.UOp.sink(*statements, arg=info)
 
 
@@ -233,7 +243,9 @@ def _renderer() -> Any:
 
 
 def render_c(kernel: Any) -> tuple[str, list[int]]:
-    """Return the C text of a finished kernel (one static function) and the buffer numbers it takes, in order."""
+    """Return the C text of a finished kernel (one static function) and the buffer numbers it takes, in
+    order.
+    """
     tg = load_tinygrad()
     program = tg.to_program(kernel, _renderer())
     source = str(next(s.arg for s in program.src if s.op is tg.Ops.SOURCE))
@@ -242,7 +254,9 @@ def render_c(kernel: Any) -> tuple[str, list[int]]:
 
 
 def _unroll(lines: Sequence[str]) -> list[str]:
-    """Write out the marked loops of a rendered function body: one block per turn, the index replaced by its value."""
+    """Write out the marked loops of a rendered function body: one block per turn, the index replaced by its
+    value.
+    """
     out: list[str] = []
     i = 0
     while i < len(lines):

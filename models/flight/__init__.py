@@ -1,0 +1,1 @@
+"""Flight: quadrotor dynamics and what is trained on them."""
