@@ -374,5 +374,7 @@ def parse_model(data: bytes) -> Model:
                     version = _signed(item)
             opsets["" if domain == "ai.onnx" else domain] = version
     if graph is None or not graph.nodes:
-        raise ExportError("the file holds no ONNX graph", remedy="pass a file that onnx.save or torch.onnx wrote")
+        raise ExportError(
+            "the file holds no ONNX graph", remedy="pass a file that onnx.save or torch.onnx wrote"
+        )
     return Model(ir_version, producer, opsets, graph)
