@@ -42,5 +42,7 @@ def reweighted(plan: Plan, network: Network) -> Plan:
         plan.name, network, dtype=plan.dtype, obs=plan.obs, action=plan.action, cached=plan.cached or None
     )
     if fresh.layout_id != plan.layout_id:
-        raise ExportError("the new weights are of another network", remedy="export again and flash the firmware")
+        raise ExportError(
+            "the new weights are of another network", remedy="export again and flash the firmware"
+        )
     return fresh

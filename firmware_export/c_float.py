@@ -179,14 +179,25 @@ def _tanh_asm() -> str:
         body += [f"vadd.f32 s14, s14, s{i}", f"vadd.f32 s15, s15, s{7 + i}", "vmul.f32 s14, s14, s13"]
         body += ["vmul.f32 s15, s15, s13"] if i < 3 else []
     body += [_NEXT[1], "vadd.f32 s14, s14, s4", *_NEXT[2:], "vmul.f32 s14, s14, s13", "subs %[n], %[n], #1"]
-    body += ["vadd.f32 s14, s14, s5", "vmul.f32 s14, s14, s13", "vadd.f32 s14, s14, s6", "vmul.f32 s14, s14, s12"]
+    body += [
+        "vadd.f32 s14, s14, s5",
+        "vmul.f32 s14, s14, s13",
+        "vadd.f32 s14, s14, s6",
+        "vmul.f32 s14, s14, s12",
+    ]
     body += ["vdiv.f32 s14, s14, s15"]
     return _activation_asm("tanh13", 11, "s12", body, "s14")
 
 
 def _fast_asm() -> str:
     body = ["vmul.f32 s3, s2, s2", _NEXT[0], "vmul.f32 s4, s3, s1", "vadd.f32 s3, s3, s0", _NEXT[1]]
-    body += ["vadd.f32 s4, s4, s0", "vmul.f32 s3, s3, s2", *_NEXT[2:], "subs %[n], %[n], #1", "vdiv.f32 s3, s3, s4"]
+    body += [
+        "vadd.f32 s4, s4, s0",
+        "vmul.f32 s3, s3, s2",
+        *_NEXT[2:],
+        "subs %[n], %[n], #1",
+        "vdiv.f32 s3, s3, s4",
+    ]
     return _activation_asm("fast3", 2, "s2", body, "s3")
 
 
@@ -296,7 +307,14 @@ def _either(asm: str, plain: str, *, use_asm: bool) -> str:
 
 
 def float_kernels(
-    kinds: set[str], *, dense8: bool, dense4: bool, odd: bool, use_asm: bool, unroll: bool = True, norm: bool = False
+    kinds: set[str],
+    *,
+    dense8: bool,
+    dense4: bool,
+    odd: bool,
+    use_asm: bool,
+    unroll: bool = True,
+    norm: bool = False,
 ) -> str:
     """Return the text of the kernels that a network needs, in the order in which they depend on each other.
 

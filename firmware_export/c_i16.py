@@ -177,7 +177,10 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         ]
     unit = 1 / 65536 if net.dense[-1].activation.kind == "identity" else 1 / FULL
     unit_text = hex_float(float(np.float32(unit)))
-    lines += [f"for (i = 0; i < {net.n_out}u; i++) {{\n  s->y[i] = (float)s->z[i] * {unit_text};\n}}", "return s->y;"]
+    lines += [
+        f"for (i = 0; i < {net.n_out}u; i++) {{\n  s->y[i] = (float)s->z[i] * {unit_text};\n}}",
+        "return s->y;",
+    ]
     functions = (
         "/* Activation of layer 0, and all further layers. */\n"
         "FLOCKLET_NOINLINE static const float *network(const @N@_weights_t *W, @N@_scratch_t *s)\n{\n"

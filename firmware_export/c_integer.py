@@ -83,17 +83,61 @@ def _dot_asm() -> str:
     def pair(x: str) -> list[str]:
         sums = ("r10", "r11", "r12", "lr")
         lines = ["ldmia r0!, {r3-r6}"]
-        return lines + [f"smlad {a}, {w}, {x}, {a}" for a, w in zip(sums, ("r3", "r4", "r5", "r6"), strict=True)]
+        return lines + [
+            f"smlad {a}, {w}, {x}, {a}" for a, w in zip(sums, ("r3", "r4", "r5", "r6"), strict=True)
+        ]
 
-    lines = [".syntax unified", "vmov s0, %[count]", "vmov s1, %[skip]", "vmov s2, %[from]", "vmov s3, %[step]"]
+    lines = [
+        ".syntax unified",
+        "vmov s0, %[count]",
+        "vmov s1, %[skip]",
+        "vmov s2, %[from]",
+        "vmov s3, %[step]",
+    ]
     lines += ["vmov s4, %[x]", "vmov s15, %[pairs]", "vmov s5, s6, r4, r5", "vmov s7, s8, r6, r7"]
-    lines += ["vmov s9, s10, r8, r9", "vmov s11, s12, r10, r11", "vmov s13, s14, r12, lr", "1:", "vmov r3, s2"]
-    lines += ["ldmia r3, {r10, r11, r12, lr}", "vmov r1, s4", "vmov r7, s15", "subs r7, r7, #4", "blt 3f", "2:"]
+    lines += [
+        "vmov s9, s10, r8, r9",
+        "vmov s11, s12, r10, r11",
+        "vmov s13, s14, r12, lr",
+        "1:",
+        "vmov r3, s2",
+    ]
+    lines += [
+        "ldmia r3, {r10, r11, r12, lr}",
+        "vmov r1, s4",
+        "vmov r7, s15",
+        "subs r7, r7, #4",
+        "blt 3f",
+        "2:",
+    ]
     for _ in range(2):
         lines += ["ldmia r1!, {r8, r9}", *pair("r8"), *pair("r9")]
-    lines += ["subs r7, r7, #4", "bge 2b", "3:", "adds r7, r7, #4", "beq 5f", "4:", "ldr r8, [r1], #4", *pair("r8")]
-    lines += ["subs r7, r7, #1", "bne 4b", "5:", "stmia r2!, {r10, r11, r12, lr}", "vmov r3, s1", "add r0, r0, r3"]
-    lines += ["vmov r3, r4, s2, s3", "add r3, r3, r4", "vmov s2, r3", "vmov r3, s0", "subs r3, r3, #1", "vmov s0, r3"]
+    lines += [
+        "subs r7, r7, #4",
+        "bge 2b",
+        "3:",
+        "adds r7, r7, #4",
+        "beq 5f",
+        "4:",
+        "ldr r8, [r1], #4",
+        *pair("r8"),
+    ]
+    lines += [
+        "subs r7, r7, #1",
+        "bne 4b",
+        "5:",
+        "stmia r2!, {r10, r11, r12, lr}",
+        "vmov r3, s1",
+        "add r0, r0, r3",
+    ]
+    lines += [
+        "vmov r3, r4, s2, s3",
+        "add r3, r3, r4",
+        "vmov s2, r3",
+        "vmov r3, s0",
+        "subs r3, r3, #1",
+        "vmov s0, r3",
+    ]
     lines += ["bne 1b", "vmov r4, r5, s5, s6", "vmov r6, r7, s7, s8", "vmov r8, r9, s9, s10"]
     lines += ["vmov r10, r11, s11, s12", "vmov r12, lr, s13, s14"]
     text = "\n".join(f'    "{line}\\n"' for line in lines)
@@ -208,7 +252,13 @@ FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const f
 
 
 def _combine_asm() -> str:
-    lines = [".syntax unified", "1:", "vldmia %[s]!, {s4-s7}", "vldmia %[k]!, {s8-s11}", "vldmia %[f]!, {s0-s3}"]
+    lines = [
+        ".syntax unified",
+        "1:",
+        "vldmia %[s]!, {s4-s7}",
+        "vldmia %[k]!, {s8-s11}",
+        "vldmia %[f]!, {s0-s3}",
+    ]
     lines += [f"vcvt.f32.s32 s{i}, s{i}" for i in range(4, 8)]
     lines += [f"vadd.f32 s{i}, s{i}, s{4 + i}" for i in range(4)]
     lines += [f"vmul.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
@@ -277,11 +327,17 @@ def _kernels(plan: Plan, *, use_asm: bool) -> str:
     plain_counts = _COUNTS.replace("@NAME@", "to_counts").replace("@BOUND@", "")
     plain_counts = plain_counts.replace("@FIRST@", "v[0]").replace("@SECOND@", "v[1]")
     limited = _COUNTS.replace("@NAME@", "to_limited").replace("@BOUND@", ", float bound")
-    limited = _LIMITED + "\n" + limited.replace("@FIRST@", "limited(v[0], bound)").replace(
-        "@SECOND@", "limited(v[1], bound)"
+    limited = (
+        _LIMITED
+        + "\n"
+        + limited.replace("@FIRST@", "limited(v[0], bound)").replace("@SECOND@", "limited(v[1], bound)")
     )
     counts = [plain_counts] if any(_is_bounded(model, i) for i in range(1, len(model.layers))) else []
-    counts += [limited] if plan.obs.history or not all(_is_bounded(model, i) for i in range(1, len(model.layers))) else []
+    counts += (
+        [limited]
+        if plan.obs.history or not all(_is_bounded(model, i) for i in range(1, len(model.layers)))
+        else []
+    )
     combine = _COMBINE_C
     if use_asm:
         combine = f"#if defined(FLOCKLET_M4F)\n{_combine_asm()}#else\n{_COMBINE_C}#endif\n"
@@ -332,7 +388,9 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
     functions += (
         "\n/* Layer 0 from all past actions. */\n"
         f"FLOCKLET_NOINLINE static void first_layer(const @N@_weights_t *W, @N@_scratch_t *s, const float *x"
-        f"{', const uint32_t *past' if past else ''})\n{{\n" + "\n".join("  " + line for line in start if line) + "\n}\n"
+        f"{', const uint32_t *past' if past else ''})\n{{\n"
+        + "\n".join("  " + line for line in start if line)
+        + "\n}\n"
     )
     scratch = (
         "typedef struct {\n  float save[16];\n"
@@ -401,7 +459,9 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
     observe = f"st->x[i] = v.f * {hex_float(M)};" if half else "st->x[i] = v.f;"
     state = f"float x[{_even(obs.state) if half else obs.state}]; /* the guarded observation */\n@N@_scratch_t scratch;\n"
     if obs.history is None:
-        return Hooks(state, observe, f"{weights}first_layer(W, &st->scratch, st->x);\ny = network(W, &st->scratch);")
+        return Hooks(
+            state, observe, f"{weights}first_layer(W, &st->scratch, st->x);\ny = network(W, &st->scratch);"
+        )
     entries, entry = obs.history
     at = (entries - 1) * per_entry
     state += f"float newest[{entry}]; /* running mean of the actions of this period */\n"
@@ -411,9 +471,7 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
         mean = f"k == 0u ? st->fed[i] : {mean}"
     count = f"to_limited(st->newest, st->past + {at}, {entry}u, {hex_float(M)}, 1.0f);"
     feed = f"for (i = 0; i < {entry}u; i++) {{\n  st->newest[i] = {mean};\n}}\n{count}"
-    shift = (
-        f"for (i = 0; i < {at}u; i++) {{\n  st->past[i] = st->past[i + {per_entry}u];\n  FLOCKLET_BARRIER;\n}}"
-    )
+    shift = f"for (i = 0; i < {at}u; i++) {{\n  st->past[i] = st->past[i + {per_entry}u];\n  FLOCKLET_BARRIER;\n}}"
     reset = (
         f"for (i = 0; i < {entry}u; i++) {{\n  st->newest[i] = v.f;\n}}\n"
         f"for (i = 0; i < {entries}u; i++) {{\n"

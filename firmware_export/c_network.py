@@ -46,10 +46,14 @@ def _dense_calls(prefix: str, n_in: int, n_out: int, source: str, target: str, s
     eights, four = tiles(n_out)
     lines = []
     if eights:
-        lines.append(f"dense8(W->w{prefix}, W->b{prefix}, {source}, {target}, {n_in}u, {eights}u, 0u, {save});")
+        lines.append(
+            f"dense8(W->w{prefix}, W->b{prefix}, {source}, {target}, {n_in}u, {eights}u, 0u, {save});"
+        )
     if four:
         at, row = 8 * eights * n_in, 8 * eights
-        lines.append(f"dense4(W->w{prefix} + {at}, W->b{prefix} + {row}, {source}, {target} + {row}, {n_in}u);")
+        lines.append(
+            f"dense4(W->w{prefix} + {at}, W->b{prefix} + {row}, {source}, {target} + {row}, {n_in}u);"
+        )
     return lines
 
 
@@ -99,7 +103,9 @@ def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) 
     other = f"{spare} + {wide + rows_of(2 * n)}"
     lines += _dense_calls(f"{i}n", n, n, candidate_in, other, "save")
     factor = f"({gates})[{n}u + i] * " if after else ""
-    lines += [f"for (i = 0; i < {n}u; i++) {{\n  ({other})[i] = {spare}[{2 * n}u + i] + {factor}({other})[i];\n}}"]
+    lines += [
+        f"for (i = 0; i < {n}u; i++) {{\n  ({other})[i] = {spare}[{2 * n}u + i] + {factor}({other})[i];\n}}"
+    ]
     lines += [f"tanh13({other}, {n}u);"]
     mix = f"(1.0f - ({gates})[i]) * ({other})[i] + ({gates})[i] * {hidden}[i]"
     lines += [f"for (i = 0; i < {n}u; i++) {{\n  {target}[i] = {mix};\n}}"]
@@ -162,7 +168,9 @@ def float_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Cod
         n = layer.n_out
         shapes += [(layer.n_in, 3 * n), (n, 2 * n), (n, n)]
     entry = obs.history[1] if obs.history else 0
-    odd = any(n_in % 2 for n_in, n_out in shapes if tiles(n_out)[0]) or (plan.cached and (entry + obs.state) % 2 == 1)
+    odd = any(n_in % 2 for n_in, n_out in shapes if tiles(n_out)[0]) or (
+        plan.cached and (entry + obs.state) % 2 == 1
+    )
     odd = odd or (plan.cached and entry % 2 == 1)
     kernels = float_kernels(
         kinds,
@@ -186,7 +194,9 @@ def float_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Cod
     prologue = [*layout[0].splitlines(), *layout[1:], *(["uint32_t i;"] if loops else [])]
     source_argument = "" if split else ", const float *x"
     used = " ".join(lines)
-    prologue += [f"(void){name};" for name in ("save", "b") if f"{name}" not in used.replace("b0", "").split()]
+    prologue += [
+        f"(void){name};" for name in ("save", "b") if f"{name}" not in used.replace("b0", "").split()
+    ]
     prologue = [line for line in prologue if not line.startswith("(void)")] + ["(void)save;", "(void)b;"]
     functions += (
         f"/* Layers {1 if split else 0} to {len(network.layers) - 1}; the result lies in the scratch memory. */\n"
@@ -216,7 +226,9 @@ def _eval_text(plan: Plan, words: int, width: int, *, split: bool, n_hidden: int
         inside = words - network.n_in
         lines += [f"  float *const in = scratch + {inside};"]
         if obs.order == "oldest_first":
-            lines += [f"  for (i = 0; i < {entries * entry}u; i++) {{\n    in[i] = x[{obs.state}u + i];\n  }}"]
+            lines += [
+                f"  for (i = 0; i < {entries * entry}u; i++) {{\n    in[i] = x[{obs.state}u + i];\n  }}"
+            ]
         else:
             last = obs.state + (entries - 1) * entry
             lines += [
@@ -262,7 +274,9 @@ def _hooks(plan: Plan, words: int, width: int, *, n_hidden: int) -> Hooks:
     first = network.dense[0]
     h = first.n_out
     eights = h // 8
-    state += f"float sums[{2 * h}]; /* first layer over all but the newest entry: of this period, of the next */\n"
+    state += (
+        f"float sums[{2 * h}]; /* first layer over all but the newest entry: of this period, of the next */\n"
+    )
     state += "uint32_t current;\nuint32_t columns;\n"
     recent = n_in - newest
     a = f"st->scratch + {SAVE_WORDS}"

@@ -263,7 +263,9 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     """Return guard, NAME_reset and NAME_step."""
     obs, action = plan.obs, plan.action
     low, high, safe = action.bounds(plan.network.n_out)
-    tables = [_constants(key, values) for key, values in (("act_low", low), ("act_high", high), ("act_safe", safe))]
+    tables = [
+        _constants(key, values) for key, values in (("act_low", low), ("act_high", high), ("act_safe", safe))
+    ]
     limit_table, limit = _limit_bits(plan)
     history = obs.history is not None
     previous = history and obs.feed == "previous_action"

@@ -32,7 +32,9 @@ def guard(values: F32, limits: F32) -> tuple[F32, int]:
     large = ~nonfinite & (size > limits.view(np.uint32))
     out = np.where(nonfinite | denormal, np.uint32(0), bits)
     out = np.where(large, (bits & np.uint32(0x80000000)) | limits.view(np.uint32), out)
-    status = (_BIT["NONFINITE"] if nonfinite.any() else 0) | (_BIT["OBS_CLIPPED"] if (denormal | large).any() else 0)
+    status = (_BIT["NONFINITE"] if nonfinite.any() else 0) | (
+        _BIT["OBS_CLIPPED"] if (denormal | large).any() else 0
+    )
     return out.astype(np.uint32).view(_f), status
 
 
@@ -50,7 +52,9 @@ class Controller:
         entries = self.plan.obs.history
         value, status = guard(np.array([init], _f), np.array([1e3], _f))
         init = 0.0 if status else float(value[0])
-        self.integer = self.plan.integer.controller(init) if self.plan.integer is not None and entries else None
+        self.integer = (
+            self.plan.integer.controller(init) if self.plan.integer is not None and entries else None
+        )
         self.history = np.full(entries or (1, 1), init, _f)
         self.hidden = np.zeros((1, hidden_size(self.plan.network)), _f)
         self.last = self.safe.copy()

@@ -164,7 +164,9 @@ def crazyflie_files(plan: Plan) -> dict[str, str | bytes]:
     step = max(1, round((plan.action.interval_us or 2000) / 1000))
     previous = ", action" if plan.obs.history and plan.obs.feed == "previous_action" else ""
     now = ", before" if has_time(plan) else ""
-    text = _APP.replace("@CALL@", f"@N@_step(&policy, observed{previous}{now}, action)").replace("@STEP@", str(step))
+    text = _APP.replace("@CALL@", f"@N@_step(&policy, observed{previous}{now}, action)").replace(
+        "@STEP@", str(step)
+    )
     about = _README.replace("@STEP@", str(step)).replace("@MEANING@", plan.action.meaning)
     return {
         "crazyflie/Makefile": (
@@ -179,5 +181,7 @@ def crazyflie_files(plan: Plan) -> dict[str, str | bytes]:
         "crazyflie/src/Kbuild": f"obj-y += {n}_app.o\nobj-y += {n}_policy.o\n",
         f"crazyflie/src/{n}_policy.c": f'#include "../../{n}.c"\n',
         f"crazyflie/src/{n}_app.c": text.replace("@N@", n).replace("@WARMUP@", "500"),
-        "crazyflie/README.md": about.replace("@N@", n).replace("@WARMUP@", "500 (safe for motors; LTF flew with 0)"),
+        "crazyflie/README.md": about.replace("@N@", n).replace(
+            "@WARMUP@", "500 (safe for motors; LTF flew with 0)"
+        ),
     }

@@ -62,7 +62,9 @@ def _decode16(h: int) -> Operation:
     if top in {12, 13, 14, 15, 16, 17}:
         scale = {12: 4, 13: 4, 14: 1, 15: 1, 16: 2, 17: 2}[top]
         kind = "load" if top & 1 else "store"
-        return Operation(kind, 2 if top & 1 else 1, 1, (h >> 3) & 7, offset=((h >> 6) & 31) * scale, target=h & 7)
+        return Operation(
+            kind, 2 if top & 1 else 1, 1, (h >> 3) & 7, offset=((h >> 6) & 31) * scale, target=h & 7
+        )
     if top in {18, 19}:
         kind = "load" if top & 1 else "store"
         return Operation(kind, 2 if top & 1 else 1, 1, 13, offset=(h & 255) * 4, target=(h >> 8) & 7)
@@ -102,7 +104,12 @@ def _decode_fp(a: int, b: int) -> Operation:
     m = _single(b & 15, (b >> 5) & 1)
     if b & 0x10:
         to_core = bool(a & 0x10)
-        return Operation("fp", 1, reads=frozenset({n}) if to_core else frozenset(), writes=frozenset() if to_core else frozenset({n}))
+        return Operation(
+            "fp",
+            1,
+            reads=frozenset({n}) if to_core else frozenset(),
+            writes=frozenset() if to_core else frozenset({n}),
+        )
     op = (a >> 4) & 0xB
     if op in {0, 1, 9, 10}:
         return Operation("mac", 3, writes=frozenset({d}), reads=frozenset({n, m}))
@@ -111,7 +118,12 @@ def _decode_fp(a: int, b: int) -> Operation:
     if op == 11:
         cost = 14 if a & 15 == 1 and b & 0xC0 == 0xC0 else 1
         compare = a & 14 == 4
-        return Operation("fp", cost, writes=frozenset() if compare else frozenset({d}), reads=frozenset({m, d} if compare else {m}))
+        return Operation(
+            "fp",
+            cost,
+            writes=frozenset() if compare else frozenset({d}),
+            reads=frozenset({m, d} if compare else {m}),
+        )
     return Operation("fp", 1, writes=frozenset({d}), reads=frozenset({n, m}))
 
 

@@ -35,7 +35,9 @@ class Image:
     def symbol(self, name: str) -> int:
         """Return the address of a symbol."""
         if name not in self.symbols:
-            raise VerificationError(f"the image has no symbol '{name}'", remedy="do not strip the image (zig: avoid -Os)")
+            raise VerificationError(
+                f"the image has no symbol '{name}'", remedy="do not strip the image (zig: avoid -Os)"
+            )
         return self.symbols[name][0]
 
     @property
@@ -58,7 +60,9 @@ def read_elf(source: Path | bytes) -> Image:
     phentsize, phnum, shentsize, shnum, shstrndx = struct.unpack_from("<HHHHH", data, 42)
     segments = []
     for i in range(phnum):
-        kind, offset, virtual, physical, filesz, memsz = struct.unpack_from("<IIIIII", data, phoff + i * phentsize)
+        kind, offset, virtual, physical, filesz, memsz = struct.unpack_from(
+            "<IIIIII", data, phoff + i * phentsize
+        )
         if kind == 1 and memsz:
             segments.append(Segment(virtual, physical, data[offset : offset + filesz], memsz))
     headers = [struct.unpack_from("<IIIIIIIIII", data, shoff + i * shentsize) for i in range(shnum)]

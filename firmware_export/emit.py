@@ -53,7 +53,9 @@ def emit_header(plan: Plan, parts: CodeParts, *, loadable: bool) -> str:
     members = "const struct {n}_weights *weights;\n".format(n=name) if loadable else ""
     members += parts.hooks.state + f"float last[{net.n_out}]; /* the action returned last */\n"
     members += f"float fed[{net.n_out}]; /* what enters the history next */\n" if obs.history else ""
-    members += "uint32_t bad; /* bad inputs in a row */\nuint32_t sub; /* calls in this period of the history */\n"
+    members += (
+        "uint32_t bad; /* bad inputs in a row */\nuint32_t sub; /* calls in this period of the history */\n"
+    )
     members += "uint32_t native; /* 1 where this call ended a period */\n"
     if has_time(plan):
         members += "uint64_t last_us;\nuint32_t seen;\n"
@@ -264,8 +266,12 @@ static const @N@_weights_t @N@_weights = {{
     )
     timed = has_time(plan)
     interval = plan.action.interval_us or plan.obs.native_interval_us or 1000
-    selftest = _SELFTEST.replace("@PREVIOUS@", previous.replace("golden_obs", "golden_previous") if previous else "")
-    selftest = selftest.replace("@TIME@", ", now_us" if timed else "").replace("@NOW@", "  uint64_t now_us = 0u;\n" if timed else "")
+    selftest = _SELFTEST.replace(
+        "@PREVIOUS@", previous.replace("golden_obs", "golden_previous") if previous else ""
+    )
+    selftest = selftest.replace("@TIME@", ", now_us" if timed else "").replace(
+        "@NOW@", "  uint64_t now_us = 0u;\n" if timed else ""
+    )
     if timed:
         selftest = selftest.replace("    status = ", f"    now_us += {interval}u;\n    status = ")
     load = ""
@@ -280,10 +286,23 @@ static const @N@_weights_t @N@_weights = {{
     joined = "\n".join(f'    "{chunk}"' for chunk in chunks)
     inform = f"const char *@N@_info(void)\n{{\n  static const char text[] =\n{joined};\n  return text;\n}}\n"
     crc = _CRC.replace("@TABLE@", _crc_table())
-    body = [weights, parts.kernels, parts.functions, history, parts.eval_text, step, crc, load, selftest, inform]
+    body = [
+        weights,
+        parts.kernels,
+        parts.functions,
+        history,
+        parts.eval_text,
+        step,
+        crc,
+        load,
+        selftest,
+        inform,
+    ]
     source = _LICENCE + guard + _PREAMBLE + "\n".join(part for part in body if part)
     if ASM_CONDITION not in parts.kernels:
-        source = source.replace(_PREAMBLE[_PREAMBLE.index("/* Cortex-M with") : _PREAMBLE.index("typedef union")], "")
+        source = source.replace(
+            _PREAMBLE[_PREAMBLE.index("/* Cortex-M with") : _PREAMBLE.index("typedef union")], ""
+        )
     return source.replace("@N@", plan.name)
 
 

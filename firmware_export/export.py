@@ -111,11 +111,19 @@ def export_policy(
     plan = make_plan(name, network, dtype=dtype, obs=obs, action=action, cached=cached)
     unknown = set(targets) - set(TARGETS)
     if unknown:
-        raise ExportError(f"unknown target(s): {', '.join(sorted(unknown))}", remedy=f"known: {', '.join(TARGETS)}")
-    if samples is not None and (samples.ndim != 2 or samples.shape[1] != network.n_in or not np.isfinite(samples).all()):
+        raise ExportError(
+            f"unknown target(s): {', '.join(sorted(unknown))}", remedy=f"known: {', '.join(TARGETS)}"
+        )
+    if samples is not None and (
+        samples.ndim != 2 or samples.shape[1] != network.n_in or not np.isfinite(samples).all()
+    ):
         raise ExportError(f"the observations must be finite numbers of shape (n, {network.n_in})")
     own = samples is not None
-    x = observations(np.random.default_rng(0), 64, network.n_in) if samples is None else samples.astype(np.float32)
+    x = (
+        observations(np.random.default_rng(0), 64, network.n_in)
+        if samples is None
+        else samples.astype(np.float32)
+    )
     errors = errors_of(plan, x)
     if dtype == "w8" and (not own or max_error is None):
         raise ExportError(
@@ -164,7 +172,9 @@ def _write(directory: Path, files: dict[str, str | bytes], network: Network) -> 
                 path.write_text(content)
         save_network(directory / "model.npz", network)
     except OSError as error:
-        raise ExportError(f"cannot write to {directory}: {error.strerror}", remedy="choose another --out") from error
+        raise ExportError(
+            f"cannot write to {directory}: {error.strerror}", remedy="choose another --out"
+        ) from error
 
 
 def load_artifact(directory: Path | str) -> Artifact:
@@ -173,7 +183,9 @@ def load_artifact(directory: Path | str) -> Artifact:
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise ExportError(f"{directory} holds no export: {error}", remedy="pass the directory that export wrote") from error
+        raise ExportError(
+            f"{directory} holds no export: {error}", remedy="pass the directory that export wrote"
+        ) from error
     if manifest.get("format") != FORMAT:
         raise ExportError(f"{directory} was written in format {manifest.get('format')}, not {FORMAT}")
     network = load_network(directory / "model.npz")
@@ -182,7 +194,12 @@ def load_artifact(directory: Path | str) -> Artifact:
     obs = spec_from_json(ObsSpec, _tuples(manifest["obs"]))
     action = spec_from_json(ActionSpec, manifest["action"])
     plan = make_plan(
-        manifest["name"], network, dtype=manifest["dtype"], obs=obs, action=action, cached=manifest["cached_history"]
+        manifest["name"],
+        network,
+        dtype=manifest["dtype"],
+        obs=obs,
+        action=action,
+        cached=manifest["cached_history"],
     )
     return Artifact(directory, plan, manifest)
 

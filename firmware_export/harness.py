@@ -86,13 +86,19 @@ __attribute__((section(".isr_vector"), used)) const void *const vectors[16] = {
     (const void *)fault_handler, 0, 0, (const void *)fault_handler, (const void *)fault_handler};
 __attribute__((used)) void reset_handler(void)
 {
-  volatile uint32_t *to;
+  volatile uint32_t *to = &_data;
+  uint32_t *end = &_data_end;
   const uint32_t *from = &_data_load;
 @FPU@
-  for (to = &_data; to != &_data_end;) {
+  /* Two symbols may share an address, which the compiler must not assume away. */
+  __asm__ volatile("" : "+r"(to), "+r"(end));
+  while (to != end) {
     *to++ = *from++;
   }
-  for (to = &_bss; to != &_bss_end;) {
+  to = &_bss;
+  end = &_bss_end;
+  __asm__ volatile("" : "+r"(to), "+r"(end));
+  while (to != end) {
     *to++ = 0u;
   }
   leave((uint32_t)image_main());
@@ -135,8 +141,9 @@ int image_main(void)
   if (source == 0xffffffffu || file_move(6u, source, head, 8u) != 0u) {
     return 71;
   }
-  *(volatile uint32_t *)0xe000e010u = 5u;
   *(volatile uint32_t *)0xe000e014u = 0xffffffu;
+  *(volatile uint32_t *)0xe000e018u = 0u;
+  *(volatile uint32_t *)0xe000e010u = 5u;
   drive_reset();
   for (i = 0; i < head[1]; i++) {
     const uint32_t words = head[0] != 0u ? @STEPIN@u : @EVALIN@u;
@@ -187,7 +194,11 @@ def driver_text(plan: Plan) -> str:
     at = plan.obs.state + previous
     n_hidden = hidden_size(plan.network) if plan.integer is None else 0
     memory = f"static {n}_scratch_t scratch;\n" + (f"static float hidden[{n_hidden}];\n" if n_hidden else "")
-    clear = f"  uint32_t i;\n  for (i = 0; i < {n_hidden}u; i++) {{\n    hidden[i] = 0.0f;\n  }}\n" if n_hidden else ""
+    clear = (
+        f"  uint32_t i;\n  for (i = 0; i < {n_hidden}u; i++) {{\n    hidden[i] = 0.0f;\n  }}\n"
+        if n_hidden
+        else ""
+    )
     return (
         _DRIVER.replace("@N@", n)
         .replace("@ACTIONS@", str(plan.network.n_out))
@@ -211,7 +222,9 @@ def _write_link(core: Core, where: Path) -> Path:
     return script
 
 
-def build_image(plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str]) -> Path:
+def build_image(
+    plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str]
+) -> Path:
     """Compile the export in `source` with driver and start-up code; return the path of the ELF image."""
     layout = layout_of(plan)
     text = _start(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
@@ -222,11 +235,17 @@ def build_image(plan: Plan, source: Path, compiler: str, core: Core, where: Path
             files = files.replace(f"@{key.replace('_', '').upper()}@", str(getattr(layout, key)))
         text += files
     else:
-        text += "int image_main(void)\n{\n  drive_reset();\n  return 0;\n}\n"
+        text += (
+            "static volatile uint32_t which;\nstatic uint32_t in[1], out[1];\nint image_main(void)\n{\n"
+            "  drive_reset();\n  if (which == 1u) {\n    drive_step(in, out);\n  } else if (which == 2u) {\n"
+            "    drive_eval(in, out);\n  }\n  return (int)drive_selftest();\n}\n"
+        )
     return _link(text, [source / f"{plan.name}.c"], compiler, core, where, flags, source, "image")
 
 
-def build_size(plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str], what: str) -> Path:
+def build_size(
+    plan: Plan, source: Path, compiler: str, core: Core, where: Path, *, flags: list[str], what: str
+) -> Path:
     """Link an image that only calls NAME_step and NAME_reset (what='step') or NAME_eval (what='eval')."""
     layout, n = layout_of(plan), plan.name
     previous = f", in + {plan.obs.state}" if layout.step_in > plan.obs.state + 2 else ""
@@ -239,19 +258,31 @@ def build_size(plan: Plan, source: Path, compiler: str, core: Core, where: Path,
         "eval": f"{n}_eval(&scratch{', hidden' if n_hidden else ''}, in, out);\n  return 0;",
     }[what]
     text = _start(core) + f'#include "{n}.h"\n{memory}\n'
-    text += f"float in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
+    text += (
+        f"float in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
+    )
     text += f"int image_main(void)\n{{\n  {body}\n}}\n"
     return _link(text, [source / f"{plan.name}.c"], compiler, core, where, flags, source, f"size_{what}")
 
 
 def build_empty(compiler: str, core: Core, where: Path, *, flags: list[str]) -> Path:
     """Link an image without any policy: what is subtracted from the others to get the cost of a policy."""
-    text = _start(core) + "volatile uint32_t in[1], out[1];\nint image_main(void)\n{\n  out[0] = in[0];\n  return 0;\n}\n"
+    text = (
+        _start(core)
+        + "volatile uint32_t in[1], out[1];\nint image_main(void)\n{\n  out[0] = in[0];\n  return 0;\n}\n"
+    )
     return _link(text, [], compiler, core, where, flags, where, "empty")
 
 
 def _link(
-    text: str, sources: list[Path], compiler: str, core: Core, where: Path, flags: list[str], include: Path, name: str
+    text: str,
+    sources: list[Path],
+    compiler: str,
+    core: Core,
+    where: Path,
+    flags: list[str],
+    include: Path,
+    name: str,
 ) -> Path:
     where.mkdir(parents=True, exist_ok=True)
     start = where / f"{name}_start.c"

@@ -66,7 +66,11 @@ class HostProgram:
         data = np.ascontiguousarray(records, "<u4")
         source.write_bytes(struct.pack("<II", int(is_step), len(data)) + data.tobytes())
         done = subprocess.run(  # noqa: S603 - our own program
-            [str(self.program), str(source), str(sink)], capture_output=True, text=True, timeout=120, check=False
+            [str(self.program), str(source), str(sink)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if done.returncode > 3 or done.returncode < 0:
             lines = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[:2]
@@ -75,7 +79,9 @@ class HostProgram:
         return np.fromfile(sink, "<u4").reshape(-1, words), done.returncode
 
 
-def build_host(plan: Plan, source: Path, where: Path, *, sanitize: bool = True, flags: tuple[str, ...] = ("-O1",)) -> HostProgram:
+def build_host(
+    plan: Plan, source: Path, where: Path, *, sanitize: bool = True, flags: tuple[str, ...] = ("-O1",)
+) -> HostProgram:
     """Compile the export in `source` with every warning on; raise `VerificationError` where there is one."""
     layout = layout_of(plan)
     text = f'#include "{plan.name}.h"\n' + driver_text(plan).replace("__attribute__((used, noinline)) ", "")
@@ -90,12 +96,33 @@ def build_host(plan: Plan, source: Path, where: Path, *, sanitize: bool = True, 
     library = where / "policy.o"
     warned = run_compiler(
         "host",
-        ["-std=c99", *flags, *WARNINGS, *checks, "-I", str(source), "-c", str(source / f"{plan.name}.c"), "-o", str(library)],
+        [
+            "-std=c99",
+            *flags,
+            *WARNINGS,
+            *checks,
+            "-I",
+            str(source),
+            "-c",
+            str(source / f"{plan.name}.c"),
+            "-o",
+            str(library),
+        ],
         cwd=where,
     )
     if "warning:" in warned:
         line = next(item for item in warned.splitlines() if "warning:" in item)
         raise VerificationError(f"the host compiler warns: {line}")
-    arguments = ["-std=c99", *flags, *checks, "-I", str(source), str(driver), str(library), "-o", str(program)]
+    arguments = [
+        "-std=c99",
+        *flags,
+        *checks,
+        "-I",
+        str(source),
+        str(driver),
+        str(library),
+        "-o",
+        str(program),
+    ]
     run_compiler("host", arguments, cwd=where)
     return HostProgram(plan, program, warned)

@@ -46,7 +46,9 @@ def load_network(path: Path) -> Network:
             head = json.loads(bytes(data["head"]).decode())
             layers: list[Layer] = []
             for i, item in enumerate(head["layers"]):
-                arrays = {name: np.ascontiguousarray(data[f"{name}{i}"], np.float32) for name in item["arrays"]}
+                arrays = {
+                    name: np.ascontiguousarray(data[f"{name}{i}"], np.float32) for name in item["arrays"]
+                }
                 kind = {"Dense": Dense, "Affine": Affine, "LayerNorm": LayerNorm, "Gru": Gru}[item["kind"]]
                 extra: dict[str, Any] = {k: item[k] for k in ("epsilon", "reset_after") if k in item}
                 if "activation" in item:
@@ -54,4 +56,6 @@ def load_network(path: Path) -> Network:
                 layers.append(kind(**arrays, **extra))
             return Network(tuple(layers), tuple((name, int(width)) for name, width in head["inputs"]))
     except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise ExportError(f"{path} is no model file of an export: {error}", remedy="export the policy again") from error
+        raise ExportError(
+            f"{path} is no model file of an export: {error}", remedy="export the policy again"
+        ) from error

@@ -166,7 +166,9 @@ class _Lowering:
             return self._input(node, 0)
         handler: Callable[[Node, str], Value] | None = getattr(self, f"_op_{node.op_type.lower()}", None)
         if handler is None:
-            raise ExportError(f"{node.label} (inputs {', '.join(node.inputs)}) has an operator that cannot be exported")
+            raise ExportError(
+                f"{node.label} (inputs {', '.join(node.inputs)}) has an operator that cannot be exported"
+            )
         return handler(node, output)
 
     def _op_gemm(self, node: Node, _: str) -> Value:
@@ -174,11 +176,15 @@ class _Lowering:
             raise ExportError(f"{node.label} transposes its input (transA), which cannot be exported")
         weight = _float(node, "alpha", 1.0) * _matrix(self._constant(node, 1), node)
         bias = self._optional(node, 2)
-        return self._dense(node, weight if _int(node, "transB", 0) else weight.T, bias, _float(node, "beta", 1.0))
+        return self._dense(
+            node, weight if _int(node, "transB", 0) else weight.T, bias, _float(node, "beta", 1.0)
+        )
 
     def _op_matmul(self, node: Node, _: str) -> Value:
         if not isinstance(self._input(node, 0), Flow | Rational):
-            raise ExportError(f"{node.label} multiplies a constant by the signal; only signal @ constant can be exported")
+            raise ExportError(
+                f"{node.label} multiplies a constant by the signal; only signal @ constant can be exported"
+            )
         return self._dense(node, _matrix(self._constant(node, 1), node).T, None, 1.0)
 
     def _dense(
@@ -205,7 +211,10 @@ class _Lowering:
             raise ExportError(f"{node.label} works on constants only; fold them before the export")
         if kind in {"Add", "Sub"}:
             c = c if kind == "Add" else -c
-            num, den = polynomial.polyadd(polynomial.polymul(a, d), polynomial.polymul(c, b)), polynomial.polymul(b, d)
+            num, den = (
+                polynomial.polyadd(polynomial.polymul(a, d), polynomial.polymul(c, b)),
+                polynomial.polymul(b, d),
+            )
         elif kind == "Mul":
             num, den = polynomial.polymul(a, c), polynomial.polymul(b, d)
         else:
@@ -218,7 +227,9 @@ class _Lowering:
 
     def _vector(self, node: Node, left: Value, right: Value) -> Flow:
         """Combine a flow and a vector of constants: a bias, or a scaling."""
-        flow, constant = (_settle(left, node), right) if isinstance(right, np.ndarray) else (_settle(right, node), left)
+        flow, constant = (
+            (_settle(left, node), right) if isinstance(right, np.ndarray) else (_settle(right, node), left)
+        )
         vector = _spread(np.asarray(constant, np.float64), flow.width, node)
         if node.op_type in {"Add", "Sub"} and isinstance(right, np.ndarray) and _takes_bias(flow):
             return _with_bias(flow, vector if node.op_type == "Add" else -vector)
@@ -270,7 +281,9 @@ class _Lowering:
         for index in (1, 2):
             given = self._optional(node, index)
             if given is not None and given.size == 1:
-                low, high = (float(given.reshape(-1)[0]), high) if index == 1 else (low, float(given.reshape(-1)[0]))
+                low, high = (
+                    (float(given.reshape(-1)[0]), high) if index == 1 else (low, float(given.reshape(-1)[0]))
+                )
             elif given is not None:
                 raise ExportError(f"{node.label} has a bound that is no single number")
         if not low <= high:
@@ -291,7 +304,9 @@ class _Lowering:
         flows = [self._flow(node, i) for i in range(len(node.inputs))]
         if any(flow.layers for flow in flows) or _int(node, "axis", 1) == 0:
             raise ExportError(f"{node.label} joins computed values; only inputs can be joined")
-        return Flow(tuple(pair for flow in flows for pair in flow.inputs), (), sum(flow.width for flow in flows))
+        return Flow(
+            tuple(pair for flow in flows for pair in flow.inputs), (), sum(flow.width for flow in flows)
+        )
 
     def _op_transpose(self, node: Node, _: str) -> Value:
         order = node.attributes["perm"].ints if "perm" in node.attributes else ()
@@ -308,7 +323,9 @@ class _Lowering:
     def _op_layernormalization(self, node: Node, output: str) -> Value:
         flow = self._flow(node)
         if _int(node, "axis", -1) not in {-1, 1} or output != node.outputs[0]:
-            raise ExportError(f"{node.label} normalises another axis or gives its statistics; neither can be exported")
+            raise ExportError(
+                f"{node.label} normalises another axis or gives its statistics; neither can be exported"
+            )
         scale = _spread(self._constant(node, 1), flow.width, node)
         given = self._optional(node, 2)
         offset = np.zeros(flow.width) if given is None else _spread(given, flow.width, node)
@@ -318,15 +335,29 @@ class _Lowering:
     def _op_gru(self, node: Node, _: str) -> Value:
         flow = self._flow(node)
         w, r = self._constant(node, 1), self._constant(node, 2)
-        plain = "activations" not in node.attributes or node.attributes["activations"].strings == (b"Sigmoid", b"Tanh")
+        plain = "activations" not in node.attributes or node.attributes["activations"].strings == (
+            b"Sigmoid",
+            b"Tanh",
+        )
         direction = node.attributes["direction"].s if "direction" in node.attributes else b"forward"
-        if w.ndim != 3 or r.ndim != 3 or w.shape[0] != 1 or direction != b"forward" or not plain or "clip" in node.attributes:
+        if (
+            w.ndim != 3
+            or r.ndim != 3
+            or w.shape[0] != 1
+            or direction != b"forward"
+            or not plain
+            or "clip" in node.attributes
+        ):
             raise ExportError(f"{node.label} is no plain forward GRU, which cannot be exported")
         hidden = r.shape[2]
         if w.shape[1:] != (3 * hidden, flow.width) or r.shape[1] != 3 * hidden:
-            raise ExportError(f"{node.label} has weights {w.shape} and {r.shape} but gets {flow.width} values")
+            raise ExportError(
+                f"{node.label} has weights {w.shape} and {r.shape} but gets {flow.width} values"
+            )
         given = self._optional(node, 3)
-        bias = (np.zeros(6 * hidden) if given is None else _spread(given, 6 * hidden, node)).astype(np.float32)
+        bias = (np.zeros(6 * hidden) if given is None else _spread(given, 6 * hidden, node)).astype(
+            np.float32
+        )
         reset_after = bool(_int(node, "linear_before_reset", 0))
         gates = (np.ascontiguousarray(w[0], np.float32), np.ascontiguousarray(r[0], np.float32))
         return flow.then(Gru(*gates, bias[: 3 * hidden], bias[3 * hidden :], reset_after))
@@ -392,7 +423,9 @@ def lower(model: Model, *, output: str | None = None, activation: str | None = N
     """
     graph = model.graph
     names = [item.name for item in graph.outputs]
-    if not names or (output is not None and output not in {name for node in graph.nodes for name in node.outputs}):
+    if not names or (
+        output is not None and output not in {name for node in graph.nodes for name in node.outputs}
+    ):
         raise ExportError(f"the graph has no output '{output}'", remedy=f"choose one of: {', '.join(names)}")
     lowering = _Lowering(graph)
     wanted = output or names[0]
@@ -403,7 +436,9 @@ def lower(model: Model, *, output: str | None = None, activation: str | None = N
     layers = flow.layers
     if activation is not None:
         if activation not in {"tanh", "fast_tanh"}:
-            raise ExportError(f"activation '{activation}' cannot stand for Tanh", remedy="use tanh or fast_tanh")
+            raise ExportError(
+                f"activation '{activation}' cannot stand for Tanh", remedy="use tanh or fast_tanh"
+            )
         layers = tuple(
             replace(layer, activation=Activation(activation))
             if isinstance(layer, Dense | Affine) and layer.activation.kind == "tanh"
@@ -418,5 +453,7 @@ def read(path: Path | str, *, output: str | None = None, activation: str | None 
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror}", remedy="pass the path of an ONNX file") from error
+        raise ExportError(
+            f"cannot read {path}: {error.strerror}", remedy="pass the path of an ONNX file"
+        ) from error
     return lower(parse_model(data), output=output, activation=activation)

@@ -141,7 +141,9 @@ def _history_text(plan: Plan) -> str:
         else "before each call with the action that the caller reports as `previous`"
     )
     when = (
-        f"every {obs.native_interval_us} us of time" if obs.native_interval_us else f"every {obs.period} calls"
+        f"every {obs.native_interval_us} us of time"
+        if obs.native_interval_us
+        else f"every {obs.period} calls"
     )
     return (
         f"{obs.history[0]} entries of {obs.history[1]} actions, seen by the network {obs.order.replace('_', ' ')}. The "

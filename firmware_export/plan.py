@@ -22,7 +22,14 @@ __all__ = ["DTYPES", "Field", "Plan", "make_plan", "rows_of", "tiles"]
 
 Array: TypeAlias = npt.NDArray[Any]
 DTYPES = ("f32", "w16", "i16", "w8")
-_C_TYPES = {"f4": "float", "i4": "int32_t", "i2": "int16_t", "i1": "int8_t", "u4": "uint32_t", "u2": "uint16_t"}
+_C_TYPES = {
+    "f4": "float",
+    "i4": "int32_t",
+    "i2": "int16_t",
+    "i1": "int8_t",
+    "u4": "uint32_t",
+    "u2": "uint16_t",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,10 @@ class Plan:
     @property
     def payload(self) -> bytes:
         """Return the bytes of the weights struct."""
-        return b"".join(np.ascontiguousarray(f.values).astype(f.values.dtype.newbyteorder("<")).tobytes() for f in self.fields)
+        return b"".join(
+            np.ascontiguousarray(f.values).astype(f.values.dtype.newbyteorder("<")).tobytes()
+            for f in self.fields
+        )
 
     @property
     def layout_id(self) -> int:
@@ -127,7 +137,9 @@ def make_plan(
     cached: keep partial sums over the action history between calls; by default wherever that saves work.
     """
     if not name.isidentifier() or not name.isascii() or len(name) > 32:
-        raise ExportError(f"'{name}' is no C identifier of at most 32 characters", remedy="choose another --name")
+        raise ExportError(
+            f"'{name}' is no C identifier of at most 32 characters", remedy="choose another --name"
+        )
     if dtype not in DTYPES:
         raise ExportError(f"the data type '{dtype}' is unknown", remedy=f"choose one of: {', '.join(DTYPES)}")
     obs = obs or ObsSpec(network.n_in)
@@ -141,10 +153,14 @@ def make_plan(
         if not isinstance(network.layers[0], Dense):
             raise ExportError("an action history needs a dense first layer")
         if obs.history[1] != network.n_out:
-            raise ExportError(f"history entries have {obs.history[1]} values but the policy has {network.n_out} actions")
+            raise ExportError(
+                f"history entries have {obs.history[1]} values but the policy has {network.n_out} actions"
+            )
     useful = obs.history is not None and obs.period > 1 and network.dims[1] % 8 == 0
     if cached and not useful:
-        raise ExportError("cached history needs a history, a period above 1 and a first layer of a multiple of 8 outputs")
+        raise ExportError(
+            "cached history needs a history, a period above 1 and a first layer of a multiple of 8 outputs"
+        )
     keep = useful if cached is None else cached
     proofs: dict[str, Any] = {}
     integer = None

@@ -48,14 +48,23 @@ def version() -> str:
 
 
 def run_image(
-    image: Path, core: Core, records: npt.NDArray[Any], out_words: int, where: Path, *, is_step: bool, timeout_s: float = 60
+    image: Path,
+    core: Core,
+    records: npt.NDArray[Any],
+    out_words: int,
+    where: Path,
+    *,
+    is_step: bool,
+    timeout_s: float = 60,
 ) -> Run:
     """Boot an image with input records (n, words); raise `VerificationError` where it faults or hangs.
 
     The exit code is 70 after a fault, else what the self-test returned.
     """
     if not available():
-        raise VerificationError(f"{_TOOL} is not installed", remedy=f"install {_TOOL}, or leave out the engine qemu")
+        raise VerificationError(
+            f"{_TOOL} is not installed", remedy=f"install {_TOOL}, or leave out the engine qemu"
+        )
     data = np.ascontiguousarray(records, "<u4")
     (where / "in.bin").write_bytes(struct.pack("<II", int(is_step), len(data)) + data.tobytes())
     for name in ("out.bin", "ticks.bin"):
@@ -64,7 +73,13 @@ def run_image(
     command += ["-semihosting-config", "enable=on,target=native", "-icount", "shift=0", "-kernel", str(image)]
     try:
         done = subprocess.run(  # noqa: S603 - the arguments are ours
-            command, cwd=where, capture_output=True, text=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL
+            command,
+            cwd=where,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired as error:
         raise VerificationError(f"the image hung in {_TOOL} ({core.machine})") from error

@@ -142,7 +142,9 @@ def _check(network: Network, dtype: str, obs: ObsSpec) -> None:
     if dtype == "i16":
         kinds |= {network.dense[-1].activation.kind} - {"identity"}
         if not kinds <= allowed:
-            raise ExportError(f"i16 needs tanh, fast_tanh or sigmoid layers, not {', '.join(sorted(kinds - allowed))}")
+            raise ExportError(
+                f"i16 needs tanh, fast_tanh or sigmoid layers, not {', '.join(sorted(kinds - allowed))}"
+            )
         if obs.range is None:
             raise ExportError("i16 needs the declared range of every observed value (ObsSpec.range, --range)")
     elif not kinds <= allowed and not declared:
@@ -170,7 +172,12 @@ def quantise(network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.i
 
 
 def _weights_only(
-    network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.int64], split: tuple[F64, F64], reference: Any
+    network: Network,
+    dtype: str,
+    obs: ObsSpec,
+    order: npt.NDArray[np.int64],
+    split: tuple[F64, F64],
+    reference: Any,
 ) -> Any:
     largest, bits = (32767, 16) if dtype == "w16" else (127, 8)
     first = network.dense[0]
@@ -204,7 +211,11 @@ def _weights_only(
         fields = [_to_words(item) for item in fields]
     weight = effective if split[0].shape[1] else state.astype(np.float32)
     gain = np.float32(M) if small else np.float32(1)
-    proofs = {"overflow_margin": [round(m, 6) for m in margins], "largest_weight": largest, "activation_counts": M}
+    proofs = {
+        "overflow_margin": [round(m, 6) for m in margins],
+        "largest_weight": largest,
+        "activation_counts": M,
+    }
     return reference.WeightNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), weight, gain)
 
 
@@ -252,7 +263,11 @@ def _all_integer(
     for i, layer in enumerate(network.dense):
         bias = np.round(layer.bias.astype(np.float64) * 65536).astype(np.int64)
         parts = []
-        sources = [(scaled, 4096, 2**36 / 2**11), (split[0], M, 2**40 / M)] if i == 0 else [(layer.weight.astype(np.float64), M, 2**40 / M)]
+        sources = (
+            [(scaled, 4096, 2**36 / 2**11), (split[0], M, 2**40 / M)]
+            if i == 0
+            else [(layer.weight.astype(np.float64), M, 2**40 / M)]
+        )
         reach = np.abs(bias).astype(np.float64)
         for source, counts, unit in sources:
             if source.shape[1] == 0:
@@ -263,12 +278,17 @@ def _all_integer(
                 weakest = int(np.argmax(factor))
                 factor = np.minimum(factor, _LIMIT - 1)
                 if np.abs(rows.q[weakest]).max():
-                    raise ExportError(f"layer {i} has a row {weakest} too large for i16", remedy="export as w16 or f32")
+                    raise ExportError(
+                        f"layer {i} has a row {weakest} too large for i16", remedy="export as w16 or f32"
+                    )
             margins.append(rows.margin)
             parts.append((rows.q, factor, counts))
             reach += np.abs(source).sum(axis=1) * 65536 * (1 + 2**-10) + 4
         if reach.max() >= _LIMIT:
-            raise ExportError(f"layer {i} can reach {reach.max() / 65536:.0f}, beyond the range of i16", remedy="export as w16")
+            raise ExportError(
+                f"layer {i} can reach {reach.max() / 65536:.0f}, beyond the range of i16",
+                remedy="export as w16",
+            )
         names = ("u", "q") if len(parts) == 2 else (("u",) if i == 0 else ("q",))
         for key, (q, factor, _) in zip(names, parts, strict=True):
             fields += [Field(f"{key}{i}", pack_rows(q)), Field(f"m{key}{i}", _pad(factor, np.int32))]
@@ -283,7 +303,11 @@ def _all_integer(
             fields.append(Field(f"t_{kind}", np.append(tables[kind], 0).astype(np.int16)))
     gain = (2.0**23 / ranges).astype(np.float32)
     fields.append(Field("gain", gain))
-    proofs = {"overflow_margin": [round(m, 6) for m in margins], "q16_reach_below": 2**15, "activation_counts": M}
+    proofs = {
+        "overflow_margin": [round(m, 6) for m in margins],
+        "q16_reach_below": 2**15,
+        "activation_counts": M,
+    }
     return reference.IntegerNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), tables, gain)
 
 

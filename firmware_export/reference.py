@@ -61,7 +61,9 @@ def hidden_size(network: Network) -> int:
     return sum(layer.n_out for layer in network.layers if isinstance(layer, Gru))
 
 
-def forward(network: Network, x: F32, *, order: npt.NDArray[np.int64] | None = None, hidden: F32 | None = None) -> F32:
+def forward(
+    network: Network, x: F32, *, order: npt.NDArray[np.int64] | None = None, hidden: F32 | None = None
+) -> F32:
     """Return the outputs (n, n_out) for inputs in the model's own column order.
 
     order: the order in which the first layer adds its inputs (`Plan.order`); by default as they come. hidden (n, H) is
@@ -134,6 +136,11 @@ def observations(rng: np.random.Generator, n: int, n_in: int) -> F32:
         ],
         axis=1,
     )
-    parts = [rng.uniform(-0.6, 0.6, (n, 3)), rotation, rng.uniform(-2, 2, (n, 3)), 3 * rng.normal(size=(n, 3))]
+    parts = [
+        rng.uniform(-0.6, 0.6, (n, 3)),
+        rotation,
+        rng.uniform(-2, 2, (n, 3)),
+        3 * rng.normal(size=(n, 3)),
+    ]
     history = np.clip(0.5 * rng.normal(size=(n, 128)) - 0.1, -1, 1)
     return np.concatenate([*parts, history], axis=1).astype(_f)

@@ -54,7 +54,9 @@ class ObsSpec:
             raise ExportError(f"history order '{self.order}' is unknown; use oldest_first or newest_first")
         if self.feed not in {"raw_output", "previous_action"}:
             raise ExportError(f"history feed '{self.feed}' is unknown; use raw_output or previous_action")
-        if self.history is not None and (min(self.history) < 1 or self.history[0] < 2 or not 1 <= self.period <= 1000):
+        if self.history is not None and (
+            min(self.history) < 1 or self.history[0] < 2 or not 1 <= self.period <= 1000
+        ):
             raise ExportError("a history needs 2 or more entries and a period of 1 to 1000 calls")
         if not math.isfinite(self.init) or abs(self.init) > 1e3:
             raise ExportError("the initial value of the history must be a finite number")
@@ -98,10 +100,16 @@ class ActionSpec:
     def __post_init__(self) -> None:
         if self.recovery not in {"good_input", "reset"}:
             raise ExportError(f"recovery '{self.recovery}' is unknown; use good_input or reset")
-        if not 1 <= self.bad_limit <= 1000 or not 0 <= self.max_gap_us < 2**31 or not 0 <= self.interval_us < 2**31:
+        if (
+            not 1 <= self.bad_limit <= 1000
+            or not 0 <= self.max_gap_us < 2**31
+            or not 0 <= self.interval_us < 2**31
+        ):
             raise ExportError("bad_limit must be 1 to 1000; max_gap_us and interval_us fit in 31 bits")
 
-    def bounds(self, n: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def bounds(
+        self, n: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Return low, high and failsafe as float32 (n,); raise `ExportError` where they do not fit together."""
         low, high, safe = (
             np.array(_each(v, n, key), np.float32)

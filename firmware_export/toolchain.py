@@ -18,13 +18,24 @@ from pathlib import Path
 
 from flocklet.errors import MissingExtra, VerificationError
 
-__all__ = ["CORES", "WARNINGS", "Core", "available", "compile_image", "compile_object", "run_compiler", "version"]
+__all__ = [
+    "CORES",
+    "WARNINGS",
+    "Core",
+    "available",
+    "compile_image",
+    "compile_object",
+    "run_compiler",
+    "version",
+]
 
 WARNINGS = (
     "-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wdouble-promotion -Wshadow -Wcast-qual -Wundef "
     "-Wmissing-braces"
 ).split()
-_ZIG_FLAGS = "-g0 -ffp-contract=off -fno-sanitize=undefined -fno-unwind-tables -fno-asynchronous-unwind-tables".split()
+_ZIG_FLAGS = (
+    "-g0 -ffp-contract=off -fno-sanitize=undefined -fno-unwind-tables -fno-asynchronous-unwind-tables".split()
+)
 _SECTIONS = ["-ffunction-sections", "-fdata-sections"]
 
 
@@ -43,7 +54,9 @@ class Core:
     mhz: int = 0
 
 
-def _core(name: str, gcc: str, zig: str, has_fpu: bool, where: tuple[int, int, int], machine: str, mhz: int) -> Core:
+def _core(
+    name: str, gcc: str, zig: str, has_fpu: bool, where: tuple[int, int, int], machine: str, mhz: int
+) -> Core:
     return Core(name, tuple(gcc.split()), tuple(zig.split()), has_fpu, *where, machine, mhz)
 
 
@@ -108,7 +121,9 @@ def _command(compiler: str) -> list[str]:
     name = "cc" if compiler == "host" else "arm-none-eabi-gcc"
     found = shutil.which(name)
     if found is None:
-        raise VerificationError(f"the compiler '{name}' is not installed", remedy=f"install {name}, or use --cc zig")
+        raise VerificationError(
+            f"the compiler '{name}' is not installed", remedy=f"install {name}, or use --cc zig"
+        )
     return [found]
 
 
@@ -120,7 +135,9 @@ def available(compiler: str) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    cache = Path(os.environ.get("FLOCKLET_ZIG_CACHE", Path(tempfile.gettempdir()) / f"flocklet-zig-{os.getuid()}"))
+    cache = Path(
+        os.environ.get("FLOCKLET_ZIG_CACHE", Path(tempfile.gettempdir()) / f"flocklet-zig-{os.getuid()}")
+    )
     return {"ZIG_GLOBAL_CACHE_DIR": str(cache), "ZIG_LOCAL_CACHE_DIR": str(cache), **os.environ}
 
 
@@ -129,14 +146,22 @@ def run_compiler(compiler: str, arguments: list[str], *, cwd: Path, timeout_s: f
     command = [*_command(compiler), *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - the arguments are ours
-            command, cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+            command,
+            cwd=cwd,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise VerificationError(f"the compiler '{compiler}' took more than {timeout_s:g} s") from error
     printed = done.stdout + done.stderr
     if done.returncode:
         lines = [line for line in printed.splitlines() if "error" in line or "undefined" in line]
-        raise VerificationError(f"'{compiler}' refused the code: {(lines or printed.splitlines() or ['no message'])[0]}")
+        raise VerificationError(
+            f"'{compiler}' refused the code: {(lines or printed.splitlines() or ['no message'])[0]}"
+        )
     return printed
 
 
@@ -152,16 +177,33 @@ def _flags(compiler: str, core: Core | None) -> list[str]:
         return []
     flags = core.zig if compiler == "zig" else core.gcc
     if not flags:
-        raise VerificationError(f"the compiler '{compiler}' cannot compile for {core.name}", remedy="use --cc zig")
+        raise VerificationError(
+            f"the compiler '{compiler}' cannot compile for {core.name}", remedy="use --cc zig"
+        )
     return [*flags, *(_ZIG_FLAGS if compiler == "zig" else [])]
 
 
 def compile_object(
-    compiler: str, core: Core | None, sources: list[Path], output: Path, *, flags: list[str], include: list[Path]
+    compiler: str,
+    core: Core | None,
+    sources: list[Path],
+    output: Path,
+    *,
+    flags: list[str],
+    include: list[Path],
 ) -> str:
     """Compile one source to an object file; return what the compiler printed (warnings)."""
     where = [item for path in include for item in ("-I", str(path))]
-    arguments = [*_flags(compiler, core), *flags, *_SECTIONS, *where, "-c", *map(str, sources), "-o", str(output)]
+    arguments = [
+        *_flags(compiler, core),
+        *flags,
+        *_SECTIONS,
+        *where,
+        "-c",
+        *map(str, sources),
+        "-o",
+        str(output),
+    ]
     return run_compiler(compiler, arguments, cwd=output.parent)
 
 
@@ -181,5 +223,14 @@ def compile_image(
     if compiler == "gcc":
         link = ["-nostdlib", *link, "-Wl,--no-warn-rwx-segments"]
     libraries = ["-lgcc"] if compiler == "gcc" else []
-    arguments = [*_flags(compiler, core), *flags, *_SECTIONS, *link, *where, *map(str, sources), "-o", str(output)]
+    arguments = [
+        *_flags(compiler, core),
+        *flags,
+        *_SECTIONS,
+        *link,
+        *where,
+        *map(str, sources),
+        "-o",
+        str(output),
+    ]
     return run_compiler(compiler, [*arguments, *libraries], cwd=output.parent)

@@ -94,7 +94,9 @@ class Emulator:
         """Copy memory into an array."""
         return np.frombuffer(bytes(self.uc.mem_read(address, count * np.dtype(dtype).itemsize)), dtype).copy()
 
-    def call(self, symbol: str, *arguments: int, count: bool = False, hook: Any = None, stack: bool = False) -> Call:
+    def call(
+        self, symbol: str, *arguments: int, count: bool = False, hook: Any = None, stack: bool = False
+    ) -> Call:
         """Call a function with word arguments (the fifth and later go on the stack); return its cost.
 
         count: count instructions; stack: paint the stack and report what was used; hook: a code hook (address, size).
@@ -122,7 +124,9 @@ class Emulator:
         if count or hook is not None:
             self.uc.ctl_flush_tb()
             if count:
-                handles.append(self.uc.hook_add(u.UC_HOOK_BLOCK, lambda _, at, size, __: blocks.update([(at, size)])))
+                handles.append(
+                    self.uc.hook_add(u.UC_HOOK_BLOCK, lambda _, at, size, __: blocks.update([(at, size)]))
+                )
             if hook is not None:
                 handles.append(self.uc.hook_add(u.UC_HOOK_CODE, lambda _, at, size, __: hook(at, size)))
             self.uc.ctl_flush_tb()
@@ -130,7 +134,9 @@ class Emulator:
         try:
             self.uc.emu_start(start, _SENTINEL, timeout=120_000_000)
         except u.UcError as error:
-            raise VerificationError(f"'{symbol}' faulted on the emulated {self.core.name}: {error}") from error
+            raise VerificationError(
+                f"'{symbol}' faulted on the emulated {self.core.name}: {error}"
+            ) from error
         finally:
             for handle in handles:
                 self.uc.hook_del(handle)

@@ -72,7 +72,9 @@ class Report:
     def verified(self) -> bool:
         """Return whether an emulator ran and everything that ran was equal."""
         ran = [row for row in self.rows if row.result != "not run"]
-        return all(row.result == "equal" for row in ran) and any(row.engine in {"unicorn", "qemu"} for row in ran)
+        return all(row.result == "equal" for row in ran) and any(
+            row.engine in {"unicorn", "qemu"} for row in ran
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the report for JSON."""
@@ -141,7 +143,9 @@ def fuzz_records(plan: Plan, rng: np.random.Generator, n: int) -> tuple[U32, npt
 
     A third of the values are NaN, infinite, huge or denormal; each record holds at least one such value half the time.
     """
-    special = np.array([0x7FC00000, 0xFF800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 1, 0x807FFFFF], np.uint32)
+    special = np.array(
+        [0x7FC00000, 0xFF800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 1, 0x807FFFFF], np.uint32
+    )
     obs = observations(rng, n, plan.network.n_in)[:, : plan.obs.state].copy().view(np.uint32)
     limits = np.array(plan.obs.limits, np.float32)
     obs = np.clip(obs.view(np.float32), -limits, limits).view(np.uint32)
@@ -151,7 +155,9 @@ def fuzz_records(plan: Plan, rng: np.random.Generator, n: int) -> tuple[U32, npt
     if layout_of(plan).step_in > plan.obs.state + 2:
         previous = special[rng.integers(0, len(special), (n, plan.network.n_out))].view(np.float32)
     interval = plan.action.interval_us or plan.obs.native_interval_us or 1000
-    return step_records(plan, obs.view(np.float32), previous, [(i + 1) * interval for i in range(n)]), hostile.any(axis=1)
+    return step_records(
+        plan, obs.view(np.float32), previous, [(i + 1) * interval for i in range(n)]
+    ), hostile.any(axis=1)
 
 
 def _host_row(plan: Plan, source: Path, where: Path, expected: Expected, fuzz: int) -> Row:
@@ -178,10 +184,16 @@ def _compare_host(program: HostProgram, expected: Expected) -> tuple[str, str, s
     return _judge(y, steps, good, expected)
 
 
-def _judge(y: npt.NDArray[Any], steps: npt.NDArray[Any], selftest: int, expected: Expected) -> tuple[str, str, str]:
+def _judge(
+    y: npt.NDArray[Any], steps: npt.NDArray[Any], selftest: int, expected: Expected
+) -> tuple[str, str, str]:
     sha = digest(y, steps)
     if not np.array_equal(y, expected.y.view(np.uint32)):
-        return "different", f"{int((y != expected.y.view(np.uint32)).sum())} of {y.size} network outputs differ", sha
+        return (
+            "different",
+            f"{int((y != expected.y.view(np.uint32)).sum())} of {y.size} network outputs differ",
+            sha,
+        )
     if not np.array_equal(steps, expected.step_words):
         first = int(np.flatnonzero((steps != expected.step_words).any(axis=1))[0])
         return "different", f"the closed loop differs from step {first}", sha
@@ -239,7 +251,9 @@ def measure(plan: Plan, emulator: Emulator, expected: Expected, *, cycles: bool)
         call = emulator.call(symbol, *arguments, count=True, stack=True)
         worst["step_instructions"] = max(worst["step_instructions"], call.instructions)
         worst["stack_bytes"] = max(worst["stack_bytes"], call.stack_bytes)
-        if i >= 10 and cycles:  # the same record again, traced: state moves on, costs repeat with the period
+        if cycles and 10 <= i < 10 + min(
+            max(plan.obs.period, 1), 10
+        ):  # the same record again, traced: state moves on, costs repeat with the period
             worst["step_cycles"] = max(worst["step_cycles"], count_cycles(emulator, symbol, *arguments).total)
     return worst
 
@@ -269,7 +283,9 @@ def _cross_rows(
                 numbers = measure(plan, emulator, expected, cycles=core.name == "cortex-m4")
                 empty = read_elf(build_empty(compiler, core, where, flags=flags)).flash_bytes
                 for what in ("eval", "step"):
-                    size = read_elf(build_size(plan, source, compiler, core, where, flags=flags, what=what)).flash_bytes
+                    size = read_elf(
+                        build_size(plan, source, compiler, core, where, flags=flags, what=what)
+                    ).flash_bytes
                     numbers[f"flash_{what}"] = size - empty
             if warned or static_ram:
                 result, detail = "failed", warned or f"{static_ram} bytes of static RAM"
@@ -283,10 +299,14 @@ def _cross_rows(
             y = qemu_engine.run_image(
                 image_path, core, expected.x.view(np.uint32), layout.eval_out, where, is_step=False
             )
-            steps = qemu_engine.run_image(image_path, core, expected.records, layout.step_out, where, is_step=True)
+            steps = qemu_engine.run_image(
+                image_path, core, expected.records, layout.step_out, where, is_step=True
+            )
             result, detail, sha = _judge(y.output, steps.output, y.exit_code | steps.exit_code, expected)
             most = int(steps.instructions.max()) if counts else 0
-            rows.append(Row(engine, *label, result, detail or "instructions by SysTick", sha, step_instructions=most))
+            rows.append(
+                Row(engine, *label, result, detail or "instructions by SysTick", sha, step_instructions=most)
+            )
     return rows
 
 
@@ -316,7 +336,14 @@ def verify(
     with tempfile.TemporaryDirectory(prefix="flocklet-verify-") as made:
         if host:
             if available("host"):
-                rows.append(_attempt(lambda: [_host_row(plan, source, Path(made) / "host", expected, fuzz)], "host", "this machine", "cc")[0])
+                rows.append(
+                    _attempt(
+                        lambda: [_host_row(plan, source, Path(made) / "host", expected, fuzz)],
+                        "host",
+                        "this machine",
+                        "cc",
+                    )[0]
+                )
             else:
                 rows.append(Row("host", "this machine", "cc", "", "not run", "no host compiler 'cc'"))
         for name in cores:
@@ -325,7 +352,9 @@ def verify(
             core = CORES[name]
             for compiler in cc:
                 if not available(compiler):
-                    rows.append(Row("-", name, compiler, "", "not run", f"the compiler {compiler} is not installed"))
+                    rows.append(
+                        Row("-", name, compiler, "", "not run", f"the compiler {compiler} is not installed")
+                    )
                     continue
                 if compiler == "gcc" and not core.gcc:
                     continue

@@ -1,0 +1,206 @@
+"""`flocklet export`: turn a policy into C for a microcontroller, prove it, and say what it costs.
+
+flocklet export FILE.onnx [--out DIR] [--target cortex-m4] [--verify]
+flocklet export verify DIR | report DIR | diff DIR DIR
+flocklet verify DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flocklet.errors import ExportError, UsageError
+
+if TYPE_CHECKING:
+    from flocklet.firmware_export.semantics import ActionSpec, ObsSpec
+
+__all__ = ["add_parser", "run"]
+
+_ACTIONS = ("build", "verify", "report", "diff")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verbs `export` and `verify` to a command line; both end in `run`."""
+    parser = subparsers.add_parser("export", help="write a policy as C for a microcontroller, with its proof")
+    parser.add_argument("items", nargs="+", metavar="FILE.onnx | verify DIR | report DIR | diff DIR DIR")
+    parser.add_argument("--out", type=Path, help="directory to write to (default: the file's name)")
+    parser.add_argument("--name", help="prefix of every C name (default: policy)", default="policy")
+    parser.add_argument("--dtype", choices=("f32", "w16", "i16", "w8"), default="f32")
+    parser.add_argument("--preset", help="observation and action rules: learning-to-fly or rl-tools")
+    parser.add_argument("--spec", type=Path, help="JSON file with 'obs' and 'action' fields")
+    parser.add_argument(
+        "--activation", choices=("tanh", "fast_tanh"), help="what Tanh in the file stands for"
+    )
+    parser.add_argument("--output", help="name of the tensor to export (default: the first output)")
+    parser.add_argument("--package", action="append", help="package to write (default: all that fit)")
+    parser.add_argument("--blob", action="store_true", help="also write NAME.bin and NAME_load()")
+    parser.add_argument("--observations", type=Path, help="your own observations, .npy (n, inputs)")
+    parser.add_argument("--max-error", type=float, help="refuse the export where its error is larger")
+    parser.add_argument("--verify", action="store_true", help="verify right after the export")
+    _verify_options(parser)
+    parser.set_defaults(run=run, export_verb="export")
+    check = subparsers.add_parser("verify", help="prove an export on this machine and on emulated cores")
+    check.add_argument("items", nargs=1, metavar="DIR")
+    _verify_options(check)
+    check.set_defaults(run=run, export_verb="verify")
+
+
+def _verify_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--target", action="append", help="core: cortex-m4 (default), cortex-m0plus, ..., or all"
+    )
+    parser.add_argument(
+        "--engine", action="append", choices=("unicorn", "qemu"), help="emulator (default: both)"
+    )
+    parser.add_argument(
+        "--cc", action="append", choices=("zig", "gcc"), help="cross compiler (default: both)"
+    )
+    parser.add_argument("--flags", action="append", help="compiler flags (default: '-std=c99 -O2')")
+    parser.add_argument("--picture", type=Path, help="write an SVG picture of the costs")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _print(args: argparse.Namespace, data: Any, lines: list[str]) -> None:
+    print(json.dumps(data, indent=2, sort_keys=True) if args.json else "\n".join(lines))
+
+
+def _specs(args: argparse.Namespace) -> tuple[ObsSpec | None, ActionSpec | None]:
+    from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, preset, spec_from_json
+
+    obs, action = preset(args.preset) if args.preset else (None, None)
+    if args.spec is not None:
+        try:
+            data = json.loads(args.spec.read_text())
+            obs = spec_from_json(ObsSpec, data["obs"]) if "obs" in data else obs
+            action = spec_from_json(ActionSpec, data["action"]) if "action" in data else action
+        except (OSError, ValueError, TypeError) as error:
+            raise ExportError(f"cannot use the rules in {args.spec}: {error}") from error
+    return obs, action
+
+
+def _build(args: argparse.Namespace, source: str) -> int:
+    import numpy as np
+
+    from flocklet.firmware_export.export import export_policy
+    from flocklet.firmware_export.packages import TARGETS
+    from flocklet.firmware_export.report import summary
+
+    obs, action = _specs(args)
+    samples = None
+    if args.observations is not None:
+        try:
+            samples = np.load(args.observations, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ExportError(
+                f"cannot read {args.observations}: {error}", remedy="save it with numpy.save"
+            ) from error
+    artifact = export_policy(
+        Path(source),
+        args.out or Path(Path(source).stem),
+        name=args.name,
+        dtype=args.dtype,
+        obs=obs,
+        action=action,
+        targets=tuple(args.package or TARGETS),
+        blob=args.blob,
+        samples=samples,
+        max_error=args.max_error,
+        activation=args.activation,
+        output=args.output,
+    )
+    if args.verify:
+        return _verify(args, str(artifact.directory))
+    _print(args, artifact.manifest, [f"wrote {artifact.directory}", *summary(artifact)])
+    return 0
+
+
+def _verify(args: argparse.Namespace, directory: str) -> int:
+    from flocklet.firmware_export import qemu_engine, unicorn_engine
+    from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.report import report_lines, summary
+    from flocklet.firmware_export.toolchain import CORES, available
+    from flocklet.firmware_export.proof import verify
+
+    artifact = load_artifact(directory)
+    cores = args.target or ["cortex-m4"]
+    report = verify(
+        artifact,
+        cores=list(CORES) if "all" in cores else cores,
+        engines=args.engine or ("unicorn", "qemu"),
+        cc=args.cc or ("zig", "gcc"),
+        flags=args.flags or ("-std=c99 -O2",),
+    )
+    _picture(args, directory)
+    _print(args, report.to_json(), [*report_lines(report), *summary(artifact)])
+    asked_for = [cc for cc in args.cc or () if not available(cc)]
+    here = {"unicorn": unicorn_engine.available, "qemu": qemu_engine.available}
+    asked_for += [engine for engine in args.engine or () if not here[engine]()]
+    if asked_for and not any(row.result in {"different", "failed"} for row in report.rows):
+        print(f"not installed: {', '.join(asked_for)}", file=sys.stderr)
+        return 7
+    return 0 if report.verified else 8
+
+
+def _picture(args: argparse.Namespace, directory: str) -> None:
+    if args.picture is None:
+        return
+    from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.report import bars_svg
+
+    artifact = load_artifact(directory)
+    rows = artifact.manifest.get("verification", {}).get("rows", [])
+    bars = []
+    for row in rows:
+        if row["engine"] == "unicorn" and row["step_instructions"]:
+            label = f"{row['core']} {row['compiler'].split(':')[0]}"
+            bars += [(f"{label}, step", float(row["step_instructions"]), True)]
+            bars += [(f"{label}, network alone", float(row["eval_instructions"]), False)]
+    title = f"{artifact.plan.name} ({artifact.plan.dtype}): instructions, worst call, emulated"
+    args.picture.write_text(bars_svg(title, bars, "instructions"))
+
+
+def _report(args: argparse.Namespace, directory: str) -> int:
+    from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.report import summary
+
+    artifact = load_artifact(directory)
+    _picture(args, directory)
+    _print(args, artifact.manifest, summary(artifact))
+    return 0
+
+
+def _diff(args: argparse.Namespace, left: str, right: str) -> int:
+    from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.report import difference
+
+    data = difference(load_artifact(left), load_artifact(right))
+    lines = [f"{key}: {values[0]} -> {values[1]}" for key, values in data["fields"].items()]
+    lines.append("the weights are the same" if data["same_weights"] else "the weights differ")
+    if "largest_output_change" in data:
+        lines.append(
+            "the outputs are the same, bit for bit"
+            if data["same_bits"]
+            else f"the outputs differ by up to {data['largest_output_change']:.3g}"
+        )
+    _print(args, data, lines)
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `export` or `verify`; return the exit code (8: a proof did not hold, 7: a tool is missing)."""
+    items: list[str] = args.items
+    if args.export_verb == "verify":
+        return _verify(args, items[0])
+    action, rest = (items[0], items[1:]) if items[0] in _ACTIONS else ("build", items)
+    wanted = 2 if action == "diff" else 1
+    if len(rest) != wanted:
+        raise UsageError(f"export {action} takes {wanted} path{'s' if wanted > 1 else ''}, not {len(rest)}")
+    if action == "build":
+        return _build(args, rest[0])
+    if action == "verify":
+        return _verify(args, rest[0])
+    return _report(args, rest[0]) if action == "report" else _diff(args, rest[0], rest[1])
