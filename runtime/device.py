@@ -21,7 +21,7 @@ from flocklet.home import Home
 from flocklet.identity import Identity, origin_of
 from flocklet.membership import Membership
 from flocklet.models.search.clicklog import Absorbed, ClickEntry, ClickLog, Proof
-from flocklet.models.search.grank import GRank
+from flocklet.models.search.grank import GRank, Settings
 from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document
 from flocklet.models.search.pull import Pull, pull_answer
@@ -89,7 +89,7 @@ class Device:
         self._index: Index | None = None
         self._is_index_saved = True
         self.log = ClickLog()
-        self.grank = GRank()
+        self.grank = GRank(Settings() if membership.flock.is_open else Settings.among_friends())
         try:
             self._restore_people()
             self._restore_clicks()

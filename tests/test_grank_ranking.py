@@ -163,7 +163,7 @@ def test_default_mode_counts_one_vote_per_identity() -> None:
 
 
 def test_matching_metadata_come_first_then_votes_then_text_then_the_lowest_id() -> None:
-    model = GRank(Settings(isolation=1.0))
+    model = GRank()
     model.learn_many([click(1, "fox", 4), click(2, "fox", 5)])
     ranking = model.order(
         "fox",

@@ -276,3 +276,10 @@ def test_a_killed_peer_keeps_every_acknowledged_click(tmp_path: Path, notes: Pat
     done = start(home.path, "search", "tent", "--json")
     done.communicate(timeout=10)
     assert done.returncode == 0, "verbs work beside the dead socket"
+
+
+async def test_a_closed_flock_trusts_similar_people_more_than_an_open_one(tmp_path: Path) -> None:
+    async with peer(tmp_path / "a") as closed, peer(tmp_path / "b", flock=Flock.open()) as open_to_all:
+        assert closed.device.grank.settings.isolation < open_to_all.device.grank.settings.isolation
+        assert closed.device.grank.settings.one_vote
+        assert open_to_all.device.grank.settings.one_vote

@@ -8,7 +8,7 @@ C_k^j = clicks of j on item k for query Q; S = 0 where kappa_m = 0; the own S is
 the division (the thesis leaves it open). Source: Gold & Pouwelse, "G-Rank", arXiv 2301.12530, III.A-D.
 
 The two modes differ in `Settings` only: `Settings.thesis(isolation=0)` is the paper; `Settings()` caps C at
-one vote per (identity, query, item), takes F = 0.1 and breaks ties by the text score. The audit switches
+one vote per (identity, query, item), takes F = 1 and breaks ties by the text score. The audit switches
 bring back what the published notebook does differently from its thesis, so that the effect of each
 deviation can be measured.
 
@@ -45,7 +45,7 @@ class Settings:
     similarity of the peer whose number is the item's row.
     """
 
-    isolation: float = 0.1
+    isolation: float = 1.0
     one_vote: bool = True
     metadata_first: bool = True
     text_breaks_ties: bool = True
@@ -55,6 +55,12 @@ class Settings:
     squares_terms: bool = False
     drops_isolation: bool = False
     aligns_by_row: bool = False
+
+    @classmethod
+    def among_friends(cls) -> Settings:
+        """Return the default mode with F = 0.1, for a closed flock: similar people decide more, and so could a
+        member who copies their clicks (docs/grank.md has the figures behind the choice)."""
+        return cls(isolation=0.1)
 
     @classmethod
     def thesis(cls, isolation: float = 0.0, *, noise: float = 0.0) -> Settings:
