@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,15 @@ _DAMAGED_REMEDY = (
     "move state.db away and start again: your files are untouched, 'flocklet add' indexes them anew and peers send "
     "their clicks back"
 )
+
+_ROOM_BYTES = 128 * 1024  # SQLite needs this much for the write-ahead log and its index
+
+
+def _is_full(path: Path) -> bool:
+    """Tell an I/O error for lack of space from one of the drive."""
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(path.parent).free < _ROOM_BYTES
+    return False
 
 
 class Database:
@@ -68,7 +78,7 @@ class Database:
             yield
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code == sqlite3.SQLITE_FULL:
+            if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(self.path)):
                 raise StoreError(
                     f"disk full while writing {self.path}", remedy="free some space; nothing was lost"
                 ) from error
