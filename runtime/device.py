@@ -199,7 +199,7 @@ class Device:
             return self._people[person]
         except KeyError:
             raise UsageError(
-                f"nobody called {person!r} is on this device", remedy="'flocklet status' lists who is"
+                f"nobody called {person!r} is on this device", remedy="'flocklet people' lists who is"
             ) from None
 
     @property

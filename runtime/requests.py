@@ -116,7 +116,7 @@ def _click(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _people(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     device.add_people(values["people"])
-    return {"people": len(device.people)}
+    return {"names": device.people}
 
 
 def _record(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,17 @@ def test_first_steps(run: Run, notes: Path, capsys: pytest.CaptureFixture[str]) 
     assert json.loads(capsys.readouterr().out)["found"][0]["title"] == "Knots"
 
 
+def test_people_share_a_device(run: Run, notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("add", notes)
+    assert run("people", "ann", "ben", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["people"] == ["me", "ann", "ben"]
+    assert run("search", "tent", "--as", "ann", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert run("click", answer["query_id"], 3) == 0
+    run("status", "--json")
+    assert json.loads(capsys.readouterr().out)["people"] == 3
+
+
 def test_script_text_is_not_indexed(run: Run, notes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("add", notes)
     assert run("search", "peg()", "--json") == 0

@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "remove": ("documents", "take files and directories out of the index"),
     "search": ("search", "search; results are numbered for 'click'"),
     "click": ("search", "tell which result was the right one"),
+    "people": ("search", "list who shares this device, or add somebody"),
     "up": ("peer", "run the peer in the foreground"),
     "peers": ("peer", "show the peers that are near"),
     "status": ("peer", "show what this device holds and does"),

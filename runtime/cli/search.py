@@ -1,4 +1,4 @@
-"""Verbs that ask and answer: search, click."""
+"""Verbs that ask and answer, and who may ask: search, click, people."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def add_parser(verbs: Any) -> None:
     click.add_argument("query_id", type=int, metavar="QUERY_ID")
     click.add_argument("rank", type=int, metavar="RANK")
     click.set_defaults(run=_click)
+    people = verbs.add_parser(
+        "people",
+        help="list who shares this device, or add somebody",
+        description="Everybody who shares a device has a key and clicks of their own: 'flocklet people NAME' adds "
+        "somebody, 'flocklet search --as NAME' asks in that name.",
+    )
+    people.add_argument("names", nargs="*", metavar="NAME", help="who to add")
+    people.set_defaults(run=_people)
 
 
 def _search(args: argparse.Namespace) -> int:
@@ -77,4 +85,22 @@ def _click(args: argparse.Namespace) -> int:
     answer = ask(args, "click", {"query_id": args.query_id, "rank": args.rank})
     output.remark(f"noted for {answer['query']!r}")
     output.document(answer)
+    return 0
+
+
+def _people(args: argparse.Namespace) -> int:
+    output = Output(args)
+    if args.names:
+        from flocklet.identity import Identity
+
+        ask(
+            args,
+            "people",
+            {"people": {name: Identity.generate().seed for name in args.names}},
+            may_create=True,
+        )
+    names = ask(args, "people", {"people": {}})["names"]
+    for name in names:
+        output.line(name)
+    output.document({"people": names})
     return 0
