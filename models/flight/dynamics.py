@@ -75,7 +75,11 @@ def derivative(
     if torque is not None:
         moment = [a + b for a, b in zip(moment, torque, strict=True)]
     pull = lift / vehicle.mass
-    acceleration = [(x * z + w * y) * 2.0 * pull, (y * z - w * x) * 2.0 * pull, (1.0 - 2.0 * (x * x + y * y)) * pull]
+    acceleration = [
+        (x * z + w * y) * 2.0 * pull,
+        (y * z - w * x) * 2.0 * pull,
+        (1.0 - 2.0 * (x * x + y * y)) * pull,
+    ]
     if force is not None:
         acceleration = [a + f / vehicle.mass for a, f in zip(acceleration, force, strict=True)]
     acceleration[2] = acceleration[2] - vehicle.gravity
