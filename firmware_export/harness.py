@@ -216,7 +216,7 @@ def _start(core: Core) -> str:
     return "#include <stdint.h>\n" + _ARM_START.replace("@FPU@", _FPU if core.has_fpu else "")
 
 
-def _write_link(core: Core, where: Path) -> Path:
+def write_link(core: Core, where: Path) -> Path:
     script = where / "link.ld"
     script.write_text(_LINK.format(flash=core.flash, ram=core.ram, size=core.ram_bytes))
     return script
@@ -288,6 +288,6 @@ def _link(
     start = where / f"{name}_start.c"
     start.write_text(text)
     output = where / f"{name}.elf"
-    script = _write_link(core, where)
+    script = write_link(core, where)
     compile_image(compiler, core, [start, *sources], output, script=script, flags=flags, include=[include])
     return output

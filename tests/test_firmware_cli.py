@@ -1,0 +1,103 @@
+"""`flocklet export` and `flocklet verify` as a person types them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from firmware_kit import actor, needs_gcc, needs_unicorn
+from onnx import TensorProto, helper, numpy_helper
+
+from flocklet.cli.export import add_parser, run
+from flocklet.errors import ExportError, UsageError
+from flocklet.firmware_export import unicorn_engine
+
+
+def main(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    add_parser(parser.add_subparsers())
+    args = parser.parse_args([str(word) for word in words])
+    return int(args.run(args))
+
+
+@pytest.fixture
+def policy(tmp_path) -> Path:
+    nodes, constants, value = [], [], "x"
+    for i, layer in enumerate(actor("tanh").dense):
+        constants += [numpy_helper.from_array(layer.weight, f"w{i}"), numpy_helper.from_array(layer.bias, f"b{i}")]
+        nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
+        value = f"y{i}"
+        nodes.append(helper.make_node("Tanh", [f"z{i}"], [value]))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 146])
+    y = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, 4])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants)), tmp_path / "policy.onnx")
+    return tmp_path / "policy.onnx"
+
+
+@needs_gcc
+@needs_unicorn
+def test_export_verify_report_and_picture(policy, tmp_path, capsys):
+    out = tmp_path / "out"
+    how = ["--preset", "learning-to-fly", "--cc", "gcc", "--engine", "unicorn", "--json"]
+    assert main("export", policy, "--out", out, "--verify", "--picture", tmp_path / "p.svg", *how) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["verified"] and {row["result"] for row in report["rows"]} == {"equal"}
+    assert "<svg" in (tmp_path / "p.svg").read_text()
+    assert json.loads((out / "manifest.json").read_text())["verification"]["sha256"] == report["sha256"]
+    assert main("export", "report", out) == 0
+    text = capsys.readouterr().out
+    assert "model, +-35 %" in text and "verified" in text and "oldest_first" in text
+    assert main("verify", out, "--cc", "gcc", "--engine", "unicorn") == 0
+    source = (out / "policy.c").read_text()
+    (out / "policy.c").write_text(source.replace("27.0f", "27.5f").replace("p = p * s", "p = p * s * 1.0001f"))
+    (out / "policy.c").write_text((out / "policy.c").read_text().replace("vadd.f32 s14, s14, s6", "vadd.f32 s14, s14, s5"))
+    assert main("verify", out, "--cc", "gcc", "--engine", "unicorn") == 8
+    assert "NOT verified" in capsys.readouterr().out
+
+
+def test_diff_names_what_differs(policy, tmp_path, capsys):
+    assert main("export", policy, "--out", tmp_path / "a", "--preset", "learning-to-fly") == 0
+    assert main("export", policy, "--out", tmp_path / "b", "--preset", "rl-tools", "--dtype", "w16") == 0
+    capsys.readouterr()
+    assert main("export", "diff", tmp_path / "a", tmp_path / "b", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["fields"]["obs.order"] == ["oldest_first", "newest_first"]
+    assert data["fields"]["dtype"] == ["f32", "w16"] and not data["same_weights"]
+
+
+def test_rules_from_a_file_and_refusals(policy, tmp_path):
+    spec = tmp_path / "rules.json"
+    spec.write_text(json.dumps({"obs": {"state": 18, "history": [32, 4], "period": 2, "clip": 5.0}}))
+    assert main("export", policy, "--out", tmp_path / "a", "--spec", spec) == 0
+    assert json.loads((tmp_path / "a/manifest.json").read_text())["obs"]["period"] == 2
+    spec.write_text(json.dumps({"obs": {"state": 18, "hystory": 1}}))
+    with pytest.raises(ExportError, match="hystory"):
+        main("export", policy, "--out", tmp_path / "b", "--spec", spec)
+    with pytest.raises(ExportError, match="w8 loses much accuracy"):
+        main("export", policy, "--out", tmp_path / "b", "--dtype", "w8")
+    np.save(tmp_path / "o.npy", np.random.default_rng(0).normal(size=(32, 146)).astype(np.float32))
+    own = ["--observations", tmp_path / "o.npy", "--dtype", "w8", "--preset", "learning-to-fly"]
+    with pytest.raises(ExportError, match="above the allowed"):
+        main("export", policy, "--out", tmp_path / "b", *own, "--max-error", "1e-6")
+    assert not (tmp_path / "b").exists()
+    assert main("export", policy, "--out", tmp_path / "b", *own, "--max-error", "0.2") == 0
+    with pytest.raises(UsageError, match="takes 2 paths"):
+        main("export", "diff", tmp_path / "b")
+    with pytest.raises(ExportError, match="holds no export"):
+        main("export", "report", tmp_path / "nothing")
+
+
+@needs_gcc
+def test_a_missing_engine_is_exit_7_and_never_verified(policy, tmp_path, capsys, monkeypatch):
+    assert main("export", policy, "--out", tmp_path / "a") == 0
+    monkeypatch.setattr(unicorn_engine, "available", lambda: False)
+    monkeypatch.setattr("flocklet.firmware_export.qemu_engine.available", lambda: False)
+    from flocklet.errors import MissingExtra
+
+    with pytest.raises(MissingExtra, match="unicorn"):
+        main("verify", tmp_path / "a", "--cc", "gcc")
+    assert "verification" not in json.loads((tmp_path / "a/manifest.json").read_text())
