@@ -193,6 +193,29 @@ class Graph:
         every = Edges.joined([self._friends.newest(), self._strangers.newest()]).newest()
         return every[every.weight != 0]
 
+    def version(self, src: bytes, target: bytes | int) -> tuple[int, float] | None:
+        """Return (time, weight) of the newest version of one edge, None when none is held."""
+        first = self.people.number(src)
+        if isinstance(target, int):
+            item = self.items.number(target)
+            second = None if item is None else int(ITEM_BIT) | item
+        else:
+            second = self.people.number(target)
+        if first is None or second is None:
+            return None
+        rings = (self._friends, self._strangers)
+        return max((v for ring in rings if (v := ring.version(first << 32 | second))), default=None)
+
+    def edges_of(self, src: bytes) -> list[Edge]:
+        """Return every edge of one author in its newest version, withdrawn ones too."""
+        number = self.people.number(src)
+        every = Edges.joined([self._friends.newest(), self._strangers.newest()]).newest()
+        mine = every[every.src == (-1 if number is None else number)]
+        return [
+            Edge(src, self.items[d - int(ITEM_BIT)] if d >= ITEM_BIT else self.people[d], w, t)
+            for d, w, t in zip(mine.dst.tolist(), mine.weight.tolist(), mine.ts.tolist(), strict=True)
+        ]
+
     def trust(self) -> Edges:
         """Return the edges between people."""
         every = self.newest()
