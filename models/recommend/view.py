@@ -73,6 +73,7 @@ class TrustView:
         self._model: Blend | None = None
         self._columns: NDArray[np.int64] = np.zeros(0, np.int64)
         self._likes: Likes | None = None
+        self._own: tuple[int, Profile, Profile] | None = None
 
     @property
     def has_trust(self) -> bool:
@@ -138,6 +139,7 @@ class TrustView:
             tags=tags_of([words(item) for item in ids]) if words is not None else None,
         )
         self._people = people
+        self._own = None
         if not len(self._columns):
             self._model = None
             return
@@ -147,25 +149,25 @@ class TrustView:
         self._model = Blend(default_scorers) if weights is None else Blend(default_scorers, weights)
         self._model.fit(self._likes)
 
-    def profile(self) -> Profile:
-        """Return what the person likes now, among the items in view; ratings after `fit` count at once."""
-        if self._me is None:
-            return Profile(np.zeros(0, np.int64))
-        affinity = self.graph.affinity()
-        own = affinity[(affinity.src == self._me) & (affinity.weight >= LIKED_FROM)].dst.astype(np.int64)
-        return Profile(np.searchsorted(self._columns, own[np.isin(own, self._columns)]))
+    def _mine(self) -> tuple[Profile, Profile]:
+        """Return what the person likes and what they rated at all, among the items in view, as of now."""
+        if self._own is None or self._own[0] != self.graph.generation:
+            affinity = self.graph.affinity()
+            own = affinity[affinity.src == (-1 if self._me is None else self._me)]
+            own = own[np.isin(own.dst, self._columns)]
+            columns = np.searchsorted(self._columns, own.dst.astype(np.int64))
+            profiles = Profile(columns[own.weight >= LIKED_FROM]), Profile(columns)
+            self._own = (self.graph.generation, *profiles)
+        return self._own[1], self._own[2]
 
     def recommend(self, limit: int = 10, *, explain: bool = False) -> list[Recommendation]:
-        """Return up to `limit` items that the person has not rated, best first."""
+        """Return up to `limit` items that the person has not rated, best first; ratings after `fit` count at once."""
         if self._model is None or self._likes is None:
             return []
-        profile = self.profile()
+        profile, rated = self._mine()
         scores = self._model.score(profile)
-        affinity = self.graph.affinity()
-        rated = affinity.dst[affinity.src == (-1 if self._me is None else self._me)].astype(np.int64)
-        hidden = Profile(np.searchsorted(self._columns, rated[np.isin(rated, self._columns)]))
         found = []
-        for column in top_unseen(scores, hidden, limit).tolist():
+        for column in top_unseen(scores, rated, limit).tolist():
             because, through = self._reasons(profile, column) if explain else ((), ())
             item = self.graph.items[int(self._columns[column])]
             found.append(Recommendation(item, float(scores[column]), because, through))
