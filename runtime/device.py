@@ -27,6 +27,7 @@ from flocklet.models.search.items import Document
 from flocklet.models.search.pull import Pull, pull_answer
 from flocklet.snapshot import load_index, save_index
 from flocklet.store import Click, Event, Person, Store, StoredDocument
+from flocklet.taste import Taste
 from flocklet.wire import content_id
 
 __all__ = ["CANDIDATES", "Device", "Found", "PastClick", "Results"]
@@ -90,6 +91,7 @@ class Device:
         self._is_index_saved = True
         self.log = ClickLog()
         self.grank = GRank(Settings() if membership.flock.is_open else Settings.among_friends())
+        self._taste: Taste | None = None
         try:
             self._restore_people()
             self._restore_clicks()
@@ -102,6 +104,8 @@ class Device:
         with self._turn:
             try:
                 self.save_index()
+                if self._taste is not None:
+                    self._taste.save()
             except StoreError as error:  # the documents are safe; the index is built anew from them
                 _log.warning("%s", error)
             finally:
@@ -112,6 +116,15 @@ class Device:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def taste(self) -> Taste:
+        """Trust, ratings and recommendations of the people here, read on first use."""
+        with self._turn:
+            if self._taste is None:
+                identity = self.membership.identity
+                self._taste = Taste(self.store, self.home.models, self.clock, identity, lambda: self._people)
+            return self._taste
 
     # -- documents --
 

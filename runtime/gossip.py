@@ -78,6 +78,7 @@ class Gossip:
                 continue
             rounds += 1
             await self.pull(link)
+            await self.pull_edges(link)
             if rounds % _PEERS_EVERY == 1:
                 await self.ask_for_peers(link)
 
@@ -129,6 +130,26 @@ class Gossip:
                 self.counts[f"refused {reason}"] += number
             return new
 
+    async def pull_edges(self, link: Link) -> int:
+        """Ask one peer for who trusts whom and who likes what; return how many edges were new."""
+        async with self._turn:
+            new = 0
+            try:
+                taste = await self._in_turn(lambda: self._device.taste)
+                answer = await link.request("edg?", await self._in_turn(taste.ask))
+                if answer.type != "edg!":
+                    raise WireError(f"a pull of edges was answered by {answer.type!r}", reason="type")
+                new = await self._in_turn(taste.absorb, answer.body)
+            except WireError as error:
+                self.counts[f"rejected {error.reason}"] += 1
+                link.reject(error.reason)
+            except StoreError as error:
+                _log.warning("edges that peer %s sent cannot be kept: %s", link.peer.name, error)
+            except (LinkError, PeerRefused) as error:
+                _log.debug("peer %s gave no edges: %s", link.peer.name, error)
+            self.counts["edges"] += new
+            return new
+
     async def ask_for_peers(self, link: Link) -> None:
         """Ask a peer who else is there; what it says are hints that a handshake must confirm."""
         try:
@@ -145,6 +166,10 @@ class Gossip:
             body = await self._in_turn(self._device.answer, frame.body)
             self.counts["answers"] += 1
             await link.reply(frame, "clk!", body)
+            return True
+        if frame.type == "edg?":
+            taste = await self._in_turn(lambda: self._device.taste)
+            await link.reply(frame, "edg!", await self._in_turn(taste.answer, frame.body))
             return True
         if frame.type == "peers":
             await link.reply(frame, "peers", {"peers": encode_told(self._table.shareable(MAX_TOLD))})

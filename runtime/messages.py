@@ -60,9 +60,11 @@ MESSAGES: Mapping[str, Message] = {
     "get": _HOP,
     "peers": _HOP,
     "clk?": _HOP,  # specs: pull of click entries, each entry signed by its person
+    "edg?": _HOP,  # pull of trust and taste: pages of edges, each signed by its author
     "chunk": _HOP_DATA,
     "content": _HOP_DATA,
     "clk!": _HOP_DATA,
+    "edg!": _HOP_DATA,
     "frames": _HOP_DATA,  # sealed author frames, passed on as bytes
     # signed by their author
     "agg_ack": _AUTHOR,

@@ -74,4 +74,15 @@ MIGRATIONS: tuple[str, ...] = (
         banned TEXT
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE edge_pages (
+        page_id INTEGER PRIMARY KEY AUTOINCREMENT,
+        digest BLOB NOT NULL UNIQUE,
+        src BLOB NOT NULL,
+        page BLOB NOT NULL
+    );
+    CREATE INDEX edge_pages_src ON edge_pages (src);
+
+    CREATE TABLE item_names (item_id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    """,
 )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flocklet.advice import ADVICE
 from flocklet.device import Device, PastClick
 from flocklet.documents import Skipped, read_documents
 from flocklet.errors import UsageError
@@ -148,4 +149,5 @@ _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "record": _record,
     "rank": _rank,
     "status": _status,
+    **ADVICE,
 }

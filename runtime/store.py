@@ -275,6 +275,41 @@ class Store(Database):
             yield from (Click(*row) for row in rows)
             last = rows[-1][:2]
 
+    # -- edges: who trusts whom, who likes what --
+
+    def add_edge_pages(self, pages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Keep signed pages of edges as (digest, author, page); the same page twice is one row."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO edge_pages (digest, src, page) VALUES (?, ?, ?)", pages)
+
+    def remove_edge_pages(self, digests: Iterable[bytes]) -> None:
+        """Forget pages that newer ones replace."""
+        with self.transaction() as db:
+            db.executemany("DELETE FROM edge_pages WHERE digest = ?", [(digest,) for digest in digests])
+
+    def edge_pages(self, after: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield (page id, author, page) of every page that came after the page `after`."""
+        while rows := self._rows(
+            "SELECT page_id, src, page FROM edge_pages WHERE page_id > ? ORDER BY page_id LIMIT 512", (after,)
+        ):
+            yield from ((row[0], row[1], row[2]) for row in rows)
+            after = rows[-1][0]
+
+    def name_items(self, names: Iterable[tuple[int, str]]) -> None:
+        """Keep what items are called that are no documents."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO item_names VALUES (?, ?)", [(_signed(i), name) for i, name in names]
+            )
+
+    def item_name(self, item_id: int) -> str | None:
+        """Return the title of a document or the name of another item, None when neither is known."""
+        document = self.document(item_id)
+        if document is not None:
+            return document.title or document.key
+        rows = self._rows("SELECT name FROM item_names WHERE item_id = ?", (_signed(item_id),))
+        return str(rows[0][0]) if rows else None
+
     # -- deltas and model versions --
 
     def add_delta(self, content_id: bytes, author: bytes, size_bytes: int, at_s: float) -> bool:

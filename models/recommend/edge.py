@@ -4,8 +4,8 @@ One edge:   `[1, src 16 B, target, weight f32, ts u32, signature 64 B]`
 One page:   `[2, src 16 B, records, signature 64 B]`, 1 to 128 edges of one author under one signature
 
 as a msgpack array in its shortest form, so a record has one encoding. `target` is a 16-byte origin (a trust
-edge, weight -1..1) or a u64 item id (an affinity edge, weight 0..1). A record of a page is 22 bytes, big-endian:
-`kind u8 | target 16 B (an item: 8 zero bytes, then the id) | weight f16 ... ts u32` with kind 1 = trust and
+edge, weight -1..1) or a u64 item id (an affinity edge, weight 0..1). A record of a page is 23 bytes, big-endian:
+`kind u8 | target 16 B (an item: 8 zero bytes, then the id) | weight f16 | ts u32` with kind 1 = trust and
 2 = affinity; weights are binary16, which is what the graph keeps. The signature is Ed25519 over the array without
 its last element. Weight 0 withdraws an edge. Of two edges with the same author, kind and target the one with the
 newer `ts` holds, on a tie the larger weight, so every peer ends with the same graph in whatever order they come.
@@ -14,6 +14,7 @@ newer `ts` holds, on a tie the larger weight, so every peer ends with the same g
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -40,8 +41,8 @@ __all__ = [
 TRUST, AFFINITY = 1, 2
 MAX_PAGE_EDGES = 128
 _ORIGIN, _SIGNATURE = 16, 64
-_RECORD = np.dtype([("kind", "u1"), ("target", "S1", 16), ("weight", ">f2"), ("ts", ">u4")])
-MAX_PAGE_SIZE = 1 + 1 + 18 + 3 + MAX_PAGE_EDGES * _RECORD.itemsize + 66
+_RECORD = struct.Struct(">B16seI")
+MAX_PAGE_SIZE = 1 + 1 + 18 + 3 + MAX_PAGE_EDGES * _RECORD.size + 66
 _FORMAT_EDGE, _FORMAT_PAGE = 1, 2
 _MAX_U32, _MAX_U64 = 2**32 - 1, 2**64 - 1
 
@@ -139,7 +140,7 @@ def read_page(data: bytes) -> Page:
             data,
             use_list=False,
             max_str_len=0,
-            max_bin_len=MAX_PAGE_EDGES * _RECORD.itemsize,
+            max_bin_len=MAX_PAGE_EDGES * _RECORD.size,
             max_array_len=6,
             max_map_len=0,
             max_ext_len=0,
@@ -167,25 +168,17 @@ def _records(edges: Iterable[Edge]) -> bytes:
     rows = []
     for edge in edges:
         target = edge.target.to_bytes(_ORIGIN, "big") if isinstance(edge.target, int) else edge.target
-        weight = np.float16(edge.weight).astype(">f2").tobytes()
-        rows.append(bytes([edge.kind]) + target + weight[:2] + edge.ts.to_bytes(4, "big"))
+        rows.append(_RECORD.pack(edge.kind, target, edge.weight, edge.ts))
     return b"".join(rows)
 
 
 def _parse(src: Any, records: Any) -> Iterable[Edge]:
-    size = 1 + _ORIGIN + 2 + 4
-    if type(records) is not bytes or not records or len(records) % size:
+    if type(records) is not bytes or not records or len(records) % _RECORD.size:
         raise WireError("the records of a page of edges are torn")
-    raw = np.frombuffer(records, np.uint8).reshape(-1, size)
-    weights = np.frombuffer(raw[:, 17:19].tobytes(), ">f2").astype(np.float64).tolist()
-    times = np.frombuffer(raw[:, 19:23].tobytes(), ">u4").tolist()
-    for row, weight, ts in zip(raw, weights, times, strict=True):
-        target: bytes | int = row[1:17].tobytes()
-        if row[0] == AFFINITY:
-            target = int.from_bytes(cast(bytes, target), "big")
-        elif row[0] != TRUST:
+    for kind, target, weight, ts in _RECORD.iter_unpack(records):
+        if kind not in (TRUST, AFFINITY):
             raise WireError("a page holds an edge of an unknown kind", reason="version")
-        yield Edge(src, target, weight, ts)
+        yield Edge(src, int.from_bytes(target, "big") if kind == AFFINITY else target, weight, ts)
 
 
 def _pack(values: Sequence[Any]) -> bytes:

@@ -31,14 +31,14 @@ _CLOCK_IS_SET_S = (
 
 @dataclass(frozen=True, slots=True)
 class GraphSettings:
-    """Sizes and limits: 6 + 2 segments of 16,384 edges are 1.8 MB."""
+    """Sizes and limits: 8 + 2 segments of 16,384 edges are 2.3 MB, their index at most as much."""
 
-    friend_segments: int = 6
+    friend_segments: int = 8
     stranger_segments: int = 2
     segment_size: int = 16_384
     quota_share: float = 1 / 16
     max_ahead_s: int = 86_400
-    index_every: int = 4_096
+    index_every: int = 2_048
     most_people: int = 65_536
     most_items: int = 65_536
 
@@ -51,19 +51,23 @@ class _Ring:
         self.quota = max(16, int(segments * settings.segment_size * settings.quota_share))
         self._every = settings.index_every
         self._recent: dict[int, tuple[int, float]] = {}
-        self._held = Edges.of([], [], [], [])
-        self._keys = self._held.keys
+        self._keys = np.zeros(0, np.uint64)
+        self._ts = np.zeros(0, np.uint32)
+        self._weights = np.zeros(0, np.float16)
         self._counts: Counter[int] = Counter()
 
-    def version(self, key: int) -> tuple[int, float] | None:
-        """Return (time, weight) of the newest version held."""
-        recent = self._recent.get(key)
-        if recent is not None:
-            return recent
-        at = int(np.searchsorted(self._keys, np.uint64(key)))
-        if at < len(self._keys) and int(self._keys[at]) == key:
-            return int(self._held.ts[at]), float(self._held.weight[at])
-        return None
+    def versions(self, keys: Sequence[int]) -> list[tuple[int, float] | None]:
+        """Return (time, weight) of the newest version held of each key."""
+        found: list[tuple[int, float] | None] = [self._recent.get(key) for key in keys]
+        if len(self._keys) and None in found:
+            wanted = np.array(keys, np.uint64)
+            at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
+            is_held = self._keys[at] == wanted
+            for number in np.flatnonzero(is_held).tolist():
+                if found[number] is None:
+                    place = int(at[number])
+                    found[number] = int(self._ts[place]), float(self._weights[place])
+        return found
 
     def count(self, src: int) -> int:
         return self._counts[src]
@@ -84,19 +88,20 @@ class _Ring:
     def newest(self) -> Edges:
         if self._recent:
             self.index()
-        return self._held
+        src, dst = self._keys >> np.uint64(32), self._keys & np.uint64(0xFFFFFFFF)
+        return Edges(src.astype(np.uint32), dst.astype(np.uint32), self._weights, self._ts)
 
     def index(self) -> None:
         live = self.store.live()
-        self._held = live.newest()
-        self._keys = self._held.keys
+        held = live.newest()
+        self._keys, self._ts, self._weights = held.keys, held.ts, held.weight
         self._recent = {}
         numbers, counts = np.unique(live.src, return_counts=True)
         self._counts = Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
     @property
     def size_bytes(self) -> int:
-        return self.store.size_bytes + len(self._held) * (14 + 8) + len(self._recent) * 200
+        return self.store.size_bytes + len(self._keys) * 14 + len(self._recent) * 200
 
 
 class Graph:
@@ -130,49 +135,45 @@ class Graph:
         told: Counter[str] = Counter()
         if any(names.most - len(names) < 2 * len(edges) for names in (self.people, self.items)):
             self.compact()
+        ring_of = {True: self._friends, False: self._strangers}
+        named = [(edge, key) for edge in edges if (key := self._key(edge, now_s, told)) is not None]
+        keys = [key for _, key in named]
+        held = zip(*(ring.versions(keys) for ring in ring_of.values()), strict=True)
         taken: dict[int, tuple[int, int, float, int]] = {}
         counts: Counter[int] = Counter()
-        for edge in edges:
-            why, row = self._check(edge, now_s, is_friend, counts, taken)
-            told[why] += 1
-            if row is not None:
-                taken[row[0] << 32 | row[1]] = row
-                counts[row[0]] += 1
+        for (edge, key), versions in zip(named, held, strict=True):
+            src, weight = key >> 32, float(np.float16(edge.weight))
+            newest = [version for version in versions if version is not None]
+            newest += [(row[3], row[2]) for row in (taken.get(key),) if row is not None]
+            is_own = edge.src in self.own
+            ring = ring_of[is_friend or is_own]
+            if newest and max(newest) >= (edge.ts, weight):
+                told["old"] += 1
+            elif not is_own and ring.count(src) + counts[src] >= ring.quota:
+                told["quota"] += 1
+            else:
+                told["taken"] += 1
+                counts[src] += 1
+                taken[key] = (src, key & 0xFFFFFFFF, weight, edge.ts)
         if taken:
             self.generation += 1
             self._append(Edges.of(*zip(*taken.values(), strict=True)), is_friend)
         return told
 
-    def _check(
-        self,
-        edge: Edge,
-        now_s: float,
-        is_friend: bool,
-        counts: Counter[int],
-        taken: dict[int, tuple[int, int, float, int]],
-    ) -> tuple[str, tuple[int, int, float, int] | None]:
-        is_own = edge.src in self.own
-        if now_s > _CLOCK_IS_SET_S and edge.ts > now_s + self.settings.max_ahead_s and not is_own:
-            return "ahead", None
+    def _key(self, edge: Edge, now_s: float, told: Counter[str]) -> int | None:
+        """Return source and target as one number; None, with the reason told, for an edge that is not taken."""
+        is_early = now_s > _CLOCK_IS_SET_S and edge.ts > now_s + self.settings.max_ahead_s
+        if is_early and edge.src not in self.own:
+            told["ahead"] += 1
+            return None
         try:
             src = self.people.take(edge.src)
-            dst = (
-                int(ITEM_BIT) | self.items.take(edge.target)
-                if isinstance(edge.target, int)
-                else self.people.take(edge.target)
-            )
+            if isinstance(edge.target, int):
+                return src << 32 | int(ITEM_BIT) | self.items.take(edge.target)
+            return src << 32 | self.people.take(edge.target)
         except ValueError:
-            return "room", None
-        key = src << 32 | dst
-        weight = float(np.float16(edge.weight))
-        held = [v for ring in (self._friends, self._strangers) if (v := ring.version(key)) is not None]
-        held += [(row[3], row[2]) for row in (taken.get(key),) if row is not None]
-        if held and max(held) >= (edge.ts, weight):
-            return "old", None
-        ring = self._friends if is_friend or is_own else self._strangers
-        if not is_own and ring.count(src) + counts[src] >= ring.quota:
-            return "quota", None
-        return "taken", (src, dst, weight, edge.ts)
+            told["room"] += 1
+            return None
 
     def _append(self, edges: Edges, is_friend: bool) -> None:
         own = np.array([n for who in self.own if (n := self.people.number(who)) is not None], np.uint32)
@@ -185,13 +186,37 @@ class Graph:
                 gone = ring.append(part)
                 kept = gone[np.isin(gone.src, own)].newest()
                 if len(kept):
-                    held = [ring.version(key) for key in kept.keys.tolist()]
+                    held = ring.versions(kept.keys.tolist())
                     ring.append(kept[np.array([version is None for version in held])])
 
     def newest(self) -> Edges:
         """Return every edge in its newest version, of friends and strangers, withdrawn ones left out."""
         every = Edges.joined([self._friends.newest(), self._strangers.newest()]).newest()
         return every[every.weight != 0]
+
+    def version(self, src: bytes, target: bytes | int) -> tuple[int, float] | None:
+        """Return (time, weight) of the newest version of one edge, None when none is held."""
+        first = self.people.number(src)
+        if isinstance(target, int):
+            item = self.items.number(target)
+            second = None if item is None else int(ITEM_BIT) | item
+        else:
+            second = self.people.number(target)
+        if first is None or second is None:
+            return None
+        key = first << 32 | second
+        held = (*self._friends.versions([key]), *self._strangers.versions([key]))
+        return max((version for version in held if version is not None), default=None)
+
+    def edges_of(self, src: bytes) -> list[Edge]:
+        """Return every edge of one author in its newest version, withdrawn ones too."""
+        number = self.people.number(src)
+        every = Edges.joined([self._friends.newest(), self._strangers.newest()]).newest()
+        mine = every[every.src == (-1 if number is None else number)]
+        return [
+            Edge(src, self.items[d - int(ITEM_BIT)] if d >= ITEM_BIT else self.people[d], w, t)
+            for d, w, t in zip(mine.dst.tolist(), mine.weight.tolist(), mine.ts.tolist(), strict=True)
+        ]
 
     def trust(self) -> Edges:
         """Return the edges between people."""

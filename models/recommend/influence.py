@@ -1,10 +1,10 @@
 """Say how much each person counts in what one device learns: trust, bounded, and cut behind single persons.
 
 A person reached from the ego by trust counts fully once the probability to hit them passes `full_at`, and in
-proportion below. Behind a *cut person* (one through whom at least `cut_from` of the walks to somebody pass) the
-influence falls linearly to nothing at a share of 1 (MeritRank's connectivity decay, here gradual). So whoever makes
-up identities gains nothing behind one attacker, however many they are and however they trust each other; an attacker
-who was trusted before keeps one voice.
+proportion below. All people behind one *cut person* (through whom at least `cut_from` of the walks to them pass;
+MeritRank's connectivity decay) count together for `cut_voice` people, none by default. So whoever makes up identities
+behind one attacker gains nothing, however many they are and however they trust each other; an attacker who was
+trusted before keeps one voice.
 
 People whom nobody in reach trusts share a *fringe* of at most `fringe` times the mass of the trusted, however many
 they are: honest newcomers are heard faintly, a crowd no louder than a few. Without any trust edge from the ego all
@@ -30,8 +30,8 @@ class InfluenceSettings:
     """Walks stop rarely (`alpha`), because reach matters more here than rank."""
 
     alpha: float = 0.05
-    full_at: float = 1e-3
-    cut_from: float = 0.9
+    full_at: float = 1e-4
+    cut_from: float = 0.95
     cut_voice: float = 0.0
     fringe: float = 0.0
     most: int = 1_500

@@ -58,20 +58,20 @@ class Likes:
             ValueError: an index is outside `shape`, or an influence is negative or not finite.
         """
         n_people, n_items = shape
-        rows, columns = np.asarray(rows, np.int64), np.asarray(columns, np.int64)
+        rows, columns = rows.astype(np.int64), columns.astype(np.int64)
         if len(rows) and (
             min(rows.min(), columns.min()) < 0 or rows.max() >= n_people or columns.max() >= n_items
         ):
             raise ValueError("a like is outside the matrix")
         pairs = np.unique(rows * max(n_items, 1) + columns)
         rows, columns = pairs // max(n_items, 1), pairs % max(n_items, 1)
-        starts = np.searchsorted(rows, np.arange(n_people + 1)).astype(np.int64)
+        starts: NDArray[np.int64] = np.searchsorted(rows, np.arange(n_people + 1)).astype(np.int64)
         weight = np.ones(n_people) if influence is None else np.asarray(influence, np.float64)
         if weight.shape != (n_people,) or not np.isfinite(weight).all() or (weight < 0).any():
             raise ValueError("the influence of people must be finite and not negative")
         return cls(
             starts,
-            columns,
+            np.asarray(columns, np.int64),
             n_items,
             weight.astype(np.float32),
             np.zeros((0, n_items), np.float32) if tags is None else np.asarray(tags, np.float32),

@@ -93,7 +93,7 @@ def transitions(edges: TrustEdges, alpha: float) -> Array:
 def exact_hits(edges: TrustEdges, ego: int, alpha: float) -> Array:
     """Return the probability that a walk from `ego` visits each person, (n,); 1 for the ego itself."""
     visits = np.linalg.inv(np.eye(edges.n) - transitions(edges, alpha))
-    return np.asarray(visits[ego] / np.diag(visits))
+    return np.asarray(np.clip(visits[ego] / np.diag(visits), 0.0, 1.0))
 
 
 def exact_scores(
@@ -112,7 +112,7 @@ def exact_scores(
         np.linalg.inv(np.eye(edges.n) - transitions(edges, settings.alpha)), np.float64
     )
     returns = np.diag(visits)
-    hits = visits[ego] / returns
+    hits = np.clip(visits[ego] / returns, 0.0, 1.0)
     scores = hits - _penalties(edges, ego, hits, visits / returns[None, :])
     if settings.beta:
         share = bottleneck(visits, ego).max(axis=0)
