@@ -153,9 +153,9 @@ _PREAMBLE = """\
 #define FLOCKLET_BARRIER ((void)0)
 #endif
 
-/* Cortex-M with a single-precision FPU: assembler kernels, the same bits as the C ones. */
-#if defined(__GNUC__) && defined(__thumb2__) && defined(__ARM_FP) && defined(__ARM_ARCH_PROFILE) && !defined(FLOCKLET_NO_ASM)
-#if (__ARM_FP & 4) && (__ARM_ARCH_PROFILE == 'M')
+/* Cortex-M with a single-precision FPU: assembler kernels, the same bits as the C ones (which -O0 uses). */
+#if defined(__GNUC__) && defined(__OPTIMIZE__) && defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
+#if defined(__ARM_FP) && defined(__ARM_ARCH_PROFILE) && (__ARM_FP & 4) && (__ARM_ARCH_PROFILE == 'M')
 #define FLOCKLET_M4F 1
 #endif
 #endif

@@ -87,7 +87,7 @@ def test_scikit_learn_trees(tmp_path, kind):
 
 
 def test_distilled_policy_is_accepted_by_its_return():
-    made = distil(balancer, CartPole(), np.random.default_rng(0), states=6000, episodes=8)
+    made = distil(balancer, CartPole(), np.random.default_rng(0), states=4500, episodes=4)
     assert made.teacher_return > 450
     assert made.student_return >= 0.95 * made.teacher_return
     assert made.trees.table_bytes <= 4096
