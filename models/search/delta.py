@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,14 @@ class Delta:
     def rows_of(self, number: int) -> Sequence[int]:
         """Return the distinct rows of document `number`."""
         return self._rows[number - self.first]
+
+    def frequencies_of(self, number: int) -> list[int]:
+        """Return how often document `number` has each of its distinct rows, in the order of `rows_of`."""
+        result = []
+        for row in self.rows_of(number):
+            docs, frequencies = self._lists[row]
+            result.append(frequencies[bisect_left(docs, number)])
+        return result
 
     def postings_of(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]] | None:
         """Return copies of the documents (ascending) and frequencies of `row`, None when it is in no

@@ -107,6 +107,11 @@ class Index:
         return len(self._vocabulary)
 
     @property
+    def parts(self) -> tuple[dict[str, int], array[int], Postings, Delta, Catalogue]:
+        """Return vocabulary, df, base, delta and catalogue for whoever only reads, until the next change."""
+        return self._vocabulary, self._df, self._base, self._delta, self._catalogue
+
+    @property
     def size_bytes(self) -> int:
         """Return the bytes of all arrays (the dictionaries of terms and ids are not counted)."""
         weights = sum(values.nbytes for lists in self._weighted.values() for _, values in lists)

@@ -1,0 +1,206 @@
+"""Describe the candidates of a query by numbers that a reranker can weigh.
+
+`Features.of(query)` returns the best candidates of BM25 with a row of `FEATURES` each, normalised within the query: the
+continuous ones to mean 0, sd 1, clipped to +-4 (a feature that does not vary is 0), so a model means the same on any
+collection. What depends on clicks (`neighbours`, `popularity`) stays in [0, 1], 0 without evidence.
+
+| name | what |
+|---|---|
+| `bm25`, `bm25_long`, `bm25_short` | BM25 as in the index; with k1 = 2, b = .5; with k1 = .9, b = .4 |
+| `tfidf` | cosine of log(1 + f) idf vectors |
+| `dirichlet`, `jelinek` | query likelihood, mu = 200; lambda = .7 (Zhai & Lafferty 2001) |
+| `coverage`, `idf_coverage` | share of the query's words (of their idf) in the document |
+| `length` | log(1 + terms) |
+| `feedback`, `broad_feedback` | BM25 of the query expanded by 20 terms of the best 8, 50 of the best 15 (RM3, Lavrenko & Croft 2001) |
+| `graph` | BM25 smoothed over the 10 nearest candidates (score regularisation, Diaz 2005), alpha = .8 |
+| `latent` | cosine in the landscape (LSI) |
+| `neighbours` | clicks on this document for similar queries |
+| `popularity` | clicks on this document for any query |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.models.search.forward import DocumentTerms, Forward, Landscape, idf_of
+from flocklet.models.search.index import Index
+from flocklet.models.search.text import tokenize
+
+__all__ = ["BM25", "CLIP", "FEATURES", "ClickEvidence", "Features", "QueryFeatures", "standardise"]
+
+Floats = NDArray[np.float32]
+
+FEATURES = (
+    "bm25",
+    "bm25_long",
+    "bm25_short",
+    "tfidf",
+    "dirichlet",
+    "jelinek",
+    "coverage",
+    "idf_coverage",
+    "length",
+    "feedback",
+    "broad_feedback",
+    "graph",
+    "latent",
+    "neighbours",
+    "popularity",
+)
+BM25 = FEATURES.index("bm25")
+CLIP = 4.0
+_MU = 200.0
+_LAMBDA = 0.7
+_ALPHA = 0.8
+_NEAREST = 10
+
+ClickEvidence = Callable[[str, NDArray[np.uint64]], tuple[Floats, Floats]]
+"""Return (neighbours, popularity) of candidates for a query, each `(n,) float32` in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QueryFeatures:
+    """Hold the candidates of one query, best BM25 first: ids `(n,)`, text scores `(n,)`, matrix `(n, F)`."""
+
+    ids: NDArray[np.uint64]
+    text_scores: Floats
+    matrix: Floats
+
+
+class Features:
+    """Make features from an index; `evidence` supplies those of clicks (none: they are 0)."""
+
+    def __init__(self, index: Index, evidence: ClickEvidence | None = None) -> None:
+        self._index = index
+        self._forward = Forward(index)
+        self._evidence = evidence
+        self._landscape: Landscape | None = None
+        self._documents = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Return the bytes that features keep beside the index."""
+        return self._forward.size_bytes + (self._landscape.size_bytes if self._landscape else 0)
+
+    def of(self, query: str, k: int = 100) -> QueryFeatures:
+        """Return the features of the best `k` candidates of `query`; costs milliseconds."""
+        ids, scores = self._index.candidates(query, k)
+        return QueryFeatures(ids, scores, self.matrix(query, ids, scores))
+
+    def matrix(self, query: str, ids: NDArray[np.uint64], scores: Floats) -> Floats:
+        """Return the features `(n, F) float32` of given candidates with their BM25 scores."""
+        result = np.zeros((len(ids), len(FEATURES)), np.float32)
+        if not len(ids):
+            return result
+        documents = self._forward.terms_of(ids)
+        columns = self._text_columns(query, documents, scores)
+        for place, column in enumerate(columns):
+            result[:, place] = standardise(column)
+        if self._evidence is not None:
+            result[:, -2], result[:, -1] = self._evidence(query, ids)
+        return result
+
+    def _text_columns(self, query: str, documents: DocumentTerms, scores: Floats) -> list[Floats]:
+        vocabulary, df, _, _, catalogue = self._index.parts
+        total = len(self._index)
+        counts, rows, lengths = documents.counts, documents.rows, documents.lengths
+        idf = idf_of(df, rows, total)
+        asked = np.zeros(len(rows), np.float32)
+        place = {row: at for at, row in enumerate(rows.tolist())}
+        known = [row for term in tokenize(query) if (row := vocabulary.get(term)) is not None]
+        for row in known:
+            if row in place:
+                asked[place[row]] += 1
+        mean = catalogue.mean_length
+        weights = _bm25(counts, idf, lengths, mean, 1.2, 0.75)
+        at = np.flatnonzero(asked)
+        seen, amount = counts[:, at], asked[at]
+        sizes = np.maximum(lengths, 1.0)[:, None]
+        # p(term | collection), from df: the index does not count occurrences over the collection
+        share = np.maximum(np.frombuffer(df, np.int32)[rows[at]], 1) / (total * mean)
+        tfidf = np.log1p(counts) * idf
+        tfidf /= np.maximum(np.linalg.norm(tfidf, axis=1, keepdims=True), 1e-9)
+        question = (asked * idf)[None, :]
+        question /= max(float(np.linalg.norm(question)), 1e-9)
+        everything = max(float(idf[at].sum()), 1e-9)
+        return [
+            scores,
+            _bm25(seen, idf[at], lengths, mean, 2.0, 0.5) @ amount,
+            _bm25(seen, idf[at], lengths, mean, 0.9, 0.4) @ amount,
+            tfidf @ question[0],
+            np.log((seen + _MU * share) / (sizes + _MU)) @ amount,
+            np.log((1 - _LAMBDA) * seen / sizes + _LAMBDA * share) @ amount,
+            (seen > 0).mean(axis=1, dtype=np.float32) if len(at) else np.zeros(len(lengths), np.float32),
+            (seen > 0) @ idf[at] / everything,
+            np.log1p(lengths),
+            _expanded(counts, lengths, weights, asked, idf, scores, 8, 20, 0.6),
+            _expanded(counts, lengths, weights, asked, idf, scores, 15, 50, 0.5),
+            _smoothed(tfidf @ tfidf.T, standardise(scores)),
+            self._latent(vocabulary, rows, tfidf, question),
+        ]
+
+    def _latent(
+        self, vocabulary: dict[str, int], rows: NDArray[np.int64], tfidf: Floats, question: Floats
+    ) -> Floats:
+        if self._landscape is None or not 0.5 < len(self._index) / max(self._documents, 1) < 2:
+            self._landscape = Landscape.of(self._index, self._forward)
+            self._documents = len(self._index)
+        points = self._landscape.places(vocabulary, rows, np.concatenate([question, tfidf]))
+        result: Floats = points[1:] @ points[0]
+        return result
+
+
+def standardise(column: NDArray[np.floating]) -> Floats:
+    """Return `column` with mean 0 and sd 1, clipped to +-4; zeros when it does not vary."""
+    values = np.asarray(column, np.float64)
+    spread = float(values.std()) if len(values) else 0.0
+    if spread < 1e-9 * max(1.0, float(np.abs(values).max(initial=0.0))):
+        return np.zeros(len(values), np.float32)
+    return np.clip((values - values.mean()) / spread, -CLIP, CLIP).astype(np.float32)
+
+
+def _bm25(counts: Floats, idf: Floats, lengths: Floats, mean: float, k1: float, b: float) -> Floats:
+    norms = np.float32(k1) * (1 - b + b * lengths / np.float32(mean))
+    result: Floats = np.float32(k1 + 1) * idf * counts / np.maximum(counts + norms[:, None], 1e-9)
+    return result
+
+
+def _expanded(
+    counts: Floats,
+    lengths: Floats,
+    weights: Floats,
+    asked: Floats,
+    idf: Floats,
+    scores: Floats,
+    best: int,
+    terms: int,
+    original: float,
+) -> Floats:
+    """Return the BM25 scores of the query expanded by the terms of the `best` candidates."""
+    trust = scores[:best] / max(float(scores[:best].sum()), 1e-9)
+    mass = (trust / np.maximum(lengths[:best], 1.0)) @ counts[:best] * idf
+    chosen = np.argsort(-mass, kind="stable")[:terms]
+    expanded = original * asked / max(float(asked.sum()), 1e-9)
+    expanded[chosen] += (1 - original) * mass[chosen] / max(float(mass[chosen].sum()), 1e-9)
+    result: Floats = weights @ expanded.astype(np.float32)
+    return result
+
+
+def _smoothed(similarity: Floats, scores: Floats) -> Floats:
+    """Return the scores smoothed over the graph of nearest candidates."""
+    size = len(scores)
+    if size < 3:
+        return scores
+    np.fill_diagonal(similarity, 0.0)
+    nearest = min(_NEAREST, size - 1)
+    edge = np.partition(similarity, size - nearest, axis=1)[:, size - nearest][:, None]
+    graph = np.where(similarity >= edge, np.maximum(similarity, 0), 0)
+    graph = np.maximum(graph, graph.T)
+    degree = np.sqrt(np.maximum(graph.sum(axis=1), 1e-9))
+    graph /= degree[:, None] * degree[None, :]
+    result: Floats = np.linalg.solve(np.eye(size, dtype=np.float32) - np.float32(_ALPHA) * graph, scores)
+    return result
