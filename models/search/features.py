@@ -2,7 +2,7 @@
 
 `Features.of(query)` returns the best candidates of BM25 with a row of `FEATURES` each, normalised within the query: the
 continuous ones to mean 0, sd 1, clipped to +-4 (a feature that does not vary is 0), so a model means the same on any
-collection. What depends on clicks (`neighbours`, `popularity`) stays in [0, 1], 0 without evidence.
+collection. What depends on clicks (`neighbours`, `popularity`) is stretched from [0, 1] to [0, 4], 0 without evidence.
 
 | name | what |
 |---|---|
@@ -30,7 +30,7 @@ from flocklet.models.search.forward import DocumentTerms, Forward, Landscape, id
 from flocklet.models.search.index import Index
 from flocklet.models.search.text import tokenize
 
-__all__ = ["BM25", "CLIP", "FEATURES", "ClickEvidence", "Features", "QueryFeatures", "standardise"]
+__all__ = ["BM25", "CLIP", "FEATURES", "ClickEvidence", "Features", "QueryFeatures", "put_evidence", "standardise"]
 
 Floats = NDArray[np.float32]
 
@@ -101,7 +101,7 @@ class Features:
         for place, column in enumerate(columns):
             result[:, place] = standardise(column)
         if self._evidence is not None:
-            result[:, -2], result[:, -1] = self._evidence(query, ids)
+            put_evidence(result, *self._evidence(query, ids))
         return result
 
     def _text_columns(self, query: str, documents: DocumentTerms, scores: Floats) -> list[Floats]:
@@ -152,6 +152,11 @@ class Features:
         points = self._landscape.places(vocabulary, rows, np.concatenate([question, tfidf]))
         result: Floats = points[1:] @ points[0]
         return result
+
+
+def put_evidence(matrix: Floats, neighbours: Floats, popularity: Floats) -> None:
+    """Write the features that depend on clicks, each `(n,)` in [0, 1], into `matrix` `(n, F)`."""
+    matrix[:, -2], matrix[:, -1] = CLIP * neighbours, CLIP * popularity
 
 
 def standardise(column: NDArray[np.floating]) -> Floats:

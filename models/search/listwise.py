@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flocklet.models.search.features import BM25, FEATURES
 from flocklet.models.search.metrics import k_fold
 
-__all__ = ["Fit", "JudgedList", "Lists", "fit_close", "fit_linear", "ndcg_of"]
+__all__ = ["Fit", "JudgedList", "Lists", "bm25_weights", "fit_close", "fit_linear", "ndcg_of"]
 
 Floats = NDArray[np.float64]
 
@@ -28,6 +28,7 @@ PULLS = (0.25, 1.0, 4.0, 16.0, 64.0)
 _ROUNDS = 25
 _DEPTH = 10
 _LEAST_LISTS = 10
+_MANY_LISTS = 100
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,7 +108,7 @@ def fit_linear(lists: Lists, pull: float, *, start: Floats | None = None) -> Flo
     strength = pull / len(used)
     value = _loss(used, target, weights, anchor, strength)
     for _ in range(_ROUNDS):
-        chances = _softmax(used, weights)
+        chances = np.exp(_log_softmax(used, weights))
         flat = used.x.reshape(-1, used.x.shape[2])
         slope = (chances - target).ravel() @ flat / len(used)
         slope += 2 * strength * (weights - anchor)
@@ -131,20 +132,30 @@ def fit_linear(lists: Lists, pull: float, *, start: Floats | None = None) -> Flo
 
 
 def fit_close(
-    lists: Lists, rng: np.random.Generator, *, margin: float = 1.0, folds: int = 5, pulls: Sequence[float] = PULLS
+    lists: Lists,
+    rng: np.random.Generator,
+    *,
+    margin: float = 2.0,
+    folds: int = 5,
+    repeats: int | None = None,
+    pulls: Sequence[float] = PULLS,
 ) -> Fit:
-    """Return the weights that the lists justify; see the module."""
+    """Return the weights that the lists justify; see the module. `repeats`: how often the folds are drawn anew."""
     stay = bm25_weights().astype(np.float32)
     if len(lists) < _LEAST_LISTS:
         return Fit(stay, None, 0.0, 0.0)
+    if repeats is None:
+        repeats = 1 if len(lists) >= _MANY_LISTS else 3
     base = ndcg_of(lists, stay)
     reached = np.zeros((len(pulls), len(lists)))
-    for train, test in k_fold(len(lists), folds, rng):
-        kept, held = lists.take(train), lists.take(test)
-        weights = None
-        for place, pull in sorted(enumerate(pulls), key=lambda pair: -pair[1]):
-            weights = fit_linear(kept, pull, start=weights)
-            reached[place, test] = ndcg_of(held, weights)
+    strongest_first = sorted(enumerate(pulls), key=lambda pair: -pair[1])
+    for _ in range(repeats):
+        for train, test in k_fold(len(lists), folds, rng):
+            kept, held = lists.take(train), lists.take(test)
+            weights = None
+            for place, pull in strongest_first:
+                weights = fit_linear(kept, pull, start=weights)
+                reached[place, test] += ndcg_of(held, weights) / repeats
     best = int(reached.mean(axis=1).argmax())
     difference = reached[best] - base
     gain, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(lists)))
@@ -153,17 +164,17 @@ def fit_close(
     return Fit(fit_linear(lists, pulls[best]).astype(np.float32), pulls[best], gain, error)
 
 
-def _softmax(lists: Lists, weights: Floats) -> Floats:
-    scores = np.where(lists.mask, lists.x @ weights.astype(np.float32), -np.inf)
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-    result: Floats = powers / powers.sum(axis=1, keepdims=True)
+def _log_softmax(lists: Lists, weights: Floats) -> Floats:
+    scores = np.where(lists.mask, (lists.x @ weights.astype(np.float32)).astype(np.float64), -np.inf)
+    scores -= scores.max(axis=1, keepdims=True)
+    result: Floats = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     return result
 
 
 def _loss(lists: Lists, target: Floats, weights: Floats, anchor: Floats, strength: float) -> float:
-    chances = np.maximum(_softmax(lists, weights), 1e-300)
+    logs = np.where(lists.mask, _log_softmax(lists, weights), 0.0)
     distance = weights - anchor
-    return float(-(target * np.log(chances)).sum() / len(lists) + strength * (distance @ distance))
+    return float(-(target * logs).sum() / len(lists) + strength * (distance @ distance))
 
 
 def _scale(lists: Lists, target: Floats) -> float:

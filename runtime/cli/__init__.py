@@ -41,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "service": ("peer", "print a systemd unit that runs the peer"),
     "doctor": ("doctor", "explain what is wrong, or that all is well"),
     "data": ("data", "list the known data sets"),
+    "bench-search": ("bench_search", "measure the ranking on a judged collection"),
     "demo": ("demo", "watch a flock of real peers learn together"),
 }
 
