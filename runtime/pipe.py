@@ -68,7 +68,7 @@ def server_context(identity: Identity, certificate: bytes) -> ssl.SSLContext:
 class Turns:
     """Share one loop turn among all pipes, so that no flood of frames or handshakes holds the loop for long."""
 
-    def __init__(self, units: int = 128) -> None:
+    def __init__(self, units: int = 64) -> None:
         self._units = units
         self._left = units
         self._is_scheduled = False
