@@ -135,7 +135,7 @@ class _Walk:
         at = self.unpacker.tell()
         if at >= len(self.data):
             raise WireError("a body is cut", reason="msgpack")
-        return self.data[at]
+        return int(self.data[at])
 
     def _count(self, count: int, depth: int) -> int:
         if depth > self.limits.max_depth:
@@ -185,7 +185,7 @@ class _Walk:
         schema = self.limits.schema
         expected = None
         if schema is not None:
-            if name not in schema:
+            if name is None or name not in schema:
                 raise SchemaMismatch(f"the tensor {str(name)[:40]!r} is not part of the model")
             expected = schema[name]
         array = decode_array(value.code, value.data, max_elements=self.elements_left, expected=expected)

@@ -302,7 +302,8 @@ class Pipe(asyncio.BufferedProtocol):
             if not self._drain_decoder():
                 return
             try:
-                count = self._tls.read(SCRATCH_BYTES, self.decoder.room())
+                # With a buffer SSLObject.read returns a count; typeshed knows only the form without.
+                count: int = self._tls.read(SCRATCH_BYTES, self.decoder.room())  # type: ignore[assignment]
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
