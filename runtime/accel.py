@@ -122,9 +122,7 @@ def probe(
     for name in backends:
         start = timer()
         answer = _ask(name, env, timeout_s)
-        found.append(
-            Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3))
-        )
+        found.append(Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3)))
         timings += [Timing(str(w), int(s), name, float(us)) for w, s, us in answer.get("timings", [])]
     report = Report(tuple(found), tuple(timings))
     for entry in found:

@@ -17,7 +17,9 @@ FATAL = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
 def run_probe(tmp_path, monkeypatch, environ=None, **options):
     import os
 
-    env = dict(os.environ, FLOCKLET_CC="none", FLOCKLET_GPU="none", FLOCKLET_CACHE=str(tmp_path)) | (environ or {})
+    env = dict(os.environ, FLOCKLET_CC="none", FLOCKLET_GPU="none", FLOCKLET_CACHE=str(tmp_path)) | (
+        environ or {}
+    )
     return probe(cache_dir=tmp_path / "cache", environ=env, **options)
 
 
@@ -57,7 +59,13 @@ def test_an_import_that_dies_costs_a_line_and_is_remembered(tmp_path, monkeypatc
 )
 def test_other_ways_to_fail(tmp_path, monkeypatch, text, why):
     timeout = 2.0 if "sleep" in text else 30.0
-    report = run_probe(tmp_path, monkeypatch, fake_module(tmp_path, "onnxruntime", text), timeout_s=timeout, backends=["onnxruntime"])
+    report = run_probe(
+        tmp_path,
+        monkeypatch,
+        fake_module(tmp_path, "onnxruntime", text),
+        timeout_s=timeout,
+        backends=["onnxruntime"],
+    )
     assert not report.backend("onnxruntime").works
     assert why in report.backend("onnxruntime").detail
 
@@ -80,7 +88,9 @@ def test_a_cache_that_cannot_be_written_or_read_only_costs_time(tmp_path, monkey
 def report_of(**times: float) -> Report:
     backends = tuple(Backend(name, name in times or name == "numpy", "") for name in BACKENDS)
     timings = [Timing("actor", 1, name, us) for name, us in times.items()]
-    return Report(backends, (*timings, Timing("actor", 256, "numpy", 1.0), Timing("actor", 256, "native", 2.0)))
+    return Report(
+        backends, (*timings, Timing("actor", 256, "numpy", 1.0), Timing("actor", 256, "native", 2.0))
+    )
 
 
 def test_the_fastest_backend_at_the_nearest_size_is_chosen():

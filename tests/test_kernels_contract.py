@@ -81,7 +81,18 @@ def test_every_compiler_takes_the_text_without_a_warning(tmp_path, family):
         pytest.skip(f"{family} is not installed")
     program = program_of(dense.dense(5, 7, 20, "tanh"), dense.weight_grad(5, 7, 3))
     (tmp_path / "k.c").write_text(program.source(Tile()))
-    command = [*found[0].argv, "-std=c99", "-Wall", "-Werror", "-Wno-unused-function", "-O1", "-c", "k.c", "-o", "k.o"]
+    command = [
+        *found[0].argv,
+        "-std=c99",
+        "-Wall",
+        "-Werror",
+        "-Wno-unused-function",
+        "-O1",
+        "-c",
+        "k.c",
+        "-o",
+        "k.o",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
 
 

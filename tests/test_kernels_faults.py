@@ -94,7 +94,9 @@ def test_a_broken_compiler_costs_one_line(tmp_path, caplog, script, why):
 
 
 def test_the_next_compiler_is_tried(tmp_path):
-    run = small().compile(cache=LibraryCache(tmp_path / "c"), compilers=[fake(tmp_path, "exit 1"), compiler()])
+    run = small().compile(
+        cache=LibraryCache(tmp_path / "c"), compilers=[fake(tmp_path, "exit 1"), compiler()]
+    )
     check_runs(run, "native")
 
 
@@ -121,7 +123,9 @@ def test_loading_our_library_leaves_denormals_alone(tmp_path):
     path = build(LibraryCache(tmp_path / "c"), compiler())
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); t = float.fromhex('0x1p-1060'); print(t * 0.5 > 0)"
     ask = [sys.executable, "-I", "-c", code]
-    assert subprocess.run([*ask, str(path)], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    assert (
+        subprocess.run([*ask, str(path)], capture_output=True, text=True, check=True).stdout.strip() == "True"
+    )
     if compiler().family != "gcc" or os.uname().machine != "x86_64":
         pytest.skip("the control needs gcc on x86-64")
     (tmp_path / "f.c").write_text(SOURCE)
@@ -243,7 +247,9 @@ def test_an_interrupt_while_compiling_leaves_no_half_library(tmp_path):
         "from flocklet.kernels.toolchain import LibraryCache\n"
         "LibraryCache(Path(sys.argv[1])).build('key', '', Compiler((sys.argv[2],), 'gcc'), symbol='f', sizes=[])"
     )
-    job = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c"), slow.argv[0]], stderr=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "c"), slow.argv[0]], stderr=subprocess.DEVNULL
+    )
     for _ in range(500):
         if (tmp_path / "go").exists():
             break

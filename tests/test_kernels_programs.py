@@ -39,7 +39,11 @@ def numbers(program: Program, seed: int) -> dict[str, np.ndarray]:
 SHAPE = st.tuples(st.integers(1, 13), st.integers(1, 37), st.integers(1, 37))
 
 
-@given(shape=SHAPE, seed=st.integers(0, 99), wide=st.sampled_from([Tile(4, 4, 16), Tile(4, 1, 16), Tile(2, 2, 8)]))
+@given(
+    shape=SHAPE,
+    seed=st.integers(0, 99),
+    wide=st.sampled_from([Tile(4, 4, 16), Tile(4, 1, 16), Tile(2, 2, 8)]),
+)
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @pytest.mark.timeout(120)
 def test_layers_of_any_shape(cache, shape, seed, wide):
@@ -58,7 +62,9 @@ def test_layers_of_any_shape(cache, shape, seed, wide):
 
 
 def test_a_large_layer_and_a_single_row(cache):
-    program = program_of(dense(256, 64, 64, "relu"), dense(1, 146, 64, "relu"), dense(3, 200, 100), dense(5, 64, 1))
+    program = program_of(
+        dense(256, 64, 64, "relu"), dense(1, 146, 64, "relu"), dense(3, 200, 100), dense(5, 64, 1)
+    )
     assert parity(native(program, cache), twin64(program), numbers(program, 1)) <= LIMIT
 
 
@@ -128,7 +134,11 @@ def mlp_program(net: Mlp, n: int) -> Program:
 
 @pytest.mark.parametrize(
     "net",
-    [Mlp((18, 33, 20, 4), "tanh", "tanh"), Mlp((5, 16, 3), "fast_tanh", "fast_tanh"), Mlp((7, 64, 1), "relu", "sigmoid")],
+    [
+        Mlp((18, 33, 20, 4), "tanh", "tanh"),
+        Mlp((5, 16, 3), "fast_tanh", "fast_tanh"),
+        Mlp((7, 64, 1), "relu", "sigmoid"),
+    ],
     ids=["tanh", "fast_tanh", "relu"],
 )
 def test_back_propagation_is_the_gradient(cache, net):
@@ -165,7 +175,9 @@ def test_softmax_and_layer_norm_with_their_gradients(cache):
     vectors = {k: program.buffer(k, c) for k in ("gain", "shift", "dgain", "dshift")}
     rows.softmax(program, "s", n, c, views["x"], views["p"])
     rows.softmax_grad(program, "s", n, c, views["p"], views["dp"], views["dx"])
-    rows.layer_norm(program, "l", n, c, views["x"], vectors["gain"], vectors["shift"], views["normal"], views["y"])
+    rows.layer_norm(
+        program, "l", n, c, views["x"], vectors["gain"], vectors["shift"], views["normal"], views["y"]
+    )
     names = {"gain": vectors["gain"], "normal": views["normal"], "dy": views["dy"], "dx": views["dn"]}
     rows.layer_norm_grad(program, "l", n, c, **names, dgain=vectors["dgain"], dshift=vectors["dshift"])
     program.call(losses.cross_entropy_loss(n, c), views["p"], views["p"], program.buffer("loss", 1))
@@ -175,7 +187,12 @@ def test_softmax_and_layer_norm_with_their_gradients(cache):
     assert parity(native(program, cache), oracle, values) <= LIMIT
     got = oracle.buffers["p"].reshape(n, c)
     assert np.allclose(got.sum(axis=1), 1)
-    pairs = (("p", "dp", "dx", "x"), ("y", "dy", "dn", "x"), ("y", "dy", "dgain", "gain"), ("y", "dy", "dshift", "shift"))
+    pairs = (
+        ("p", "dp", "dx", "x"),
+        ("y", "dy", "dn", "x"),
+        ("y", "dy", "dgain", "gain"),
+        ("y", "dy", "dshift", "shift"),
+    )
     for out, flow, grad, source in pairs:
         analytic = oracle.buffers[grad].copy()
         for i in range(0, analytic.size, 3):
@@ -301,7 +318,10 @@ def test_a_thousand_peers_in_one_function_and_threads_change_nothing(cache):
 
 
 def worst_params(one, oracle) -> float:
-    return float(np.abs(one.buffers["params"] - oracle.buffers["params"]).max() / np.abs(oracle.buffers["params"]).max())
+    return float(
+        np.abs(one.buffers["params"] - oracle.buffers["params"]).max()
+        / np.abs(oracle.buffers["params"]).max()
+    )
 
 
 def test_mistakes_are_refused_before_anything_runs(cache):
@@ -382,5 +402,7 @@ def test_back_propagation_through_policy_and_simulator(cache):
         direction = np.random.default_rng(1).standard_normal(net.count)
         for chosen in (direction, gradient):
             h = 1e-5 / np.linalg.norm(chosen)
-            slope = (rollout(params + h * chosen, horizon)[0] - rollout(params - h * chosen, horizon)[0]) / (2 * h)
+            slope = (rollout(params + h * chosen, horizon)[0] - rollout(params - h * chosen, horizon)[0]) / (
+                2 * h
+            )
             assert gradient @ chosen == pytest.approx(slope, rel=2e-5, abs=1e-5 * np.linalg.norm(gradient))

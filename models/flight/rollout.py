@@ -50,7 +50,9 @@ def forward_program(net: Mlp, batch: int, *, vehicle: Vehicle | None = None, dt_
     given = vehicle or Vehicle()
     graph = trace(lambda s, a: step(s, a, dt_s, given), STATES, ACTIONS)
     windows = [_soa(batch), _rows(ACTIONS), _soa(batch, "out")]
-    program.call(map_kernel(graph, windows, 1, batch), View("states", 0, size), action, View("states", size, size))
+    program.call(
+        map_kernel(graph, windows, 1, batch), View("states", 0, size), action, View("states", size, size)
+    )
     return program
 
 
@@ -116,4 +118,3 @@ def _soa(batch: int, mode: str = "in") -> Window:
 
 def _rows(width: int, mode: str = "in") -> Window:
     return Window(mode, planes=width, plane_stride=1, column_stride=width)
-
