@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import platform
@@ -23,8 +24,8 @@ from typing import Any
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
-import numpy as np
-import tree
+import numpy as np  # noqa: E402
+import tree  # noqa: E402
 
 tree.use()
 
@@ -119,7 +120,7 @@ def torch_ways(torch: Any, what: str) -> list[Way]:
 
     def net(sizes: tuple[int, ...], tanh: bool) -> Any:
         parts: list[Any] = []
-        for a, b in zip(sizes[:-2], sizes[1:-1], strict=True):
+        for a, b in itertools.pairwise(sizes[:-1]):
             parts += [nn.Linear(a, b), nn.ReLU()]
         return nn.Sequential(*parts, nn.Linear(*sizes[-2:]), *([nn.Tanh()] if tanh else []))
 
@@ -258,13 +259,12 @@ def main() -> int:
             torch = None  # type: ignore[assignment]
             print("torch is not installed: its rows are left out")
         with tempfile.TemporaryDirectory() as folder:
-            for workload in workloads(find_compilers()):
-                if options.only in workload.name:
-                    add_peers(workload, torch, Path(folder))
-                    print(f"\n{workload.name} ({workload.unit})", flush=True)
-                    for r in compare(workload, rounds=options.rounds):
-                        print(f"  {r.way:<44} median {r.median:10.2f}   best {r.best:10.2f}", flush=True)
-                        results.append(asdict(r))
+            for workload in workloads(find_compilers(), only=options.only):
+                add_peers(workload, torch, Path(folder))
+                print(f"\n{workload.name} ({workload.unit})", flush=True)
+                for r in compare(workload, rounds=options.rounds):
+                    print(f"  {r.way:<44} median {r.median:10.2f}   best {r.best:10.2f}", flush=True)
+                    results.append(asdict(r))
         rows = results
     if options.json:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}"

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -160,61 +161,85 @@ def _ready(program: Program, compiler: Compiler | None) -> Executable:
     return program.interpret() if compiler is None else program.compile(compilers=[compiler])
 
 
-def workloads(compilers: Sequence[Compiler]) -> Iterator[Workload]:
-    """Yield every workload with one way per compiler and NumPy; built when asked for."""
-    named: list[tuple[str, Compiler | None]] = [(f"flocklet {c.family}", c) for c in compilers]
-    named.append(("NumPy twin", None))
-    rng = np.random.default_rng(0)
+Compilers = list[tuple[str, Compiler | None]]
 
-    shape = Td3Shape()
-    td3 = Workload("TD3 update, batch 256", "us")
-    for name, compiler in named:
+
+def workloads(compilers: Sequence[Compiler], *, only: str = "") -> Iterator[Workload]:
+    """Yield every workload whose name holds `only`, with one way per compiler and NumPy; each is built when asked for."""
+    named: Compilers = [(f"flocklet {c.family}", c) for c in compilers]
+    builders: list[tuple[str, str, Callable[[Compilers], list[Way]]]] = [
+        ("TD3 update, batch 256", "us", _td3),
+        ("actor 18-64-64-4, batch 1", "us", lambda n: _actor(n, ACTOR)),
+        ("actor 146-64-64-4, batch 1", "us", lambda n: _actor(n, CONTROLLER)),
+        ("quadrotor RK4, 65,536 x 16 steps", "M/s", _simulator),
+        ("policy + simulator, forward + adjoint, batch 256", "us", _differentiated),
+        ("1,000 peers, one SGD step each, MLP 64-64-10, batch 16", "us", _stacked),
+    ]
+    for name, unit, build in builders:
+        if only in name:
+            yield Workload(name, unit, build(named))
+
+
+def _td3(named: Compilers) -> list[Way]:
+    shape, ways = Td3Shape(), []
+    for name, compiler in [*named, ("NumPy twin", None)]:
         run = _ready(td3_program(shape), compiler)
         load_td3(run, shape)
-        td3.ways.append(Way(name, run))
-    yield td3
+        ways.append(Way(name, run))
+    return ways
 
-    for label, net in (("actor 18-64-64-4, batch 1", ACTOR), ("actor 146-64-64-4, batch 1", CONTROLLER)):
-        actor = Workload(label, "us")
-        params, x = net.init(rng), rng.standard_normal(net.sizes[0])
-        for name, compiler in named:
-            run = _ready(actor_program(net), compiler)
-            run.buffers["params"][:], run.buffers["x"][:] = params, x
-            actor.ways.append(Way(name, run))
-            if compiler is not None:
-                actor.ways.append(Way(f"{name}, called from C", lambda run=run: run.run(0, 1000), 1000))  # type: ignore[misc]
-        actor.ways.append(_onnx_way(net, params, x.astype(np.float32)))
-        yield actor
 
-    sim = Workload("quadrotor RK4, 65,536 x 16 steps", "M/s")
-    for name, compiler in named[:-1]:
+def _actor(named: Compilers, net: Mlp) -> list[Way]:
+    rng, ways = np.random.default_rng(0), []
+    params, x = net.init(rng), rng.standard_normal(net.sizes[0]).astype(np.float32)
+    for name, compiler in [*named, ("NumPy twin", None)]:
+        run = _ready(actor_program(net), compiler)
+        run.buffers["params"][:], run.buffers["x"][:] = params, x
+        ways.append(Way(name, run))
+        if compiler is not None:
+            ways.append(Way(f"{name}, called from C", partial(run.run, 0, 1000), 1000))
+    return [*ways, _onnx_way(net, params, x)]
+
+
+def _simulator(named: Compilers) -> list[Way]:
+    ways = []
+    for name, compiler in named:
         run = _ready(simulator_program(SIMULATED), compiler)
         run.buffers["states"][:] = flight_states(SIMULATED).reshape(-1)
-        run.buffers["actions"][:] = rng.uniform(-1, 1, ACTIONS * SIMULATED)
-        for threads in (1, 2):
-            call = lambda run=run, threads=threads: run.run(0, SIMULATED // 1024, threads=threads)  # noqa: E731
-            sim.ways.append(Way(f"{name}, {threads} thread{'s' * (threads > 1)}", call, SIMULATED * 16))
-    yield sim
+        run.buffers["actions"][:] = np.random.default_rng(0).uniform(-1, 1, ACTIONS * SIMULATED)
+        turns = SIMULATED // 1024
+        ways.append(Way(f"{name}, 1 thread", partial(run.run, 0, turns), SIMULATED * 16))
+        ways.append(Way(f"{name}, 2 threads", partial(run.run, 0, turns, threads=2), SIMULATED * 16))
+    return ways
 
-    net, batch = Mlp((STATES, 64, 64, ACTIONS), "tanh", "tanh"), 256
-    bptt = Workload("policy + simulator, forward + adjoint, batch 256", "us")
-    for name, compiler in named:
-        runs = [_ready(forward_program(net, batch), compiler), _ready(backward_program(net, batch), compiler)]
-        for run in runs:
+
+def _differentiated(named: Compilers) -> list[Way]:
+    net, batch, ways = Mlp((STATES, 64, 64, ACTIONS), "tanh", "tanh"), 256, []
+    for name, compiler in [*named, ("NumPy twin", None)]:
+        ahead = _ready(forward_program(net, batch), compiler)
+        behind = _ready(backward_program(net, batch), compiler)
+        for run in (ahead, behind):
             run.buffers["params"][:] = net.init(np.random.default_rng(0))
             run.buffers["states"][: STATES * batch] = flight_states(batch).reshape(-1)
-        bptt.ways.append(Way(name, lambda runs=runs: (runs[0](), runs[1].buffers["flow"].fill(0), runs[1]())))  # type: ignore[misc]
-    yield bptt
 
-    stacked = Workload("1,000 peers, one SGD step each, MLP 64-64-10, batch 16", "us")
-    for name, compiler in named[:-1]:
+        def both(ahead: Executable = ahead, behind: Executable = behind) -> None:
+            ahead()
+            behind.buffers["flow"].fill(0)
+            behind()
+
+        ways.append(Way(name, both))
+    return ways
+
+
+def _stacked(named: Compilers) -> list[Way]:
+    rng, ways = np.random.default_rng(0), []
+    for name, compiler in named:
         run = _ready(stacked_program(PEERS), compiler)
         for buffer in ("params", "x"):
             run.buffers[buffer][:] = rng.standard_normal(run.buffers[buffer].size) * 0.1
         run.buffers["labels"].reshape(-1, 10)[np.arange(PEERS * 16), rng.integers(0, 10, PEERS * 16)] = 1
-        stacked.ways.append(Way(name, lambda run=run: run.run(0, PEERS), PEERS))  # type: ignore[misc]
-    stacked.ways.append(Way("NumPy, stacked", _stacked_numpy(rng), PEERS))
-    yield stacked
+        ways.append(Way(name, partial(run.run, 0, PEERS), PEERS))
+    return [*ways, Way("NumPy, stacked", _stacked_numpy(rng), PEERS)]
 
 
 def _onnx_way(net: Mlp, params: np.ndarray, x: np.ndarray) -> Way:
