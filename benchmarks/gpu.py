@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import itertools
 import json
 import os
 import statistics
@@ -259,7 +260,7 @@ def td3_params(seed: int) -> np.ndarray:
 
 def net_slices(sizes: tuple[int, ...], start: int) -> tuple[list[tuple[int, int, int]], int]:
     out = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in itertools.pairwise(sizes):
         out.append((start, a, b))
         start += a * b + b
     return out, start
@@ -328,7 +329,7 @@ def td3_torch(
 ) -> tuple[Callable[[], object], Callable[[], object], Callable[[], np.ndarray]]:
     actor, at = net_slices(SIZES_A, 0)
     one, end_one = net_slices(SIZES_C, at)
-    two, total = net_slices(SIZES_C, end_one)
+    two, _ = net_slices(SIZES_C, end_one)
     start = torch.tensor(td3_params(0), device="cuda")
     a = start[:at].clone().requires_grad_()
     c = start[at:].clone().requires_grad_()

@@ -96,6 +96,7 @@ def choose(report: Report, workload: str, size: int, *, among: Sequence[str] = B
 
 def probe(
     *,
+    backends: Sequence[str] = BACKENDS,
     cache_dir: Path | None = None,
     refresh: bool = False,
     timeout_s: float = 60.0,
@@ -104,29 +105,29 @@ def probe(
 ) -> Report:
     """Return what works on this device, from the cache or by trying each backend in a child process.
 
-    Never raises: a backend that cannot be tried is reported as not working, with the reason. A cache that
-    cannot be read or written only costs the time of another probe. `timeout_s` bounds each child.
+    Never raises: a backend that cannot be tried is reported as not working, with the reason. `backends`
+    limits what is tried, `timeout_s` bounds each child. A cache that cannot be read or written only costs the
+    time of another probe.
     """
     env = dict(os.environ if environ is None else environ)
     folder = default_cache_dir(env).parent if cache_dir is None else cache_dir
     path = folder / "accel.json"
     key = _key(env)
     if not refresh:
-        known = _load(path, key)
+        known = _load(path, key, backends)
         if known is not None:
             return known
-    backends: list[Backend] = []
+    found: list[Backend] = []
     timings: list[Timing] = []
-    for name in BACKENDS:
+    for name in backends:
         start = timer()
         answer = _ask(name, env, timeout_s)
-        backends.append(
-            Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3))
-        )
+        found.append(Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3)))
         timings += [Timing(str(w), int(s), name, float(us)) for w, s, us in answer.get("timings", [])]
-    report = Report(tuple(backends), tuple(timings))
-    if not report.backend("native").works:
-        _log.warning("kernels run in NumPy: %s", report.backend("native").detail)
+    report = Report(tuple(found), tuple(timings))
+    for entry in found:
+        if entry.name == "native" and not entry.works:
+            _log.warning("kernels run in NumPy: %s", entry.detail)
     _save(path, key, report)
     return report
 
@@ -196,7 +197,7 @@ def _parse(text: str) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and {"works", "detail"} <= answer.keys() else None
 
 
-def _load(path: Path, key: str) -> Report | None:
+def _load(path: Path, key: str, names: Sequence[str]) -> Report | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["key"] != key:
@@ -211,7 +212,7 @@ def _load(path: Path, key: str) -> Report | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if tuple(b.name for b in backends) != BACKENDS:
+    if [b.name for b in backends] != list(names):
         return None
     return Report(backends, timings, from_cache=True)
 

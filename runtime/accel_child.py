@@ -66,8 +66,21 @@ def _native() -> dict[str, Any]:
         except ConfigError as error:
             reasons.append(str(error))
             continue
-        return {"works": True, "detail": f"C compiler {compiler.name} ({compiler.family})", "timings": []}
+        detail = f"C compiler {compiler.name} ({compiler.family})"
+        return {"works": True, "detail": detail, "timings": _native_timings()}
     return {"works": False, "detail": "; ".join(reasons)[:300]}
+
+
+def _native_timings() -> list[list[Any]]:
+    from flocklet.kernels.actor_critic import actor_program
+    from flocklet.kernels.nets import Mlp
+
+    timings = []
+    for size in _SIZES:
+        run = actor_program(Mlp((18, 64, 64, 4), "relu", "none"), size).compile()
+        if run.backend == "native":
+            timings.append(["actor", size, _median_us(run)])
+    return timings
 
 
 def _gpu() -> dict[str, Any]:
@@ -81,9 +94,19 @@ def _gpu() -> dict[str, Any]:
 
 
 def _onnxruntime() -> dict[str, Any]:
+    import numpy as np
     import onnxruntime
 
-    return {"works": True, "detail": f"onnxruntime {onnxruntime.__version__}", "timings": []}
+    from flocklet.kernels.nets import Mlp
+    from flocklet.onnx_io import OnnxSession, encode_mlp
+
+    net = Mlp((18, 64, 64, 4), "relu", "none")
+    session = OnnxSession(encode_mlp(net.export(net.init(np.random.default_rng(0)))))
+    timings = []
+    for size in _SIZES:
+        x, y = np.zeros((size, 18), np.float32), np.zeros((size, 4), np.float32)
+        timings.append(["actor", size, _median_us(session.bind({"x": x}, {"y": y}))])
+    return {"works": True, "detail": f"onnxruntime {onnxruntime.__version__}", "timings": timings}
 
 
 def main(argv: list[str]) -> int:

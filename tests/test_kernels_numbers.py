@@ -25,7 +25,9 @@ def flight_body(s, a):
 def flight_point(rng: np.random.Generator) -> np.ndarray:
     q = rng.standard_normal(4) + np.array([2.0, 0, 0, 0])
     rpm = rng.uniform(9000, 15000, 4)
-    return np.concatenate([rng.uniform(-1, 1, 3), q / np.linalg.norm(q), rng.uniform(-1, 1, 6), rpm, rng.uniform(-0.9, 0.9, 4)])
+    return np.concatenate(
+        [rng.uniform(-1, 1, 3), q / np.linalg.norm(q), rng.uniform(-1, 1, 6), rpm, rng.uniform(-0.9, 0.9, 4)]
+    )
 
 
 def finite_difference(f, x: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from flocklet.kernels import losses, maps, optim, rows
 from flocklet.kernels.actor_critic import Td3Shape, td3_program
 from flocklet.kernels.adjoint import adjoint
 from flocklet.kernels.dense import bias_grad, dense, input_grad, output_grad, transpose, weight_grad
-from flocklet.kernels.expr import trace
+from flocklet.kernels.expr import SymbolArithmetic, trace
 from flocklet.kernels.kernel import Tile
 from flocklet.kernels.maps import Window, block_kernel, map_kernel, reduce_kernel
 from flocklet.kernels.nets import Mlp, mlp_backward, mlp_forward
@@ -20,6 +20,7 @@ from flocklet.kernels.program import Program, View
 from flocklet.kernels.tinygrad_adapter import load_tinygrad
 from flocklet.kernels.toolchain import LibraryCache
 from flocklet.models.flight.dynamics import ACTIONS, STATES, step
+from flocklet.models.flight.rollout import backward_program, forward_program, observe, quadratic_cost
 
 LIMIT = 1e-5
 
@@ -38,7 +39,11 @@ def numbers(program: Program, seed: int) -> dict[str, np.ndarray]:
 SHAPE = st.tuples(st.integers(1, 13), st.integers(1, 37), st.integers(1, 37))
 
 
-@given(shape=SHAPE, seed=st.integers(0, 99), wide=st.sampled_from([Tile(4, 4, 16), Tile(4, 1, 16), Tile(2, 2, 8)]))
+@given(
+    shape=SHAPE,
+    seed=st.integers(0, 99),
+    wide=st.sampled_from([Tile(4, 4, 16), Tile(4, 1, 16), Tile(2, 2, 8)]),
+)
 @settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @pytest.mark.timeout(120)
 def test_layers_of_any_shape(cache, shape, seed, wide):
@@ -57,7 +62,9 @@ def test_layers_of_any_shape(cache, shape, seed, wide):
 
 
 def test_a_large_layer_and_a_single_row(cache):
-    program = program_of(dense(256, 64, 64, "relu"), dense(1, 146, 64, "relu"), dense(3, 200, 100), dense(5, 64, 1))
+    program = program_of(
+        dense(256, 64, 64, "relu"), dense(1, 146, 64, "relu"), dense(3, 200, 100), dense(5, 64, 1)
+    )
     assert parity(native(program, cache), twin64(program), numbers(program, 1)) <= LIMIT
 
 
@@ -127,7 +134,11 @@ def mlp_program(net: Mlp, n: int) -> Program:
 
 @pytest.mark.parametrize(
     "net",
-    [Mlp((18, 33, 20, 4), "tanh", "tanh"), Mlp((5, 16, 3), "fast_tanh", "fast_tanh"), Mlp((7, 64, 1), "relu", "sigmoid")],
+    [
+        Mlp((18, 33, 20, 4), "tanh", "tanh"),
+        Mlp((5, 16, 3), "fast_tanh", "fast_tanh"),
+        Mlp((7, 64, 1), "relu", "sigmoid"),
+    ],
     ids=["tanh", "fast_tanh", "relu"],
 )
 def test_back_propagation_is_the_gradient(cache, net):
@@ -164,7 +175,9 @@ def test_softmax_and_layer_norm_with_their_gradients(cache):
     vectors = {k: program.buffer(k, c) for k in ("gain", "shift", "dgain", "dshift")}
     rows.softmax(program, "s", n, c, views["x"], views["p"])
     rows.softmax_grad(program, "s", n, c, views["p"], views["dp"], views["dx"])
-    rows.layer_norm(program, "l", n, c, views["x"], vectors["gain"], vectors["shift"], views["normal"], views["y"])
+    rows.layer_norm(
+        program, "l", n, c, views["x"], vectors["gain"], vectors["shift"], views["normal"], views["y"]
+    )
     names = {"gain": vectors["gain"], "normal": views["normal"], "dy": views["dy"], "dx": views["dn"]}
     rows.layer_norm_grad(program, "l", n, c, **names, dgain=vectors["dgain"], dshift=vectors["dshift"])
     program.call(losses.cross_entropy_loss(n, c), views["p"], views["p"], program.buffer("loss", 1))
@@ -174,7 +187,12 @@ def test_softmax_and_layer_norm_with_their_gradients(cache):
     assert parity(native(program, cache), oracle, values) <= LIMIT
     got = oracle.buffers["p"].reshape(n, c)
     assert np.allclose(got.sum(axis=1), 1)
-    pairs = (("p", "dp", "dx", "x"), ("y", "dy", "dn", "x"), ("y", "dy", "dgain", "gain"), ("y", "dy", "dshift", "shift"))
+    pairs = (
+        ("p", "dp", "dx", "x"),
+        ("y", "dy", "dn", "x"),
+        ("y", "dy", "dgain", "gain"),
+        ("y", "dy", "dshift", "shift"),
+    )
     for out, flow, grad, source in pairs:
         analytic = oracle.buffers[grad].copy()
         for i in range(0, analytic.size, 3):
@@ -241,7 +259,7 @@ def test_one_compiled_step_serves_every_horizon_forwards_and_back(cache):
     behind = Program("behind")
     behind.buffer("x", n), behind.buffer("a", n), behind.buffer("g", n)
     windows = [maps.vector(), maps.vector(), maps.vector("inout")]
-    turned = trace(lambda s, a, g: back.evaluate([s[0], a[0], g[0]], Symbols(s[0])), 1, 1, 1)
+    turned = trace(lambda s, a, g: back.evaluate([s[0], a[0], g[0]], SymbolArithmetic(s[0])), 1, 1, 1)
     behind.call(map_kernel(turned, windows, 1, n), View("x", 0, -n), "a", "g")
     forward, reverse = native(ahead, cache), native(behind, cache)
     rng = np.random.default_rng(0)
@@ -265,19 +283,6 @@ def test_one_compiled_step_serves_every_horizon_forwards_and_back(cache):
         reverse.run(1 - horizon, 1)
         want = (final(x0 + 1e-6, horizon) - final(x0 - 1e-6, horizon)) / 2e-6
         assert np.allclose(reverse.buffers["g"], want, rtol=2e-5)
-
-
-class Symbols:
-    """Evaluate a graph inside another body."""
-
-    def __init__(self, example):
-        self.tracer = example.tracer
-
-    def const(self, value):
-        return self.tracer.const(value)
-
-    def apply(self, op, args):
-        return self.tracer.make(op, *args)
 
 
 def stacked(peers: int) -> Program:
@@ -313,7 +318,10 @@ def test_a_thousand_peers_in_one_function_and_threads_change_nothing(cache):
 
 
 def worst_params(one, oracle) -> float:
-    return float(np.abs(one.buffers["params"] - oracle.buffers["params"]).max() / np.abs(oracle.buffers["params"]).max())
+    return float(
+        np.abs(one.buffers["params"] - oracle.buffers["params"]).max()
+        / np.abs(oracle.buffers["params"]).max()
+    )
 
 
 def test_mistakes_are_refused_before_anything_runs(cache):
@@ -359,3 +367,42 @@ def test_numpy_and_native_agree_in_float32(cache):
     two.run(0, 3)
     assert two.backend == "numpy" and one.backend == "native"
     assert worst(one, two) <= LIMIT
+
+
+def test_back_propagation_through_policy_and_simulator(cache):
+    """Five steps, checked against float64 differences of the whole rollout; the same step serves two horizons."""
+    net, n = Mlp((STATES, 16, ACTIONS), "tanh", "tanh"), 6
+    ahead, behind = forward_program(net, n), backward_program(net, n)
+    params = net.init(np.random.default_rng(0)).astype(np.float64)
+    start = flight_states(n, 4)
+
+    def rollout(p: np.ndarray, horizon: int) -> tuple[float, np.ndarray]:
+        run = twin64(ahead)
+        run.buffers["params"][:] = p
+        states = np.zeros((horizon + 1) * STATES * n)
+        states[: start.size] = start
+        run.buffers["states"] = states  # type: ignore[assignment]
+        run.run(0, horizon)
+        cost = 0.0
+        for t in range(horizon):
+            s = list(states[t * STATES * n : (t + 1) * STATES * n].reshape(STATES, n))
+            h = np.stack(observe(s), axis=1)
+            for w, b, _ in net.export(p):
+                h = np.tanh(h @ w.T + b)
+            cost += float(np.mean(quadratic_cost(s, list(h.T))))
+        return cost, states
+
+    for horizon in (1, 5):
+        _, states = rollout(params, horizon)
+        run = native(behind, cache)
+        run.buffers["params"][:] = params
+        run.bind("states", states.astype(np.float32))
+        run.run(1 - horizon, 1)
+        gradient = run.buffers["total"].astype(np.float64)
+        direction = np.random.default_rng(1).standard_normal(net.count)
+        for chosen in (direction, gradient):
+            h = 1e-5 / np.linalg.norm(chosen)
+            slope = (rollout(params + h * chosen, horizon)[0] - rollout(params - h * chosen, horizon)[0]) / (
+                2 * h
+            )
+            assert gradient @ chosen == pytest.approx(slope, rel=2e-5, abs=1e-5 * np.linalg.norm(gradient))

@@ -16,7 +16,7 @@ import numpy as np
 
 from flocklet.kernels.adjoint import adjoint_of
 from flocklet.kernels.dsl import ACTIVATIONS, SLOPES, where
-from flocklet.kernels.expr import Graph, NumpyArithmetic, trace
+from flocklet.kernels.expr import Graph, NumpyArithmetic, SymbolArithmetic, trace
 from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts, cuts
 from flocklet.kernels.maps import Window, map_kernel, reduce_kernel
 from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
@@ -122,22 +122,7 @@ def _activation(name: str) -> Graph:
 def _slope(name: str) -> Graph:
     """Return the derivative of an activation as a function of its input."""
     graph = adjoint_of(lambda x: [ACTIVATIONS[name](x[0])], 1)
-    return trace(lambda x: graph.evaluate([x[0], 1.0], _Symbols(x[0])), 1)
-
-
-class _Symbols:
-    """Numbers are symbols of a trace: a graph can be evaluated inside another body."""
-
-    def __init__(self, example: Any) -> None:
-        self._tracer = example.tracer
-
-    def const(self, value: float) -> Any:
-        """Return a constant."""
-        return self._tracer.const(value)
-
-    def apply(self, op: str, args: Any) -> Any:
-        """Return `op(*args)`."""
-        return self._tracer.make(op, *args)
+    return trace(lambda x: graph.evaluate([x[0], 1.0], SymbolArithmetic(x[0])), 1)
 
 
 def dense(

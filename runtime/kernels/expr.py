@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Arithmetic", "Expr", "Graph", "NumpyArithmetic", "Tracer", "trace"]
+__all__ = ["Arithmetic", "Expr", "Graph", "NumpyArithmetic", "SymbolArithmetic", "Tracer", "trace"]
 
 _COMMUTATIVE = frozenset({"add", "mul", "max"})
 _FOLD: dict[str, Callable[..., float]] = {
@@ -190,6 +190,21 @@ class NumpyArithmetic:
     def apply(self, op: str, args: Sequence[Any]) -> Any:
         """Return `op(*args)` elementwise."""
         return _NUMPY[op](*args)
+
+
+class SymbolArithmetic:
+    """Numbers are symbols of one trace: a graph can be evaluated inside another body."""
+
+    def __init__(self, example: Expr) -> None:
+        self._tracer = example.tracer
+
+    def const(self, value: float) -> Expr:
+        """Return a constant."""
+        return self._tracer.const(value)
+
+    def apply(self, op: str, args: Sequence[Any]) -> Expr:
+        """Return `op(*args)`."""
+        return self._tracer.make(op, *args)
 
 
 _NUMPY: dict[str, Callable[..., Any]] = {

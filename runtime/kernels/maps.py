@@ -139,7 +139,8 @@ def map_kernel(graph: Graph, windows: Sequence[Window], rows: int, columns: int)
 
 def _apply(graph: Graph, windows: Sequence[Window], loops: Loops, row: Any, column: Any) -> list[Any]:
     cells = [
-        [buffer[w.at(p, row, column)] for p in range(w.planes)] for w, buffer in zip(windows, loops.buffers)
+        [buffer[w.at(p, row, column)] for p in range(w.planes)]
+        for w, buffer in zip(windows, loops.buffers, strict=True)
     ]
     values = [cell for w, cs in zip(windows, cells, strict=True) if w.is_read for cell in cs]
     targets = [cell for w, cs in zip(windows, cells, strict=True) if w.is_written for cell in cs]

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class LibraryCache:
         self.directory = default_cache_dir() if directory is None else directory
         self.compile_timeout_s = compile_timeout_s
         self.trial_timeout_s = 20.0
-        self._private: tempfile.TemporaryDirectory[str] | None = None
+        self._private: Path | None = None
 
     def get(self, key: str) -> Path | None:
         """Return the stored library for `key` if its bytes are the ones that were proven."""
@@ -134,7 +135,7 @@ class LibraryCache:
 
     def _folders(self) -> list[Path]:
         folders = [self.directory] if _is_ours(self.directory) else []
-        return folders + ([Path(self._private.name)] if self._private is not None else [])
+        return folders + ([self._private] if self._private is not None else [])
 
     def _compile(self, compiler: Compiler, scratch: Path, library: Path) -> None:
         env = dict(os.environ)
@@ -146,9 +147,9 @@ class LibraryCache:
         )
         remedy = "install clang or gcc, or pip install 'flocklet[compiler]', or set FLOCKLET_CC"
         if code is None:
-            raise ConfigError(
-                f"{compiler.name} gave no library within {self.compile_timeout_s:g} s", remedy=remedy
-            )
+            why = f"{compiler.name} gave no library within {self.compile_timeout_s:g} s"
+            self._refuse(compiler, why)
+            raise ConfigError(why, remedy=remedy)
         if code != 0 or not library.is_file():
             lines = [line for line in output.splitlines() if line.strip()]
             first = next((line for line in lines if "error" in line), lines[0] if lines else "no message")
@@ -197,11 +198,12 @@ class LibraryCache:
 
     def _private_folder(self) -> Path:
         if self._private is None:
-            self._private = tempfile.TemporaryDirectory(prefix="flocklet-kernels-")
+            self._private = Path(tempfile.mkdtemp(prefix="flocklet-kernels-"))
+            weakref.finalize(self, shutil.rmtree, self._private, ignore_errors=True)
             _log.warning(
                 "cannot keep compiled kernels in %s: this process uses a private copy", self.directory
             )
-        return Path(self._private.name)
+        return self._private
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

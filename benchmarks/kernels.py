@@ -1,0 +1,288 @@
+"""flocklet's kernels beside NumPy, PyTorch, onnxruntime and C written by hand; one thread unless said.
+
+    python benchmarks/kernels.py --json kernels.json        (torch 2.13 on the path adds its rows)
+
+Medians of rounds in which all ways take turns. `--only TEXT` picks workloads, `--start` measures cold and warm start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+import tree  # noqa: E402
+
+tree.use()
+
+from flocklet.kernels.compilers import find_compilers  # noqa: E402
+from flocklet.measure import ACTOR, SIMULATED, Way, Workload, compare, flight_states, workloads  # noqa: E402
+
+# The obvious simulator in C: one vehicle after the other, struct of arrays, 16 steps each.
+HAND_C = r"""
+#include <math.h>
+static void deriv(const float *s, const float *cmd, float *d) {
+  float w = s[3], x = s[4], y = s[5], z = s[6], wx = s[10], wy = s[11], wz = s[12], t[4], sum = 0;
+  for (int i = 0; i < 4; i++) { t[i] = 3.16e-10f * s[13 + i] * s[13 + i]; sum += t[i]; }
+  float a = sum / 0.027f;
+  d[0] = s[7]; d[1] = s[8]; d[2] = s[9];
+  d[3] = -0.5f * (x * wx + y * wy + z * wz); d[4] = 0.5f * (w * wx + y * wz - z * wy);
+  d[5] = 0.5f * (w * wy + z * wx - x * wz); d[6] = 0.5f * (w * wz + x * wy - y * wx);
+  d[7] = 2 * (x * z + w * y) * a; d[8] = 2 * (y * z - w * x) * a; d[9] = (1 - 2 * (x * x + y * y)) * a - 9.81f;
+  float mx = 0.028f * (t[2] + t[3] - t[0] - t[1]), my = -0.028f * (t[0] + t[3] - t[1] - t[2]);
+  float mz = 0.005964552f * (t[1] + t[3] - t[0] - t[2]), jx = 3.85e-6f, jy = 3.85e-6f, jz = 5.9675e-6f;
+  d[10] = (mx - (jz - jy) * wy * wz) / jx; d[11] = (my - (jx - jz) * wz * wx) / jy; d[12] = (mz - (jy - jx) * wx * wy) / jz;
+  for (int i = 0; i < 4; i++) d[13 + i] = (cmd[i] - s[13 + i]) / 0.15f;
+}
+void simulate(float *restrict out, const float *restrict in, const float *restrict act, int n, int steps) {
+  for (int v = 0; v < n; v++) {
+    float s[17], k1[17], k2[17], k3[17], k4[17], m[17], c[4];
+    for (int j = 0; j < 17; j++) s[j] = in[j * n + v];
+    for (int j = 0; j < 4; j++) { float a = act[j * n + v]; a = a < -1 ? -1 : a > 1 ? 1 : a; c[j] = (a + 1) * 10851.0f; }
+    for (int q = 0; q < steps; q++) {
+      deriv(s, c, k1);
+      for (int j = 0; j < 17; j++) m[j] = s[j] + 0.005f * k1[j];
+      deriv(m, c, k2);
+      for (int j = 0; j < 17; j++) m[j] = s[j] + 0.005f * k2[j];
+      deriv(m, c, k3);
+      for (int j = 0; j < 17; j++) m[j] = s[j] + 0.01f * k3[j];
+      deriv(m, c, k4);
+      for (int j = 0; j < 17; j++) s[j] += 0.01f / 6 * (k1[j] + 2 * k2[j] + 2 * k3[j] + k4[j]);
+      float r = 1 / sqrtf(s[3] * s[3] + s[4] * s[4] + s[5] * s[5] + s[6] * s[6]);
+      for (int j = 3; j < 7; j++) s[j] *= r;
+      for (int j = 13; j < 17; j++) s[j] = s[j] < 0 ? 0 : s[j] > 21702.0f ? 21702.0f : s[j];
+    }
+    for (int j = 0; j < 17; j++) out[j * n + v] = s[j];
+  }
+}
+"""
+
+
+def hand_c(folder: Path) -> list[Way]:
+    ways = []
+    states, actions = (
+        flight_states(SIMULATED),
+        np.random.default_rng(0).uniform(-1, 1, 4 * SIMULATED).astype(np.float32),
+    )
+    out = np.zeros_like(states)
+    (folder / "hand.c").write_text(HAND_C)
+    for compiler in find_compilers():
+        if compiler.family == "zig":
+            continue
+        library = folder / f"hand_{compiler.family}.so"
+        flags = [
+            "-O3",
+            "-ffast-math",
+            "-march=native",
+            "-shared",
+            "-fPIC",
+            str(folder / "hand.c"),
+            "-o",
+            str(library),
+            "-lm",
+        ]
+        subprocess.run([*compiler.argv, *flags], check=True)
+        run = ctypes.CDLL(str(library)).simulate
+        arguments = [ctypes.c_void_p(a.ctypes.data) for a in (out, states, actions)]
+        call = lambda run=run, arguments=arguments: run(*arguments, SIMULATED, 16)  # noqa: E731
+        ways.append(Way(f"C by hand, {compiler.family} -O3 -ffast-math", call, SIMULATED * 16))
+    return ways
+
+
+def numpy_actor(x: np.ndarray, params: np.ndarray) -> Way:
+    layers = [(w.T.copy(), b) for w, b, _ in ACTOR.export(params)]
+
+    def call() -> np.ndarray:
+        h = np.maximum(x @ layers[0][0] + layers[0][1], 0)
+        h = np.maximum(h @ layers[1][0] + layers[1][1], 0)
+        return np.tanh(h @ layers[2][0] + layers[2][1])
+
+    return Way("NumPy by hand", call)
+
+
+def torch_ways(torch: Any, what: str) -> list[Way]:
+    nn = torch.nn
+    torch.set_num_threads(1)
+
+    def net(sizes: tuple[int, ...], tanh: bool) -> Any:
+        parts: list[Any] = []
+        for a, b in itertools.pairwise(sizes[:-1]):
+            parts += [nn.Linear(a, b), nn.ReLU()]
+        return nn.Sequential(*parts, nn.Linear(*sizes[-2:]), *([nn.Tanh()] if tanh else []))
+
+    if what == "actor":
+        actor, x = net((18, 64, 64, 4), True), torch.randn(1, 18)
+        compiled = torch.compile(actor)
+
+        def run(model: Any) -> Any:
+            with torch.inference_mode():
+                return model(x)
+
+        return [Way("torch eager", lambda: run(actor)), Way("torch.compile", lambda: run(compiled))]
+
+    import copy
+
+    def make(is_compiled: bool) -> Way:
+        actor, critics = net((18, 64, 64, 4), True), [net((22, 64, 64, 1), False) for _ in range(2)]
+        actor_t, critics_t = copy.deepcopy(actor), copy.deepcopy(critics)
+        weights = [p for c in critics for p in c.parameters()]
+        adams = [torch.optim.Adam(actor.parameters(), fused=True), torch.optim.Adam(weights, fused=True)]
+        obs, after, act = torch.randn(256, 18), torch.randn(256, 18), torch.rand(256, 4) * 2 - 1
+        reward, alive = torch.randn(256, 1), torch.ones(256, 1)
+        noise = (torch.randn(256, 4) * 0.2).clamp(-0.5, 0.5)
+
+        def goal() -> Any:
+            with torch.no_grad():
+                pair = torch.cat([after, (actor_t(after) + noise).clamp(-1, 1)], 1)
+                return reward + alive * 0.99 * torch.minimum(critics_t[0](pair), critics_t[1](pair))
+
+        def critic_loss(y: Any) -> Any:
+            pair = torch.cat([obs, act], 1)
+            return sum(((c(pair) - y) ** 2).mean() for c in critics)
+
+        def actor_loss() -> Any:
+            return -critics[0](torch.cat([obs, actor(obs)], 1)).mean()
+
+        steps = [torch.compile(f) if is_compiled else f for f in (goal, critic_loss, actor_loss)]
+        pairs = [(actor, actor_t), *zip(critics, critics_t, strict=True)]
+        old = [p for _, t in pairs for p in t.parameters()]
+        new = [p for n, _ in pairs for p in n.parameters()]
+
+        def update() -> None:
+            adams[1].zero_grad()
+            steps[1](steps[0]()).backward()
+            adams[1].step()
+            adams[0].zero_grad()
+            steps[2]().backward()
+            adams[0].step()
+            with torch.no_grad():
+                torch._foreach_lerp_(old, new, 0.005)
+
+        return Way("torch.compile" if is_compiled else "torch eager, fused Adam", update)
+
+    return [make(False), make(True)]
+
+
+START = """
+import time; begin = time.perf_counter()
+from flocklet.kernels.actor_critic import td3_program
+from flocklet.kernels.compilers import find_compilers
+found = [c for c in find_compilers() if c.family == {family!r}]
+run = td3_program().compile(compilers=found)
+run()
+assert run.backend == "native", run.reason
+print(time.perf_counter() - begin)
+"""
+STEP = """
+import time; begin = time.perf_counter()
+from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.nets import Mlp
+from flocklet.models.flight.rollout import backward_program, forward_program
+net = Mlp((17, 64, 64, 4), "tanh", "tanh")
+found = [c for c in find_compilers() if c.family == {family!r}]
+loaded = time.perf_counter()
+for make in (forward_program, backward_program):
+    run = make(net, 256).compile(compilers=found)
+    run()
+    assert run.backend == "native", run.reason
+print(time.perf_counter() - loaded)
+"""
+
+
+def starts(rounds: int) -> list[dict[str, Any]]:
+    """Return cold (empty cache) and warm times of a fresh process, for each compiler."""
+    out = []
+    for family in [c.family for c in find_compilers()]:
+        for what, code in (("TD3: import to first call", START), ("policy + simulator step: compile", STEP)):
+            cold, warm = [], []
+            for _ in range(rounds):
+                with tempfile.TemporaryDirectory() as cache:
+                    env = dict(os.environ, FLOCKLET_CACHE=cache)
+                    if family == "zig":  # the compiler's own runtime, built once per machine
+                        subprocess.run(
+                            [sys.executable, "-c", START.format(family=family)],
+                            env=env,
+                            check=True,
+                            capture_output=True,
+                        )
+                        for path in (Path(cache) / "kernels").glob("*.so"):
+                            path.unlink()
+                    for samples in (cold, warm, warm):
+                        done = subprocess.run(
+                            [sys.executable, "-c", code.format(family=family)],
+                            env=env,
+                            capture_output=True,
+                            text=True,
+                        )
+                        samples.append(float(done.stdout) if done.returncode == 0 else float("nan"))
+            row = {
+                "what": what,
+                "compiler": family,
+                "cold_s": float(np.median(cold)),
+                "warm_s": float(np.median(warm)),
+            }
+            print(
+                f"{what:<34} {family:<6} cold {row['cold_s']:.2f} s  warm {row['warm_s']:.3f} s", flush=True
+            )
+            out.append(row)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="", metavar="TEXT", help="workloads whose name holds TEXT")
+    parser.add_argument("--start", action="store_true", help="measure start-up instead")
+    options = parser.parse_args()
+    results: list[dict[str, Any]] = []
+    if options.start:
+        rows = starts(max(1, options.rounds // 5))
+    else:
+        try:
+            import torch
+        except ImportError:
+            torch = None  # type: ignore[assignment]
+            print("torch is not installed: its rows are left out")
+        with tempfile.TemporaryDirectory() as folder:
+            for workload in workloads(find_compilers(), only=options.only):
+                add_peers(workload, torch, Path(folder))
+                print(f"\n{workload.name} ({workload.unit})", flush=True)
+                for r in compare(workload, rounds=options.rounds):
+                    print(f"  {r.way:<44} median {r.median:10.2f}   best {r.best:10.2f}", flush=True)
+                    results.append(asdict(r))
+        rows = results
+    if options.json:
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, CPython {platform.python_version()}"
+        Path(options.json).write_text(
+            json.dumps({"machine": machine, "time": time.time(), "rows": rows}, indent=1)
+        )
+    return 0
+
+
+def add_peers(workload: Workload, torch: Any, folder: Path) -> None:
+    if "RK4" in workload.name:
+        workload.ways += hand_c(folder)
+    if workload.name.startswith("actor 18"):
+        rng = np.random.default_rng(0)
+        workload.ways.append(numpy_actor(rng.standard_normal((1, 18)).astype(np.float32), ACTOR.init(rng)))
+    if torch is not None and ("TD3" in workload.name or workload.name.startswith("actor 18")):
+        workload.ways += torch_ways(torch, "td3" if "TD3" in workload.name else "actor")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""The verb that measures this device: bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import asdict
+from typing import Any
+
+from flocklet.cli.output import Output
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb of this module."""
+    bench = verbs.add_parser(
+        "bench",
+        help="measure how fast this device computes",
+        description="Time flocklet's kernels beside NumPy and onnxruntime, in turns, one thread unless said.",
+    )
+    bench.add_argument("what", choices=["kernels"], help="what to measure")
+    bench.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds per workload (15)")
+    bench.add_argument(
+        "--all-compilers", action="store_true", help="measure each C compiler, not only the best"
+    )
+    bench.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the verb; return the exit code."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before NumPy is loaded
+
+    from flocklet import accel
+    from flocklet.kernels.compilers import find_compilers
+    from flocklet.measure import compare, workloads
+
+    output = Output(args)
+    report = accel.probe()
+    for line in report.lines():
+        output.remark(line)
+    found = find_compilers() if report.backend("native").works else []
+    results = []
+    for workload in workloads(found if args.all_compilers else found[:1]):
+        if workload.ways:
+            mine = compare(workload, rounds=args.rounds)
+            results += mine
+            rows = [(r.way, f"{r.median:.2f}", f"{r.best:.2f}", r.unit) for r in mine]
+            output.table(["way", "median", "best", "unit"], rows, title=workload.name)
+    output.document({"compute": asdict(report), "results": [asdict(r) for r in results]})
+    return 0
