@@ -1,9 +1,12 @@
-"""Write the integer networks as C: w16 and w8 (integer weights, float observations) and i16 (integers throughout).
+"""Write the integer networks as C.
 
-Kernels: `dot4` adds four rows at a time, two inputs per word, with SMLAD where the core has it. `dot2` is for cores
-without FPU and DSP: a word holds the weights a + 32768 (low half) and b (high half) of two rows; with v the input,
-S += word * v and H += (word >> 16) * v, all modulo 2^32, and the sum of row a is S - (H << 16) - 32768 * sum(v). That is
-two multiplications and one shift for two products. Integer sums are exact, so every core gives the same bits.
+W16 and w8 (integer weights, float observations) and i16 (integers throughout).
+
+Kernels: `dot4` adds four rows at a time, two inputs per word, with SMLAD where the core has it. `dot2` is
+for cores without FPU and DSP: a word holds the weights a + 32768 (low half) and b (high half) of two rows;
+with v the input, S += word * v and H += (word >> 16) * v, all modulo 2^32, and the sum of row a is S - (H
+<< 16) - 32768 * sum(v). That is two multiplications and one shift for two products. Integer sums are
+exact, so every core gives the same bits.
 """
 
 from __future__ import annotations
@@ -11,12 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import float_kernels, hex_float
 from flocklet.firmware_export.c_i16 import i16_parts
 from flocklet.firmware_export.c_network import CodeParts, activation_call
 from flocklet.firmware_export.c_step import Hooks
-from flocklet.firmware_export.plan import Plan, rows_of, tiles
+from flocklet.firmware_export.plan import Plan, tiles
 from flocklet.firmware_export.quantise import M
 
 __all__ = ["integer_parts", "past_words", "slice_units"]
@@ -451,7 +453,7 @@ def _weight_eval(plan: Plan, per_entry: int, past: int) -> str:
     return "\n".join(lines)
 
 
-def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: str, act0: str) -> Hooks:
+def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: str, act0: str) -> Hooks:  # noqa: PLR0917
     obs, net = plan.obs, plan.network
     first = net.dense[0]
     weights = "const @N@_weights_t *const W = WEIGHTS(st);\n"

@@ -1,7 +1,7 @@
 """Assemble the generated C99: `NAME.h`, `NAME.c` and `NAME_test_vectors.h`.
 
-The code uses freestanding headers only, keeps nothing in static RAM, allocates nothing and calls no library. All
-weights are `static const`, as exact hex floats.
+The code uses freestanding headers only, keeps nothing in static RAM, allocates nothing and calls no
+library. All weights are `static const`, as exact hex floats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import zlib
 from typing import Any
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import ASM_CONDITION, FLOAT_GUARD, hex_float
 from flocklet.firmware_export.c_network import CodeParts, float_parts, history_functions
 from flocklet.firmware_export.c_step import STATUS, has_time, step_arguments, step_text
@@ -50,7 +49,7 @@ def _indent(text: str) -> str:
 def emit_header(plan: Plan, parts: CodeParts, *, loadable: bool) -> str:
     """Return NAME.h."""
     name, obs, net = plan.name, plan.obs, plan.network
-    members = "const struct {n}_weights *weights;\n".format(n=name) if loadable else ""
+    members = f"const struct {name}_weights *weights;\n" if loadable else ""
     members += parts.hooks.state + f"float last[{net.n_out}]; /* the action returned last */\n"
     members += f"float fed[{net.n_out}]; /* what enters the history next */\n" if obs.history else ""
     members += (
@@ -260,7 +259,7 @@ static const @N@_weights_t @N@_weights = {{
     history = history_functions(plan) if plan.integer is None else ""
     step = step_text(plan, parts.hooks, loadable=loadable)
     previous = (
-        f", @N@_golden_obs[(i + 1u) % @N@_GOLDEN_OBS]"
+        ", @N@_golden_obs[(i + 1u) % @N@_GOLDEN_OBS]"
         if plan.obs.history and plan.obs.feed == "previous_action"
         else ""
     )

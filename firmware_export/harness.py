@@ -1,8 +1,8 @@
 """Write the test image around an export: start-up code, linker script, and a driver for an emulator.
 
-The image uses no C library. `drive_step` and `drive_eval` are what the emulator calls by symbol; from reset the image
-reads `in.bin` through semihosting, runs, writes `out.bin` and `ticks.bin` and exits (QEMU). A fault prints FAULT and
-exits with 70.
+The image uses no C library. `drive_step` and `drive_eval` are what the emulator calls by symbol; from
+reset the image reads `in.bin` through semihosting, runs, writes `out.bin` and `ticks.bin` and exits
+(QEMU). A fault prints FAULT and exits with 70.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class Layout:
 
 
 def layout_of(plan: Plan) -> Layout:
-    """Return the record sizes: step input is obs, previous action, time (2 words); output is action and status."""
+    """Return the record sizes: step input is obs, previous action, time (2 words).
+
+    Output is action and status.
+    """
     net = plan.network
     previous = net.n_out if plan.obs.history and plan.obs.feed == "previous_action" else 0
     return Layout(net.n_in, net.n_out, plan.obs.state + previous + 2, net.n_out + 1)
@@ -274,7 +277,7 @@ def build_empty(compiler: str, core: Core, where: Path, *, flags: list[str]) -> 
     return _link(text, [], compiler, core, where, flags, where, "empty")
 
 
-def _link(
+def _link(  # noqa: PLR0917
     text: str,
     sources: list[Path],
     compiler: str,

@@ -1,9 +1,10 @@
 """Lower the graph of an ONNX file to a `Network`, or say in one line which node cannot be lowered.
 
-The graph is followed backwards from one output. Every value is a constant, or a `Flow`: the concatenated inputs and
-the layers passed so far. Batch and sequence have length 1, so reshaping never changes the order of the elements.
-Element-wise arithmetic with scalars is kept as a quotient of polynomials of a flow: that is how the FAST_TANH
-subgraph x (27 + x^2) / (27 + 9 x^2) behind a clip to [-3, 3] is recognised however it was written down.
+The graph is followed backwards from one output. Every value is a constant, or a `Flow`: the concatenated
+inputs and the layers passed so far. Batch and sequence have length 1, so reshaping never changes the order
+of the elements. Element-wise arithmetic with scalars is kept as a quotient of polynomials of a flow: that
+is how the FAST_TANH subgraph x (27 + x^2) / (27 + 9 x^2) behind a clip to [-3, 3] is recognised however it
+was written down.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from numpy.polynomial import polynomial
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Layer, LayerNorm, Network
 from flocklet.onnx_wire import Graph, Model, Node, Tensor, parse_model
+from numpy.polynomial import polynomial
 
 __all__ = ["lower", "read"]
 
@@ -27,7 +27,7 @@ MAX_WIDTH = 4096
 _SAME = {"Identity", "Flatten", "Dropout", "Cast", "Reshape", "Squeeze", "Unsqueeze"}
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
-Coefficients: TypeAlias = npt.NDArray[np.float64]
+Coefficients: TypeAlias = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +203,8 @@ class _Lowering:
         constant = left if isinstance(left, np.ndarray) else right if isinstance(right, np.ndarray) else None
         if constant is not None and constant.size > 1:
             return self._vector(node, left, right)
+        num: Coefficients
+        den: Coefficients
         (base, a, b), (other, c, d) = _fraction(left), _fraction(right)
         if base is not None and other is not None and base is not other:
             raise ExportError(f"{node.label} joins two branches of the graph, which cannot be exported")
@@ -221,7 +223,7 @@ class _Lowering:
             num, den = polynomial.polymul(a, d), polynomial.polymul(b, c)
         if len(num) > 12 or len(den) > 12 or not np.isfinite(num).all() or not den[0]:
             raise ExportError(f"{node.label} belongs to element-wise arithmetic that cannot be exported")
-        if isinstance(left, Flow) and kind == "Add" and len(num) == 2 and _takes_bias(left):
+        if kind == "Add" and isinstance(left, Flow) and len(num) == 2 and _takes_bias(left):
             return _with_bias(left, np.full(left.width, num[0]))
         return Rational(found, num, den)
 

@@ -1,7 +1,7 @@
 """Write the packages around an export: CMake, Arduino, PlatformIO, Zephyr, ESP-IDF and the Crazyflie app.
 
-The C files lie once in the root and once in `src/` of the Arduino tree, because the Arduino builder compiles only that
-folder; every other package refers to the root. Nothing links to a place on the network.
+The C files lie once in the root and once in `src/` of the Arduino tree, because the Arduino builder
+compiles only that folder; every other package refers to the root. Nothing links to a place on the network.
 """
 
 from __future__ import annotations

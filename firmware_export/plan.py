@@ -1,8 +1,8 @@
 """Pack a network for the kernels: which arrays go into flash, in which order, and how the layers use them.
 
-The arrays form one C struct (`NAME_weights_t`) without padding; its little-endian bytes are also the payload of a
-weights blob. Dense float layers are stored in tiles of 8 outputs, [tile][input][8], the last tile in 4 where 4 or fewer
-outputs remain; missing outputs are zero rows. Biases are padded alike.
+The arrays form one C struct (`NAME_weights_t`) without padding; its little-endian bytes are also the
+payload of a weights blob. Dense float layers are stored in tiles of 8 outputs, [tile][input][8], the last
+tile in 4 where 4 or fewer outputs remain; missing outputs are zero rows. Biases are padded alike.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, column_order

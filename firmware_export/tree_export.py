@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.c_float import FLOAT_GUARD, hex_float
 from flocklet.firmware_export.trees import FlatTrees, ObliviousTrees, Trees
