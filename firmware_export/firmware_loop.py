@@ -31,7 +31,7 @@ StepPolicy: TypeAlias = Callable[[F32], F32]
 
 
 class Plant(Protocol):
-    """Name what a simulator must offer: float32 observations in, actions out, randomness only from the seed."""
+    """Name what a simulator must offer: float32 observations and actions, randomness from the seed."""
 
     def reset(self, seed: int) -> F32:
         """Start an episode; return the first observation (state,)."""

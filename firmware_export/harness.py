@@ -15,7 +15,7 @@ from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import hidden_size
 from flocklet.firmware_export.toolchain import Core, compile_image
 
-__all__ = ["Layout", "build_empty", "build_image", "build_size", "driver_text", "layout_of"]
+__all__ = ["Layout", "build_empty", "build_image", "build_size", "driver_text", "layout_of", "start_text", "write_link"]
 
 
 @dataclass(frozen=True)
@@ -213,13 +213,15 @@ def driver_text(plan: Plan) -> str:
     )
 
 
-def _start(core: Core) -> str:
+def start_text(core: Core) -> str:
+    """Return the start-up code of a core: vectors, FPU, memory, semihosting."""
     if not core.machine:
         return "#include <stdint.h>\n" + _RISCV_START
     return "#include <stdint.h>\n" + _ARM_START.replace("@FPU@", _FPU if core.has_fpu else "")
 
 
 def write_link(core: Core, where: Path) -> Path:
+    """Write the linker script of a core; return its path."""
     script = where / "link.ld"
     script.write_text(_LINK.format(flash=core.flash, ram=core.ram, size=core.ram_bytes))
     return script
@@ -230,7 +232,7 @@ def build_image(
 ) -> Path:
     """Compile the export in `source` with driver and start-up code; return the path of the ELF image."""
     layout = layout_of(plan)
-    text = _start(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
+    text = start_text(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
     if core.machine:
         files = _FILES.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
         files = files.replace("@OUT@", str(max(layout.eval_out, layout.step_out)))
@@ -260,7 +262,7 @@ def build_size(
         "step": f"{n}_reset(&state, {n}_HISTORY_INIT);\n  return (int){n}_step(&state, in{previous}{now}, out);",
         "eval": f"{n}_eval(&scratch{', hidden' if n_hidden else ''}, in, out);\n  return 0;",
     }[what]
-    text = _start(core) + f'#include "{n}.h"\n{memory}\n'
+    text = start_text(core) + f'#include "{n}.h"\n{memory}\n'
     text += (
         f"float in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
     )
@@ -271,7 +273,7 @@ def build_size(
 def build_empty(compiler: str, core: Core, where: Path, *, flags: list[str]) -> Path:
     """Link an image without any policy: what is subtracted from the others to get the cost of a policy."""
     text = (
-        _start(core)
+        start_text(core)
         + "volatile uint32_t in[1], out[1];\nint image_main(void)\n{\n  out[0] = in[0];\n  return 0;\n}\n"
     )
     return _link(text, [], compiler, core, where, flags, where, "empty")

@@ -77,7 +77,7 @@ def fast_tanh(x: F32) -> F32:
     """Return FAST_TANH: x (27 + x^2) / (27 + 9 x^2) with x clamped to [-3, 3]."""
     x = clamp(x, FAST_CLAMP)
     x2 = x * x
-    return (x * (_f(27) + x2)) / (_f(27) + _f(9) * x2)
+    return np.asarray((x * (_f(27) + x2)) / (_f(27) + _f(9) * x2), _f)
 
 
 def activate(x: F32, activation: Activation) -> F32:

@@ -203,8 +203,7 @@ class _Lowering:
         constant = left if isinstance(left, np.ndarray) else right if isinstance(right, np.ndarray) else None
         if constant is not None and constant.size > 1:
             return self._vector(node, left, right)
-        num: Coefficients
-        den: Coefficients
+        multiply: Any = polynomial.polymul  # its stubs know no arrays of any length
         (base, a, b), (other, c, d) = _fraction(left), _fraction(right)
         if base is not None and other is not None and base is not other:
             raise ExportError(f"{node.label} joins two branches of the graph, which cannot be exported")
@@ -213,15 +212,12 @@ class _Lowering:
             raise ExportError(f"{node.label} works on constants only; fold them before the export")
         if kind in {"Add", "Sub"}:
             c = c if kind == "Add" else -c
-            num, den = (
-                polynomial.polyadd(polynomial.polymul(a, d), polynomial.polymul(c, b)),
-                polynomial.polymul(b, d),
-            )
+            num, den = polynomial.polyadd(multiply(a, d), multiply(c, b)), multiply(b, d)
         elif kind == "Mul":
-            num, den = polynomial.polymul(a, c), polynomial.polymul(b, d)
+            num, den = multiply(a, c), multiply(b, d)
         else:
-            num, den = polynomial.polymul(a, d), polynomial.polymul(b, c)
-        if len(num) > 12 or len(den) > 12 or not np.isfinite(num).all() or not den[0]:
+            num, den = multiply(a, d), multiply(b, c)
+        if not _is_usable(num, den):
             raise ExportError(f"{node.label} belongs to element-wise arithmetic that cannot be exported")
         if kind == "Add" and isinstance(left, Flow) and len(num) == 2 and _takes_bias(left):
             return _with_bias(left, np.full(left.width, num[0]))
@@ -403,6 +399,10 @@ def _fraction(value: Value) -> tuple[Flow | None, Coefficients, Coefficients]:
     if isinstance(value, Flow):
         return value, np.array([0.0, 1.0]), np.ones(1)
     return None, np.asarray(value, np.float64).reshape(-1)[:1], np.ones(1)
+
+
+def _is_usable(num: Any, den: Any) -> bool:
+    return bool(len(num) <= 12 and len(den) <= 12 and np.isfinite(num).all() and den[0])
 
 
 def _takes_bias(flow: Flow) -> bool:

@@ -228,13 +228,16 @@ def compile_image(
     script: Path,
     flags: list[str],
     include: list[Path],
+    libraries: list[str] | None = None,
 ) -> str:
     """Link a freestanding image for a core with a linker script; return what the compiler printed."""
     where = [item for path in include for item in ("-I", str(path))]
     link = ["-Wl,--gc-sections", "-Wl,-e,reset_handler", "-Wl,-u,reset_handler", "-T", str(script)]
     if compiler == "gcc":
-        link = ["-nostdlib", *link, "-Wl,--no-warn-rwx-segments"]
-    libraries = ["-lgcc"] if compiler == "gcc" else []
+        bare = ["-nostdlib"] if libraries is None else ["-nostartfiles"]
+        link = [*bare, *link, "-Wl,--no-warn-rwx-segments"]
+    if libraries is None:
+        libraries = ["-lgcc"] if compiler == "gcc" else []
     arguments = [
         *_flags(compiler, core),
         *flags,
