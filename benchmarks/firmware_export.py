@@ -1,10 +1,12 @@
-"""Compare the exported C with emx-onnx-cgen and emlearn on one emulated Cortex-M4F: instructions, flash, stack, error.
+"""Compare the exported C with emx-onnx-cgen and emlearn on one emulated Cortex-M4F.
 
-    python benchmarks/firmware_export.py [--peers PYTHON] [--json FILE] [--picture FILE.svg]
+Instructions, flash, stack, error.
 
-The net is a seeded 146-64-64-4 actor. Every build is linked into the same bare image and runs in unicorn; instruction
-counts are exact, cycles are a model (+-35 %). `--peers` names a Python that has emx-onnx-cgen and emlearn (a virtual
-environment of its own; default: this one). Errors are medians over five seeds.
+python benchmarks/firmware_export.py [--peers PYTHON] [--json FILE] [--picture FILE.svg]
+
+The net is a seeded 146-64-64-4 actor. Every build is linked into the same bare image and runs in unicorn;
+instruction counts are exact, cycles are a model (+-35 %). `--peers` names a Python that has emx-onnx-cgen
+and emlearn (a virtual environment of its own; default: this one). Errors are medians over five seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from flocklet.firmware_export.cycles import count_cycles
 from flocklet.firmware_export.elf import Image, read_elf
 from flocklet.firmware_export.export import errors_of, export_policy

@@ -1,9 +1,11 @@
-"""From a policy to proven C, in one file: export, prove on an emulated Cortex-M4, fly the firmware on a toy plant.
+"""From a policy to proven C, in one file.
 
-    python examples/export_policy.py [POLICY.onnx] [--out DIR]
+Export, prove on an emulated Cortex-M4, fly the firmware on a toy plant.
 
-Without a file a seeded net of the shape of Learning-to-Fly (146-64-64-4) is exported. Needs a C compiler and the extra
-`firmware` (ziglang, unicorn).
+python examples/export_policy.py [POLICY.onnx] [--out DIR]
+
+Without a file a seeded net of the shape of Learning-to-Fly (146-64-64-4) is exported. Needs a C compiler
+and the extra `firmware` (ziglang, unicorn).
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
 from flocklet.errors import FlockletError
 from flocklet.firmware_export import export_policy, read, verify
 from flocklet.firmware_export.firmware_loop import Firmware, ToyPlant, fly, reference_policy

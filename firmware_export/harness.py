@@ -15,7 +15,16 @@ from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import hidden_size
 from flocklet.firmware_export.toolchain import Core, compile_image
 
-__all__ = ["Layout", "build_empty", "build_image", "build_size", "driver_text", "layout_of", "start_text", "write_link"]
+__all__ = [
+    "Layout",
+    "build_empty",
+    "build_image",
+    "build_size",
+    "driver_text",
+    "layout_of",
+    "start_text",
+    "write_link",
+]
 
 
 @dataclass(frozen=True)

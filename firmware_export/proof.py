@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from flocklet.errors import FlockletError, MissingExtra, VerificationError
 from flocklet.firmware_export import qemu_engine, unicorn_engine
-from flocklet.firmware_export.c_step import STATUS, has_time
+from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.cycles import count_cycles
 from flocklet.firmware_export.elf import Image, read_elf
 from flocklet.firmware_export.export import Artifact, outputs
@@ -394,8 +394,3 @@ def _store(artifact: Artifact, report: Report) -> None:
     artifact.manifest["verification"] = report.to_json()
     path = artifact.directory / "manifest.json"
     path.write_text(json.dumps(artifact.manifest, indent=2, sort_keys=True) + "\n")
-
-
-def status_names(status: int) -> list[str]:
-    """Return the names of the status bits that are set."""
-    return [key for key, (bit, _) in STATUS.items() if status & bit]
