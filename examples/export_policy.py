@@ -50,9 +50,8 @@ def main() -> int:
     emulated = fly(Firmware(artifact), plant, seed=0, ticks=200)
     numpy = fly(reference_policy(artifact), plant, seed=0, ticks=200)
     same = np.array_equal(emulated.view(np.uint32), numpy.view(np.uint32))
-    print(
-        f"200 control steps of the emulated firmware {'equal' if same else 'DIFFER FROM'} the NumPy policy, bit for bit"
-    )
+    word = "equal" if same else "DIFFER FROM"
+    print(f"200 steps of the emulated firmware {word} the NumPy policy, bit for bit")
     return 0 if report.verified and same else 8
 
 

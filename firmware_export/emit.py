@@ -38,6 +38,12 @@ def code_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Code
     return integer_parts(plan, use_asm=use_asm)
 
 
+def decimal_float(value: float) -> str:
+    """Return a float32 as a decimal literal that reads back exactly, for C++ too."""
+    text = f"{float(np.float32(value)):.9g}"
+    return f"{text}f" if set(text) & {".", "e"} else f"{text}.0f"
+
+
 def _status_defines(name: str) -> str:
     return "\n".join(f"#define {name}_{key} {value}u /* {text} */" for key, (value, text) in STATUS.items())
 
@@ -84,7 +90,7 @@ extern "C" {{
 #define {name}_INPUTS {net.n_in} /* inputs of the network: observed values and past actions */
 #define {name}_ACTIONS {net.n_out}
 #define {name}_PERIOD {obs.period} /* calls per entry of the action history */
-#define {name}_HISTORY_INIT {hex_float(float(np.float32(obs.init)))}
+#define {name}_HISTORY_INIT {decimal_float(obs.init)}
 
 /* Status bits of {name}_step; 0 means all is well. */
 {_status_defines(name)}

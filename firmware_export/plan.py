@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from flocklet.errors import ExportError
-from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
+from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Network
 from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, column_order
 
 __all__ = ["DTYPES", "Field", "Plan", "make_plan", "rows_of", "tiles"]
@@ -171,8 +171,3 @@ def make_plan(
         integer = quantise(network, dtype, obs, order)
         found, proofs = list(integer.fields), integer.proofs
     return Plan(name, network, dtype, obs, action, order, tuple(found), keep, proofs, integer)
-
-
-def is_plain(layer: object) -> bool:
-    """Return whether a layer is dense (LayerNorm, Affine and Gru are not)."""
-    return isinstance(layer, Dense) and not isinstance(layer, LayerNorm)

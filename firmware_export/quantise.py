@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from flocklet.errors import ExportError
-from flocklet.firmware_export.network import Activation, Dense, Network
+from flocklet.firmware_export.network import Activation, Network
 from flocklet.firmware_export.plan import Field, pack_dense
 from flocklet.firmware_export.semantics import ObsSpec
 
@@ -316,8 +316,3 @@ def _all_integer(
         "activation_counts": M,
     }
     return reference.IntegerNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), tables, gain)
-
-
-def is_dense(layer: object) -> bool:
-    """Return whether a layer is dense."""
-    return isinstance(layer, Dense)

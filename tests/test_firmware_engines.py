@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, write_c
+from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, small_plan, write_c
 from flocklet.errors import VerificationError
 from flocklet.firmware_export import qemu_engine
 from flocklet.firmware_export.cycles import count_cycles, decode
 from flocklet.firmware_export.elf import read_elf
 from flocklet.firmware_export.harness import build_empty, build_image, build_size, layout_of
+from flocklet.firmware_export.network import Activation, Dense, Gru, Network, seeded_actor
+from flocklet.firmware_export.plan import make_plan
 from flocklet.firmware_export.proof import Report, Row, expected_of, measure, run_unicorn, step_call
 from flocklet.firmware_export.toolchain import CORES, compile_image, compile_object
 from flocklet.firmware_export.unicorn_engine import Emulator
@@ -97,6 +99,35 @@ def test_assembler_and_c_kernels_give_the_same_bits(tmp_path):
     plan = actor_plan(activation="tanh")
     _, image = build(plan, tmp_path, use_asm=False)
     equal(plan, image, M4, expected_of(plan, vectors=4, steps=12))
+
+
+@needs_gcc
+@needs_unicorn
+@pytest.mark.parametrize("dtype", ["f32", "w16", "i16"])
+@pytest.mark.parametrize("name", ["cortex-m4", "cortex-m0plus"])
+def test_odd_sizes_run_on_the_kernels_of_every_core(tmp_path, dtype, name):
+    plan = small_plan(dtype, feed="previous_action", order="newest_first", init=-0.5)
+    _, image = build(plan, tmp_path, core=CORES[name])
+    equal(plan, image, CORES[name], expected_of(plan, vectors=12, steps=16))
+
+
+@needs_gcc
+@needs_unicorn
+@pytest.mark.parametrize("seed", range(5))
+def test_any_shape_runs_on_the_m4_kernels(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    dims = tuple(int(v) for v in rng.integers(1, 40, 3 + seed % 3))
+    kinds = ["tanh", "fast_tanh", "sigmoid", "relu", "tanh"]
+    net = seeded_actor(rng, dims, kinds[seed], "tanh")
+    if seed == 4:
+        wide = [
+            rng.normal(0, 0.4, shape).astype(np.float32)
+            for shape in ((15, 7), (15, 5), (15,), (15,), (2, 5), (2,))
+        ]
+        net = Network((Gru(*wide[:4], True), Dense(wide[4], wide[5], Activation("tanh"))))
+    plan = make_plan("any", net)
+    _, image = build(plan, tmp_path)
+    equal(plan, image, M4, expected_of(plan, vectors=12, steps=8))
 
 
 @needs_gcc
