@@ -1,7 +1,7 @@
 """From a trained policy to proven C for microcontrollers.
 
-`export_policy` writes a policy as C99 with its packages, `verify` proves it on this machine and on emulated cores. See
-docs/microcontrollers.md. Nothing heavy is imported here.
+`export_policy` writes a policy as C99 with its packages, `verify` proves it on this machine and on
+emulated cores. See docs/microcontrollers.md. Nothing heavy is imported here.
 """
 
 from __future__ import annotations

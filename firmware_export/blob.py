@@ -1,8 +1,9 @@
 """Write and check a weights blob: `NAME.bin` lets a flying controller take new weights without new firmware.
 
-Layout, little-endian: magic "FLW1", layout id (network shape, data type, activations, semantics), payload bytes, zero;
-then the bytes of the weights struct; then the CRC-32 (zlib) of everything before it. `NAME_load()` checks all of it and
-keeps the old weights where anything differs. Integer exports are proved against overflow before a blob is written.
+Layout, little-endian: magic "FLW1", layout id (network shape, data type, activations, semantics), payload
+bytes, zero; then the bytes of the weights struct; then the CRC-32 (zlib) of everything before it.
+`NAME_load()` checks all of it and keeps the old weights where anything differs. Integer exports are proved
+against overflow before a blob is written.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Write the float32 kernels: dense layers in tiles of 8 (and 4) outputs, and activations.
 
-Every kernel adds the products of an output in the order of its inputs, starting from the bias, with one rounding per
-multiplication and one per addition. The C text and the assembler text therefore give the same bits (and the NumPy
-reference too). The assembler is for Cortex-M cores with a single-precision FPU: weights come in with VLDM of 16
-words, VMUL and VADD are kept 8 instructions apart so that no result is used by the next instruction, and VMUL + VADD
-(1 + 1 cycles, two roundings) is used in place of VFMA (3 cycles, one rounding).
+Every kernel adds the products of an output in the order of its inputs, starting from the bias, with one
+rounding per multiplication and one per addition. The C text and the assembler text therefore give the same
+bits (and the NumPy reference too). The assembler is for Cortex-M cores with a single-precision FPU:
+weights come in with VLDM of 16 words, VMUL and VADD are kept 8 instructions apart so that no result is
+used by the next instruction, and VMUL + VADD (1 + 1 cycles, two roundings) is used in place of VFMA (3
+cycles, one rounding).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from flocklet.firmware_export.numerics import FAST_CLAMP, TANH_CLAMP, TANH_P, TANH_Q
 
 __all__ = ["ASM_CONDITION", "FLOAT_GUARD", "float_kernels", "hex_float"]
@@ -29,7 +31,7 @@ FLOAT_GUARD = """\
 """
 
 
-def hex_float(value: float) -> str:
+def hex_float(value: float | np.float32) -> str:
     """Return a float32 as an exact C99 literal, as short as it can be."""
     text = float(value).hex()
     mantissa, exponent = text.split("p")
@@ -318,8 +320,8 @@ def float_kernels(
 ) -> str:
     """Return the text of the kernels that a network needs, in the order in which they depend on each other.
 
-    kinds: activations used; odd: some layer has an odd number of inputs; use_asm: write the assembler beside the C;
-    unroll: four inputs per turn in place of two (faster, 140 bytes more).
+    kinds: activations used; odd: some layer has an odd number of inputs; use_asm: write the assembler
+    beside the C; unroll: four inputs per turn in place of two (faster, 140 bytes more).
     """
     parts: list[str] = []
     if dense8:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.c_network import CodeParts
 from flocklet.firmware_export.c_step import Hooks
@@ -255,7 +254,7 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
     observe = "st->x[i] = v.f;"
     if obs.history is None:
         return Hooks(state, observe, f"{weights}state_part(W, s, st->x);\ny = network(W, s);")
-    entries, own = obs.history
+    own = obs.history[1]
     newest = past - entry
     state += f"int32_t newest[{own}]; /* running mean of the actions of this period, full scale {FULL} */\n"
     state += f"int32_t past[{past}]; /* past actions in counts, oldest first */\n"

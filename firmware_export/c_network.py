@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import float_kernels, hex_float
 from flocklet.firmware_export.c_step import Hooks
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm
@@ -42,7 +41,7 @@ def activation_call(activation: Activation, target: str, n: int) -> str:
     return f"clip({target}, {n}u, {bounds});"
 
 
-def _dense_calls(prefix: str, n_in: int, n_out: int, source: str, target: str, save: str) -> list[str]:
+def _dense_calls(prefix: str, n_in: int, n_out: int, source: str, target: str, save: str) -> list[str]:  # noqa: PLR0917
     eights, four = tiles(n_out)
     lines = []
     if eights:
@@ -88,7 +87,7 @@ def _norm(i: int, layer: LayerNorm, source: str, target: str) -> list[str]:
     ]
 
 
-def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) -> list[str]:
+def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) -> list[str]:  # noqa: PLR0917
     n = layer.n_out
     wide = rows_of(3 * n)
     gates = f"{spare} + {wide}"
@@ -123,7 +122,10 @@ def _spare_words(plan: Plan) -> int:
 
 
 def _body(plan: Plan, first: int) -> tuple[list[str], str]:
-    """Return the statements of layers `first`... and the buffer that holds the result; buffers a and b alternate."""
+    """Return the statements of layers `first`...
+
+    And the buffer that holds the result; buffers a and b alternate.
+    """
     lines: list[str] = []
     source, at = ("x" if first == 0 else "a"), 0
     for i, layer in enumerate(plan.network.layers):
@@ -149,7 +151,9 @@ def _indented(lines: list[str]) -> str:
 
 
 def slice_columns(plan: Plan) -> int:
-    """Return how many columns of the next sums one call adds, so that all calls of a period cost about the same."""
+    """Return how many columns of the next sums one call adds, so that all calls of a period cost about the
+    same.
+    """
     if plan.obs.history is None:
         return 0
     total = plan.obs.history_width - plan.obs.history[1]
@@ -267,7 +271,7 @@ def _hooks(plan: Plan, words: int, width: int, *, n_hidden: int) -> Hooks:
     if obs.feed == "previous_action":
         mean = f"k == 0u ? st->fed[i] : {mean}"
     feed = f"for (i = 0; i < {entry}u; i++) {{\n  st->x[{newest}u + i] = {mean};\n}}"
-    shift = f"shift_history(st->x);"
+    shift = "shift_history(st->x);"
     reset = f"for (i = 0; i < {n_in}u; i++) {{\n  st->x[i] = i < {past}u ? v.f : 0.0f;\n}}"
     if not plan.cached:
         return Hooks(state, observe, call, feed=feed, shift=shift, reset=reset)

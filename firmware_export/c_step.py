@@ -1,7 +1,10 @@
-"""Write the parts of the C file around the network: guards, watchdog, action history, reset, one control step.
+"""Write the parts of the C file around the network.
 
-The text is the same for every data type; what differs (how the history is stored and how the network is called) comes
-in as `Hooks`. `closed_loop.py` is the same in Python; both follow the order of operations written in `semantics.py`.
+Guards, watchdog, action history, reset, one control step.
+
+The text is the same for every data type; what differs (how the history is stored and how the network is
+called) comes in as `Hooks`. `closed_loop.py` is the same in Python; both follow the order of operations
+written in `semantics.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.plan import Plan
 
@@ -32,10 +34,10 @@ STATUS = {
 class Hooks:
     """Hold the C lines that a data type supplies.
 
-    state: members of NAME_state_t. observe: stores guarded value `v` of index `i`. network: computes `y`, a
-    `const float *`. feed: updates the newest entry from `st->fed[i]` with `k` calls before it in this period.
-    finish: ends the period's sums before the shift. slice: does a share of the next sums. shift: moves the history.
-    reset: fills the history with `init`; rebuild: recomputes the kept sums.
+    state: members of NAME_state_t. observe: stores guarded value `v` of index `i`. network: computes `y`,
+    a `const float *`. feed: updates the newest entry from `st->fed[i]` with `k` calls before it in this
+    period. finish: ends the period's sums before the shift. slice: does a share of the next sums. shift:
+    moves the history. reset: fills the history with `init`; rebuild: recomputes the kept sums.
     """
 
     state: str

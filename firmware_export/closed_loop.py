@@ -1,7 +1,7 @@
 """Run a policy step by step in Python exactly as the generated `NAME_step` does: guards, watchdog, history.
 
-This is the reference for closed-loop bits: golden vectors, the verifier and the firmware-in-the-loop flight compare
-with it. Every number is float32 and every operation rounds by itself.
+This is the reference for closed-loop bits: golden vectors, the verifier and the firmware-in-the-loop
+flight compare with it. Every number is float32 and every operation rounds by itself.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.c_step import STATUS, has_time
 from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import forward, hidden_size
@@ -91,11 +90,11 @@ class Controller:
         if plan.integer is not None:
             return np.asarray(plan.integer.forward(state[None])[0], _f)
         if plan.obs.history is None:
-            return forward(plan.network, state[None], hidden=self.hidden)[0]
+            return np.asarray(forward(plan.network, state[None], hidden=self.hidden)[0], _f)
         internal = np.concatenate([self.history.ravel(), state])
         x = np.empty_like(internal)
         x[plan.order] = internal
-        return forward(plan.network, x[None], order=plan.order, hidden=self.hidden)[0]
+        return np.asarray(forward(plan.network, x[None], order=plan.order, hidden=self.hidden)[0], _f)
 
     def _feed(self, fed: F32, k: int) -> None:
         if self.integer is not None:

@@ -1,8 +1,8 @@
 """Write an out-of-tree controller app for the Crazyflie firmware (current upstream signatures).
 
-The app is written for policies of the Learning-to-Fly kind: 18 observed values (position error, rotation matrix,
-velocity error, body rates in rad/s) and 4 motor commands. The policy is off until the parameter `pol.enable` is set; the
-PID controller flies while it is off or in failsafe.
+The app is written for policies of the Learning-to-Fly kind: 18 observed values (position error, rotation
+matrix, velocity error, body rates in rad/s) and 4 motor commands. The policy is off until the parameter
+`pol.enable` is set; the PID controller flies while it is off or in failsafe.
 """
 
 from __future__ import annotations

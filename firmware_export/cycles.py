@@ -1,8 +1,11 @@
-"""Estimate cycles of a Cortex-M4F with STM32F4 flash from an instruction trace. A model with a band of +-35 %.
+"""Estimate cycles of a Cortex-M4F with STM32F4 flash from an instruction trace.
 
-Core costs follow the Cortex-M4 technical reference manual (instruction timings); flash follows RM0090 section 3.2: an
-instruction cache of 64 lines and a data cache of 8 lines of 16 bytes, both taken as LRU, 5 wait states at 168 MHz, and
-a prefetch that hides 3 of them on a sequential miss. No silicon was measured. Instruction counts are exact, this is not.
+A model with a band of +-35 %.
+
+Core costs follow the Cortex-M4 technical reference manual (instruction timings); flash follows RM0090
+section 3.2: an instruction cache of 64 lines and a data cache of 8 lines of 16 bytes, both taken as LRU, 5
+wait states at 168 MHz, and a prefetch that hides 3 of them on a sequential miss. No silicon was measured.
+Instruction counts are exact, this is not.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ class Cycles:
 class Operation:
     """Hold what the model needs of one instruction.
 
-    kind: alu, load, store, multi (n words move), vload, branch, fp, mac, slow. base/index/offset: where a load reads,
-    register numbers (15 is the program counter). writes/reads/adds: FP registers; adds is the accumulator of a MAC.
+    kind: alu, load, store, multi (n words move), vload, branch, fp, mac, slow. base/index/offset: where a
+    load reads, register numbers (15 is the program counter). writes/reads/adds: FP registers; adds is the
+    accumulator of a MAC.
     """
 
     kind: str
@@ -197,7 +201,7 @@ def count_cycles(
             code = bytes(uc.mem_read(at, size))
             op = decode(code[0] | code[1] << 8, code[2] | code[3] << 8 if size == 4 else 0)
             table[at] = op
-        taken = expected != -1 and at != expected
+        taken = expected not in {-1, at}
         core += _TAKEN if taken else 0
         cost = op.cycles
         depends = last.target >= 0 and last.target in {op.base, op.index}

@@ -1,7 +1,8 @@
 """Distil any policy into a small table of boosted trees, and accept it by its return, never by agreement.
 
-Dataset aggregation (DAgger, Ross et al. 2011): round by round the states that the student visits are labelled by the
-teacher. A student that agrees with its teacher in 85 % of the states may crash; so what counts is its return.
+Dataset aggregation (DAgger, Ross et al. 2011): round by round the states that the student visits are
+labelled by the teacher. A student that agrees with its teacher in 85 % of the states may crash; so what
+counts is its return.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees import ObliviousTrees, fit_oblivious
 
@@ -61,7 +61,9 @@ class CartPole:
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """Hold a student, the returns of both on the same episodes, and how often their actions had the same sign."""
+    """Hold a student, the returns of both on the same episodes, and how often their actions had the same
+    sign.
+    """
 
     trees: ObliviousTrees
     student_return: float
@@ -124,7 +126,8 @@ def distil(
     agreement = float((np.sign(student.predict(x)) == np.sign(teacher(x))).all(axis=1).mean())
     if reached < wanted - (1 - accept) * abs(wanted):
         raise ExportError(
-            f"the distilled policy returns {reached:.1f}, the teacher {wanted:.1f} (agreement {agreement:.0%})",
+            f"the distilled policy returns {reached:.1f}, the teacher {wanted:.1f} "
+            f"(agreement {agreement:.0%})",
             remedy="allow more trees, a larger depth or more states",
         )
     return Distilled(student, reached, wanted, agreement)

@@ -23,7 +23,10 @@ class Segment:
 
 @dataclass(frozen=True)
 class Image:
-    """Hold a linked image: machine (40 ARM, 243 RISC-V), segments, symbols (value, size), sections (name, size, flags)."""
+    """Hold a linked image.
+
+    Machine (40 ARM, 243 RISC-V), segments, symbols (value, size), sections (name, size, flags).
+    """
 
     machine: int
     entry: int

@@ -1,7 +1,7 @@
 """Assemble the generated C99: `NAME.h`, `NAME.c` and `NAME_test_vectors.h`.
 
-The code uses freestanding headers only, keeps nothing in static RAM, allocates nothing and calls no library. All
-weights are `static const`, as exact hex floats.
+The code uses freestanding headers only, keeps nothing in static RAM, allocates nothing and calls no
+library. All weights are `static const`, as exact hex floats.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import zlib
 from typing import Any
 
 import numpy as np
-
 from flocklet.firmware_export.c_float import ASM_CONDITION, FLOAT_GUARD, hex_float
 from flocklet.firmware_export.c_network import CodeParts, float_parts, history_functions
 from flocklet.firmware_export.c_step import STATUS, has_time, step_arguments, step_text
@@ -39,6 +38,12 @@ def code_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Code
     return integer_parts(plan, use_asm=use_asm)
 
 
+def decimal_float(value: float) -> str:
+    """Return a float32 as a decimal literal that reads back exactly, for C++ too."""
+    text = f"{float(np.float32(value)):.9g}"
+    return f"{text}f" if set(text) & {".", "e"} else f"{text}.0f"
+
+
 def _status_defines(name: str) -> str:
     return "\n".join(f"#define {name}_{key} {value}u /* {text} */" for key, (value, text) in STATUS.items())
 
@@ -50,7 +55,7 @@ def _indent(text: str) -> str:
 def emit_header(plan: Plan, parts: CodeParts, *, loadable: bool) -> str:
     """Return NAME.h."""
     name, obs, net = plan.name, plan.obs, plan.network
-    members = "const struct {n}_weights *weights;\n".format(n=name) if loadable else ""
+    members = f"const struct {name}_weights *weights;\n" if loadable else ""
     members += parts.hooks.state + f"float last[{net.n_out}]; /* the action returned last */\n"
     members += f"float fed[{net.n_out}]; /* what enters the history next */\n" if obs.history else ""
     members += (
@@ -85,7 +90,7 @@ extern "C" {{
 #define {name}_INPUTS {net.n_in} /* inputs of the network: observed values and past actions */
 #define {name}_ACTIONS {net.n_out}
 #define {name}_PERIOD {obs.period} /* calls per entry of the action history */
-#define {name}_HISTORY_INIT {hex_float(float(np.float32(obs.init)))}
+#define {name}_HISTORY_INIT {decimal_float(obs.init)}
 
 /* Status bits of {name}_step; 0 means all is well. */
 {_status_defines(name)}
@@ -260,7 +265,7 @@ static const @N@_weights_t @N@_weights = {{
     history = history_functions(plan) if plan.integer is None else ""
     step = step_text(plan, parts.hooks, loadable=loadable)
     previous = (
-        f", @N@_golden_obs[(i + 1u) % @N@_GOLDEN_OBS]"
+        ", @N@_golden_obs[(i + 1u) % @N@_GOLDEN_OBS]"
         if plan.obs.history and plan.obs.feed == "previous_action"
         else ""
     )

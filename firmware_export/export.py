@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.blob import blob_bytes
 from flocklet.firmware_export.emit import code_parts, emit_header, emit_source, emit_vectors
@@ -103,9 +102,10 @@ def export_policy(
 ) -> Artifact:
     """Write a policy as C with its packages and manifest; return the artifact.
 
-    model: a network, or the path of an ONNX file. samples: the owner's own observations (n, n_in) float32, against
-    which the error of a quantised export is measured; w8 is refused unless `samples` and `max_error` prove it.
-    Raises `ExportError` before anything is written where the policy cannot be exported.
+    model: a network, or the path of an ONNX file. samples: the owner's own observations (n, n_in) float32,
+    against which the error of a quantised export is measured; w8 is refused unless `samples` and
+    `max_error` prove it. Raises `ExportError` before anything is written where the policy cannot be
+    exported.
     """
     network = model if isinstance(model, Network) else read(model, output=output, activation=activation)
     plan = make_plan(name, network, dtype=dtype, obs=obs, action=action, cached=cached)
@@ -128,7 +128,7 @@ def export_policy(
     if dtype == "w8" and (not own or max_error is None):
         raise ExportError(
             "w8 loses much accuracy and needs a proof on your own observations",
-            remedy="pass observations (--observations FILE.npy) and the largest error you accept (--max-error)",
+            remedy="pass --observations FILE.npy and the largest error you accept (--max-error)",
         )
     if max_error is not None and errors["max"] > max_error:
         raise ExportError(

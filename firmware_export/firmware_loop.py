@@ -1,8 +1,9 @@
 """Fly the firmware: put the emulated image in the control loop of a simulator.
 
-A simulator that calls a policy as `step(observation) -> action` needs only `Firmware`: the observation goes into the
-memory of an emulated Cortex-M, `NAME_step` runs there, and the action comes out. The flight must then equal the one of
-the NumPy `Controller` bit for bit. The flight simulator plugs in through `Plant`; `ToyPlant` stands in for it in tests.
+A simulator that calls a policy as `step(observation) -> action` needs only `Firmware`: the observation
+goes into the memory of an emulated Cortex-M, `NAME_step` runs there, and the action comes out. The flight
+must then equal the one of the NumPy `Controller` bit for bit. The flight simulator plugs in through
+`Plant`; `ToyPlant` stands in for it in tests.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.elf import read_elf
 from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.harness import build_image, layout_of
+from flocklet.firmware_export.proof import step_records
 from flocklet.firmware_export.toolchain import CORES
 from flocklet.firmware_export.unicorn_engine import Emulator
-from flocklet.firmware_export.proof import step_records
 
 __all__ = ["Firmware", "Plant", "ToyPlant", "fly", "reference_policy"]
 
@@ -31,7 +31,7 @@ StepPolicy: TypeAlias = Callable[[F32], F32]
 
 
 class Plant(Protocol):
-    """Name what a simulator must offer: float32 observations in, actions out, all randomness inside the seed."""
+    """Name what a simulator must offer: float32 observations and actions, randomness from the seed."""
 
     def reset(self, seed: int) -> F32:
         """Start an episode; return the first observation (state,)."""
@@ -41,7 +41,7 @@ class Plant(Protocol):
 
 
 class ToyPlant:
-    """Hold a damped chain of integrators with as many states and actions as a policy needs; not a quadrotor."""
+    """Hold a damped chain of integrators of any number of states and actions; not a quadrotor."""
 
     def __init__(self, n_state: int, n_action: int) -> None:
         self.mix = np.random.default_rng(7).normal(0, 0.3, (n_state, n_action))

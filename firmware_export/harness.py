@@ -1,8 +1,8 @@
 """Write the test image around an export: start-up code, linker script, and a driver for an emulator.
 
-The image uses no C library. `drive_step` and `drive_eval` are what the emulator calls by symbol; from reset the image
-reads `in.bin` through semihosting, runs, writes `out.bin` and `ticks.bin` and exits (QEMU). A fault prints FAULT and
-exits with 70.
+The image uses no C library. `drive_step` and `drive_eval` are what the emulator calls by symbol; from
+reset the image reads `in.bin` through semihosting, runs, writes `out.bin` and `ticks.bin` and exits
+(QEMU). A fault prints FAULT and exits with 70.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import hidden_size
 from flocklet.firmware_export.toolchain import Core, compile_image
 
-__all__ = ["Layout", "build_empty", "build_image", "build_size", "driver_text", "layout_of"]
+__all__ = [
+    "Layout",
+    "build_empty",
+    "build_image",
+    "build_size",
+    "driver_text",
+    "layout_of",
+    "start_text",
+    "write_link",
+]
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,10 @@ class Layout:
 
 
 def layout_of(plan: Plan) -> Layout:
-    """Return the record sizes: step input is obs, previous action, time (2 words); output is action and status."""
+    """Return the record sizes: step input is obs, previous action, time (2 words).
+
+    Output is action and status.
+    """
     net = plan.network
     previous = net.n_out if plan.obs.history and plan.obs.feed == "previous_action" else 0
     return Layout(net.n_in, net.n_out, plan.obs.state + previous + 2, net.n_out + 1)
@@ -210,13 +222,15 @@ def driver_text(plan: Plan) -> str:
     )
 
 
-def _start(core: Core) -> str:
+def start_text(core: Core) -> str:
+    """Return the start-up code of a core: vectors, FPU, memory, semihosting."""
     if not core.machine:
         return "#include <stdint.h>\n" + _RISCV_START
     return "#include <stdint.h>\n" + _ARM_START.replace("@FPU@", _FPU if core.has_fpu else "")
 
 
 def write_link(core: Core, where: Path) -> Path:
+    """Write the linker script of a core; return its path."""
     script = where / "link.ld"
     script.write_text(_LINK.format(flash=core.flash, ram=core.ram, size=core.ram_bytes))
     return script
@@ -227,7 +241,7 @@ def build_image(
 ) -> Path:
     """Compile the export in `source` with driver and start-up code; return the path of the ELF image."""
     layout = layout_of(plan)
-    text = _start(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
+    text = start_text(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
     if core.machine:
         files = _FILES.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
         files = files.replace("@OUT@", str(max(layout.eval_out, layout.step_out)))
@@ -257,7 +271,7 @@ def build_size(
         "step": f"{n}_reset(&state, {n}_HISTORY_INIT);\n  return (int){n}_step(&state, in{previous}{now}, out);",
         "eval": f"{n}_eval(&scratch{', hidden' if n_hidden else ''}, in, out);\n  return 0;",
     }[what]
-    text = _start(core) + f'#include "{n}.h"\n{memory}\n'
+    text = start_text(core) + f'#include "{n}.h"\n{memory}\n'
     text += (
         f"float in[{max(layout.eval_in, layout.step_in)}], out[{max(layout.eval_out, layout.step_out)}];\n"
     )
@@ -268,13 +282,13 @@ def build_size(
 def build_empty(compiler: str, core: Core, where: Path, *, flags: list[str]) -> Path:
     """Link an image without any policy: what is subtracted from the others to get the cost of a policy."""
     text = (
-        _start(core)
+        start_text(core)
         + "volatile uint32_t in[1], out[1];\nint image_main(void)\n{\n  out[0] = in[0];\n  return 0;\n}\n"
     )
     return _link(text, [], compiler, core, where, flags, where, "empty")
 
 
-def _link(
+def _link(  # noqa: PLR0917
     text: str,
     sources: list[Path],
     compiler: str,

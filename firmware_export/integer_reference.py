@@ -1,7 +1,7 @@
 """Compute the integer networks in NumPy exactly as the generated C does: the yardstick for w16, w8 and i16.
 
-Integer sums are exact in any order, so they are made with int64 products here; `quantise.py` proved that they fit in
-32 bits. Float parts round operation by operation, as in `reference.py`.
+Integer sums are exact in any order, so they are made with int64 products here; `quantise.py` proved that
+they fit in 32 bits. Float parts round operation by operation, as in `reference.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.network import Network
 from flocklet.firmware_export.numerics import activate, clamp
 from flocklet.firmware_export.plan import Field
@@ -27,14 +26,20 @@ _MAGIC = _f(12582912.0)  # 1.5 * 2^23: adding it leaves the nearest integer (tie
 
 
 def to_counts(x: F32, gain: float, bound: float) -> I64:
-    """Return x * gain rounded to nearest even, x limited to +-bound; the low 16 bits of the float sum, signed."""
+    """Return x * gain rounded to nearest even, x limited to +-bound.
+
+    The low 16 bits of the float sum, signed.
+    """
     scaled = clamp(x, _f(bound)) * _f(gain) + _MAGIC
     return (scaled.view(np.uint32) & np.uint32(0xFFFF)).astype(np.uint16).view(np.int16).astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightLayer:
-    """Hold one layer of 16-bit or 8-bit weights: q (n_out, n_in), scale and bias / scale (n_out,), input bound."""
+    """Hold one layer of 16-bit or 8-bit weights.
+
+    Q (n_out, n_in), scale and bias / scale (n_out,), input bound.
+    """
 
     q: I64
     scale: F32
@@ -44,7 +49,10 @@ class WeightLayer:
 
 @dataclass(frozen=True, eq=False)
 class WeightNetwork:
-    """Hold a w16 or w8 network; `state_weight` (n_out, state) multiplies observed values times `gain` in float32."""
+    """Hold a w16 or w8 network.
+
+    `state_weight` (n_out, state) multiplies observed values times `gain` in float32.
+    """
 
     network: Network
     obs: ObsSpec
@@ -63,7 +71,7 @@ class WeightNetwork:
         for k in range(len(columns)):
             x = state[:, k : k + 1] if k < self.obs.state else np.zeros((len(state), 1), _f)
             z = z + columns[k] * (x * self.gain)
-        counts = past
+        counts, y = past, z
         for i, (layer, dense) in enumerate(zip(self.layers, self.network.dense, strict=True)):
             if i and layer is not None:
                 counts = to_counts(y, float(_f(M / layer.bound)), layer.bound)
@@ -105,7 +113,8 @@ class _WeightHistory:
         self.past = np.tile(to_counts(self.newest, M, 1.0), (entries, 1))
 
     def forward(self, state: F32) -> F32:
-        return self.model.run(state[None], pad_entries(self.past.reshape(1, -1), self.model.obs))[0]
+        y: F32 = self.model.run(state[None], pad_entries(self.past.reshape(1, -1), self.model.obs))[0]
+        return y
 
     def feed(self, fed: F32, k: int) -> None:
         if self.model.obs.feed == "previous_action" and k == 0:
@@ -148,7 +157,8 @@ class IntegerNetwork:
         size = np.minimum(np.abs(z), 8 * 65536 - 1)
         at, rest = size >> 10, size & 1023
         y = table[at] + (((table[at + 1] - table[at]) * rest) >> 10)
-        return np.where(z < 0, -y, y)
+        signed: I64 = np.where(z < 0, -y, y)
+        return signed
 
     def state_counts(self, state: F32) -> I64:
         """Return observed values (n, state) in 24-bit counts."""
@@ -185,7 +195,9 @@ class IntegerNetwork:
 
 
 class _IntegerHistory:
-    """Keep past actions in counts, and the newest in full-scale counts (the truncated running mean of its period)."""
+    """Keep past actions in counts, and the newest in full-scale counts (the truncated running mean of its
+    period).
+    """
 
     def __init__(self, model: IntegerNetwork, init: float) -> None:
         self.model = model
@@ -195,7 +207,8 @@ class _IntegerHistory:
         self.past = np.tile((self.newest + 4) >> 3, (entries, 1))
 
     def forward(self, state: F32) -> F32:
-        return self.model.run(state[None], pad_entries(self.past.reshape(1, -1), self.model.obs))[0]
+        y: F32 = self.model.run(state[None], pad_entries(self.past.reshape(1, -1), self.model.obs))[0]
+        return y
 
     def feed(self, fed: F32, k: int) -> None:
         total = self.newest * k + to_counts(fed, FULL, 1.0)

@@ -1,18 +1,19 @@
 """Hold a policy as a short list of layers: what the reader makes and what the emitter writes.
 
-A network maps one float32 vector of `n_in` values to one of `n_out`. Layers are applied in order. A `Gru` keeps a
-hidden vector between calls; every other layer is stateless. Weights are (outputs, inputs) float32.
+A network maps one float32 vector of `n_in` values to one of `n_out`. Layers are applied in order. A `Gru`
+keeps a hidden vector between calls; every other layer is stateless. Weights are (outputs, inputs) float32.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import pairwise
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 
 __all__ = ["Activation", "Affine", "Dense", "Gru", "Layer", "LayerNorm", "Network", "mlp", "seeded_actor"]
@@ -67,7 +68,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Affine:
-    """Hold y = activation(x * scale + offset), element by element: a normaliser, or an activation of its own."""
+    """Hold y = activation(x * scale + offset), element by element: a normaliser or an activation."""
 
     scale: F32
     offset: F32
@@ -83,7 +84,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class LayerNorm:
-    """Hold y = (x - mean) / sqrt(variance + epsilon) * scale + offset over the whole vector (Ba et al. 2016)."""
+    """Hold y = (x - mean) / sqrt(variance + epsilon) * scale + offset (Ba et al. 2016)."""
 
     scale: F32
     offset: F32
@@ -176,7 +177,10 @@ class Network:
         return sum(array.size for layer in self.layers for array in _arrays(layer))
 
     def sha256(self) -> str:
-        """Return the hash of the layers: kinds, shapes, activations and the little-endian bytes of the weights."""
+        """Return the hash of the layers.
+
+        Kinds, shapes, activations and the little-endian bytes of the weights.
+        """
         digest = hashlib.sha256()
         for layer in self.layers:
             extra = [getattr(layer, key, None) for key in ("activation", "epsilon", "reset_after")]
@@ -195,9 +199,9 @@ def _arrays(layer: Layer) -> tuple[F32, ...]:
 
 
 def mlp(
-    weights: list[npt.NDArray[np.floating]],
-    biases: list[npt.NDArray[np.floating]],
-    activations: list[str | Activation],
+    weights: Sequence[npt.NDArray[Any]],
+    biases: Sequence[npt.NDArray[Any]],
+    activations: Sequence[str | Activation],
 ) -> Network:
     """Return a network from lists of (n_out, n_in) weights, biases and activation names."""
     layers = [
@@ -218,7 +222,9 @@ def seeded_actor(
     last: str | None = None,
 ) -> Network:
     """Return a random actor of the shape of Learning-to-Fly: weights N(0, 1/n_in), biases N(0, 0.01)."""
-    weights = [rng.normal(0, 1 / np.sqrt(i), (o, i)) for i, o in zip(dims, dims[1:], strict=False)]
+    weights = [rng.normal(0, 1 / np.sqrt(i), (o, i)) for i, o in pairwise(dims)]
     biases = [rng.normal(0, 0.1, o) for o in dims[1:]]
-    kinds: list[str | Activation] = [activation] * (len(dims) - 2) + [activation if last is None else last]
+    kinds: Sequence[str | Activation] = [activation] * (len(dims) - 2) + [
+        activation if last is None else last
+    ]
     return mlp(weights, biases, kinds)

@@ -1,11 +1,11 @@
 """Compute activations in float32 with a fixed order of operations, so that C code can give the same bits.
 
-Only + - * / and integer operations on the bits of a float are used: each rounds the same way on every IEEE-754
-target. All functions take and return float32 arrays of any shape.
+Only + - * / and integer operations on the bits of a float are used: each rounds the same way on every
+IEEE-754 target. All functions take and return float32 arrays of any shape.
 
-Sources: rational tanh 13/6 with the constants of Eigen's float tanh (clamp 7.90531110763549805, so that |y| <= 1);
-FAST_TANH of rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square root after Lomont
-(2003) with four Newton steps.
+Sources: rational tanh 13/6 with the constants of Eigen's float tanh (clamp 7.90531110763549805, so that
+|y| <= 1); FAST_TANH of rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square
+root after Lomont (2003) with four Newton steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.network import Activation
 
 __all__ = [
@@ -65,20 +64,20 @@ def tanh(x: F32) -> F32:
     """Return tanh, at most 3.9e-7 off and never outside [-1, 1]."""
     x = clamp(x, TANH_CLAMP)
     x2 = x * x
-    p = np.full_like(x, TANH_P[0])
-    q = np.full_like(x, TANH_Q[0])
+    p: F32 = np.full_like(x, TANH_P[0])
+    q: F32 = np.full_like(x, TANH_Q[0])
     for c in TANH_P[1:]:
         p = p * x2 + c
     for c in TANH_Q[1:]:
         q = q * x2 + c
-    return (x * p) / q
+    return np.asarray((x * p) / q, _f)
 
 
 def fast_tanh(x: F32) -> F32:
     """Return FAST_TANH: x (27 + x^2) / (27 + 9 x^2) with x clamped to [-3, 3]."""
     x = clamp(x, FAST_CLAMP)
     x2 = x * x
-    return (x * (_f(27) + x2)) / (_f(27) + _f(9) * x2)
+    return np.asarray((x * (_f(27) + x2)) / (_f(27) + _f(9) * x2), _f)
 
 
 def activate(x: F32, activation: Activation) -> F32:

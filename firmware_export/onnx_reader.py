@@ -1,25 +1,40 @@
 """Lower the graph of an ONNX file to a `Network`, or say in one line which node cannot be lowered.
 
-The graph is followed backwards from one output. Every value is a constant, or a `Flow`: the concatenated inputs and
-the layers passed so far. Batch and sequence have length 1, so reshaping never changes the order of the elements.
-Element-wise arithmetic with scalars is kept as a quotient of polynomials of a flow: that is how the FAST_TANH
-subgraph x (27 + x^2) / (27 + 9 x^2) behind a clip to [-3, 3] is recognised however it was written down.
+The graph is followed backwards from one output. Every value is a constant, or a `Flow`: the concatenated
+inputs and the layers passed so far. Batch and sequence have length 1, so reshaping never changes the order
+of the elements. Element-wise arithmetic with scalars is kept as a quotient of polynomials of a flow: that
+is how the FAST_TANH subgraph x (27 + x^2) / (27 + 9 x^2) behind a clip to [-3, 3] is recognised however it
+was written down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numpy.polynomial import polynomial
-
 from flocklet.errors import ExportError
-from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Layer, LayerNorm, Network
-from flocklet.onnx_wire import Graph, Model, Node, Tensor, parse_model
+from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
+from flocklet.firmware_export.onnx_values import (
+    Flow,
+    Rational,
+    Value,
+    constant_of,
+    float_of,
+    fraction,
+    int_of,
+    is_usable,
+    matrix,
+    settle,
+    spread,
+    takes_bias,
+    with_bias,
+)
+from flocklet.onnx_wire import Graph, Model, Node, parse_model
+from numpy.polynomial import polynomial
 
 __all__ = ["lower", "read"]
 
@@ -27,63 +42,6 @@ MAX_WIDTH = 4096
 _SAME = {"Identity", "Flatten", "Dropout", "Cast", "Reshape", "Squeeze", "Unsqueeze"}
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
-Coefficients: TypeAlias = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Flow:
-    """Hold a value that depends on the inputs: their names and widths, and the layers so far."""
-
-    inputs: tuple[tuple[str, int], ...]
-    layers: tuple[Layer, ...]
-    width: int
-
-    def then(self, layer: Layer) -> Flow:
-        return replace(self, layers=(*self.layers, layer), width=layer.n_out)
-
-    def activated(self, activation: Activation) -> Flow:
-        """Apply an activation: merged into the last layer where that has none yet."""
-        if self.layers:
-            last = self.layers[-1]
-            if isinstance(last, Dense | Affine) and last.activation.kind == "identity":
-                return replace(self, layers=(*self.layers[:-1], replace(last, activation=activation)))
-        ones = np.ones(self.width, np.float32)
-        return self.then(Affine(ones, np.zeros(self.width, np.float32), activation))
-
-
-@dataclass(frozen=True, eq=False)
-class Rational:
-    """Hold num(x) / den(x) of a flow x; coefficients rise in power."""
-
-    base: Flow
-    num: Coefficients
-    den: Coefficients
-
-
-Value: TypeAlias = Flow | Rational | Tensor
-
-
-def _settle(value: Value, node: Node) -> Flow:
-    """Turn a quotient of polynomials back into layers: FAST_TANH or a scaling; refuse any other."""
-    if isinstance(value, Flow):
-        return value
-    if not isinstance(value, Rational):
-        raise ExportError(f"{node.label} works on constants only; fold them before the export")
-    num, den = (np.trim_zeros(part, "b") / value.den[0] for part in (value.num, value.den))
-    last = value.base.layers[-1] if value.base.layers else None
-    if len(num) == 4 and len(den) == 3 and isinstance(last, Dense | Affine):
-        fast = np.allclose(num, [0, 1, 0, 1 / 27], rtol=1e-5) and np.allclose(den, [1, 0, 1 / 3], rtol=1e-5)
-        if fast and last.activation == Activation("clip", -3.0, 3.0):
-            merged = replace(last, activation=Activation("fast_tanh"))
-            return replace(value.base, layers=(*value.base.layers[:-1], merged))
-    if len(den) == 1 and len(num) <= 2:
-        offset, scale = (float(num[i]) if len(num) > i else 0.0 for i in (0, 1))
-        width = value.base.width
-        return value.base.then(Affine(np.full(width, scale, np.float32), np.full(width, offset, np.float32)))
-    raise ExportError(
-        f"{node.label} reads element-wise arithmetic that is no known activation",
-        remedy="use Tanh, Relu, LeakyRelu, Sigmoid, Clip or the FAST_TANH form behind a clip to [-3, 3]",
-    )
 
 
 class _Lowering:
@@ -145,7 +103,7 @@ class _Lowering:
         return self.values[node.inputs[index]]
 
     def _flow(self, node: Node, index: int = 0) -> Flow:
-        return _settle(self._input(node, index), node)
+        return settle(self._input(node, index), node)
 
     def _constant(self, node: Node, index: int) -> npt.NDArray[np.float64]:
         value = self._input(node, index)
@@ -161,7 +119,7 @@ class _Lowering:
         if node.domain not in _DOMAINS:
             raise ExportError(f"{node.label} is of the unknown operator domain '{node.domain}'")
         if node.op_type == "Constant":
-            return _constant_of(node)
+            return constant_of(node)
         if node.op_type in _SAME:
             return self._input(node, 0)
         handler: Callable[[Node, str], Value] | None = getattr(self, f"_op_{node.op_type.lower()}", None)
@@ -172,12 +130,12 @@ class _Lowering:
         return handler(node, output)
 
     def _op_gemm(self, node: Node, _: str) -> Value:
-        if _int(node, "transA", 0):
+        if int_of(node, "transA", 0):
             raise ExportError(f"{node.label} transposes its input (transA), which cannot be exported")
-        weight = _float(node, "alpha", 1.0) * _matrix(self._constant(node, 1), node)
+        weight = float_of(node, "alpha", 1.0) * matrix(self._constant(node, 1), node)
         bias = self._optional(node, 2)
         return self._dense(
-            node, weight if _int(node, "transB", 0) else weight.T, bias, _float(node, "beta", 1.0)
+            node, weight if int_of(node, "transB", 0) else weight.T, bias, float_of(node, "beta", 1.0)
         )
 
     def _op_matmul(self, node: Node, _: str) -> Value:
@@ -185,7 +143,7 @@ class _Lowering:
             raise ExportError(
                 f"{node.label} multiplies a constant by the signal; only signal @ constant can be exported"
             )
-        return self._dense(node, _matrix(self._constant(node, 1), node).T, None, 1.0)
+        return self._dense(node, matrix(self._constant(node, 1), node).T, None, 1.0)
 
     def _dense(
         self, node: Node, weight: npt.NDArray[np.float64], bias: npt.NDArray[np.float64] | None, beta: float
@@ -194,7 +152,7 @@ class _Lowering:
         n_out, n_in = weight.shape
         if n_in != flow.width or n_out > MAX_WIDTH:
             raise ExportError(f"{node.label} has a {n_in}x{n_out} weight but gets {flow.width} values")
-        full = np.zeros(n_out) if bias is None else _spread(beta * bias, n_out, node)
+        full = np.zeros(n_out) if bias is None else spread(beta * bias, n_out, node)
         return flow.then(Dense(np.ascontiguousarray(weight, np.float32), full.astype(np.float32)))
 
     def _arithmetic(self, node: Node, left: Value, right: Value) -> Value:
@@ -203,7 +161,8 @@ class _Lowering:
         constant = left if isinstance(left, np.ndarray) else right if isinstance(right, np.ndarray) else None
         if constant is not None and constant.size > 1:
             return self._vector(node, left, right)
-        (base, a, b), (other, c, d) = _fraction(left), _fraction(right)
+        multiply: Any = polynomial.polymul  # its stubs know no arrays of any length
+        (base, a, b), (other, c, d) = fraction(left), fraction(right)
         if base is not None and other is not None and base is not other:
             raise ExportError(f"{node.label} joins two branches of the graph, which cannot be exported")
         found = base or other
@@ -211,28 +170,25 @@ class _Lowering:
             raise ExportError(f"{node.label} works on constants only; fold them before the export")
         if kind in {"Add", "Sub"}:
             c = c if kind == "Add" else -c
-            num, den = (
-                polynomial.polyadd(polynomial.polymul(a, d), polynomial.polymul(c, b)),
-                polynomial.polymul(b, d),
-            )
+            num, den = polynomial.polyadd(multiply(a, d), multiply(c, b)), multiply(b, d)
         elif kind == "Mul":
-            num, den = polynomial.polymul(a, c), polynomial.polymul(b, d)
+            num, den = multiply(a, c), multiply(b, d)
         else:
-            num, den = polynomial.polymul(a, d), polynomial.polymul(b, c)
-        if len(num) > 12 or len(den) > 12 or not np.isfinite(num).all() or not den[0]:
+            num, den = multiply(a, d), multiply(b, c)
+        if not is_usable(num, den):
             raise ExportError(f"{node.label} belongs to element-wise arithmetic that cannot be exported")
-        if isinstance(left, Flow) and kind == "Add" and len(num) == 2 and _takes_bias(left):
-            return _with_bias(left, np.full(left.width, num[0]))
+        if kind == "Add" and isinstance(left, Flow) and len(num) == 2 and takes_bias(left):
+            return with_bias(left, np.full(left.width, num[0]))
         return Rational(found, num, den)
 
     def _vector(self, node: Node, left: Value, right: Value) -> Flow:
         """Combine a flow and a vector of constants: a bias, or a scaling."""
         flow, constant = (
-            (_settle(left, node), right) if isinstance(right, np.ndarray) else (_settle(right, node), left)
+            (settle(left, node), right) if isinstance(right, np.ndarray) else (settle(right, node), left)
         )
-        vector = _spread(np.asarray(constant, np.float64), flow.width, node)
-        if node.op_type in {"Add", "Sub"} and isinstance(right, np.ndarray) and _takes_bias(flow):
-            return _with_bias(flow, vector if node.op_type == "Add" else -vector)
+        vector = spread(np.asarray(constant, np.float64), flow.width, node)
+        if node.op_type in {"Add", "Sub"} and isinstance(right, np.ndarray) and takes_bias(flow):
+            return with_bias(flow, vector if node.op_type == "Add" else -vector)
         scale, offset = np.ones(flow.width), np.zeros(flow.width)
         if node.op_type == "Add":
             offset = vector
@@ -253,11 +209,11 @@ class _Lowering:
     _op_sub = _op_mul = _op_div = _op_add
 
     def _op_neg(self, node: Node, _: str) -> Value:
-        base, num, den = _fraction(self._input(node, 0))
+        base, num, den = fraction(self._input(node, 0))
         return Rational(base or self._flow(node), -num, den)
 
     def _op_pow(self, node: Node, _: str) -> Value:
-        base, num, den = _fraction(self._input(node, 0))
+        base, num, den = fraction(self._input(node, 0))
         power = self._constant(node, 1)
         if base is None or power.size != 1 or float(power.reshape(-1)[0]) not in {1.0, 2.0, 3.0}:
             raise ExportError(f"{node.label} has a power that cannot be exported")
@@ -274,10 +230,10 @@ class _Lowering:
         return self._flow(node).activated(Activation("sigmoid"))
 
     def _op_leakyrelu(self, node: Node, _: str) -> Value:
-        return self._flow(node).activated(Activation("leaky_relu", _float(node, "alpha", 0.01)))
+        return self._flow(node).activated(Activation("leaky_relu", float_of(node, "alpha", 0.01)))
 
     def _op_clip(self, node: Node, _: str) -> Value:
-        low, high = _float(node, "min", -_FLOAT_MAX), _float(node, "max", _FLOAT_MAX)
+        low, high = float_of(node, "min", -_FLOAT_MAX), float_of(node, "max", _FLOAT_MAX)
         for index in (1, 2):
             given = self._optional(node, index)
             if given is not None and given.size == 1:
@@ -302,7 +258,7 @@ class _Lowering:
 
     def _op_concat(self, node: Node, _: str) -> Value:
         flows = [self._flow(node, i) for i in range(len(node.inputs))]
-        if any(flow.layers for flow in flows) or _int(node, "axis", 1) == 0:
+        if any(flow.layers for flow in flows) or int_of(node, "axis", 1) == 0:
             raise ExportError(f"{node.label} joins computed values; only inputs can be joined")
         return Flow(
             tuple(pair for flow in flows for pair in flow.inputs), (), sum(flow.width for flow in flows)
@@ -317,19 +273,19 @@ class _Lowering:
     def _op_scaler(self, node: Node, _: str) -> Value:
         flow = self._flow(node)
         parts = [np.array(node.attributes[key].floats if key in node.attributes else d) for key, d in _SCALER]
-        offset, scale = (_spread(np.asarray(part, np.float64), flow.width, node) for part in parts)
+        offset, scale = (spread(np.asarray(part, np.float64), flow.width, node) for part in parts)
         return flow.then(Affine(scale.astype(np.float32), (-offset * scale).astype(np.float32)))
 
     def _op_layernormalization(self, node: Node, output: str) -> Value:
         flow = self._flow(node)
-        if _int(node, "axis", -1) not in {-1, 1} or output != node.outputs[0]:
+        if int_of(node, "axis", -1) not in {-1, 1} or output != node.outputs[0]:
             raise ExportError(
                 f"{node.label} normalises another axis or gives its statistics; neither can be exported"
             )
-        scale = _spread(self._constant(node, 1), flow.width, node)
+        scale = spread(self._constant(node, 1), flow.width, node)
         given = self._optional(node, 2)
-        offset = np.zeros(flow.width) if given is None else _spread(given, flow.width, node)
-        epsilon = _float(node, "epsilon", 1e-5)
+        offset = np.zeros(flow.width) if given is None else spread(given, flow.width, node)
+        epsilon = float_of(node, "epsilon", 1e-5)
         return flow.then(LayerNorm(scale.astype(np.float32), offset.astype(np.float32), epsilon))
 
     def _op_gru(self, node: Node, _: str) -> Value:
@@ -355,65 +311,13 @@ class _Lowering:
                 f"{node.label} has weights {w.shape} and {r.shape} but gets {flow.width} values"
             )
         given = self._optional(node, 3)
-        bias = (np.zeros(6 * hidden) if given is None else _spread(given, 6 * hidden, node)).astype(
-            np.float32
-        )
-        reset_after = bool(_int(node, "linear_before_reset", 0))
+        bias = (np.zeros(6 * hidden) if given is None else spread(given, 6 * hidden, node)).astype(np.float32)
+        reset_after = bool(int_of(node, "linear_before_reset", 0))
         gates = (np.ascontiguousarray(w[0], np.float32), np.ascontiguousarray(r[0], np.float32))
         return flow.then(Gru(*gates, bias[: 3 * hidden], bias[3 * hidden :], reset_after))
 
 
 _SCALER: tuple[tuple[str, tuple[float, ...]], ...] = (("offset", (0.0,)), ("scale", (1.0,)))
-
-
-def _constant_of(node: Node) -> Tensor:
-    for key in ("value", "value_float", "value_int", "value_floats", "value_ints"):
-        if key in node.attributes:
-            item = node.attributes[key]
-            found: Any = {"value": item.t, "value_float": item.f, "value_int": item.i}.get(key)
-            return np.asarray(found if found is not None else item.floats or item.ints)
-    raise ExportError(f"{node.label} holds no numbers")
-
-
-def _float(node: Node, key: str, default: float) -> float:
-    return node.attributes[key].f if key in node.attributes else default
-
-
-def _int(node: Node, key: str, default: int) -> int:
-    return node.attributes[key].i if key in node.attributes else default
-
-
-def _matrix(array: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.float64]:
-    if array.ndim != 2 or 0 in array.shape:
-        raise ExportError(f"{node.label} has a weight of shape {array.shape}, not a matrix")
-    return array
-
-
-def _spread(array: npt.NDArray[np.float64], width: int, node: Node) -> npt.NDArray[np.float64]:
-    if array.size not in {1, width}:
-        raise ExportError(f"{node.label} combines {array.size} constants with {width} values")
-    return np.broadcast_to(array.reshape(-1), (width,)).astype(np.float64)
-
-
-def _fraction(value: Value) -> tuple[Flow | None, Coefficients, Coefficients]:
-    if isinstance(value, Rational):
-        return value.base, value.num, value.den
-    if isinstance(value, Flow):
-        return value, np.array([0.0, 1.0]), np.ones(1)
-    return None, np.asarray(value, np.float64).reshape(-1)[:1], np.ones(1)
-
-
-def _takes_bias(flow: Flow) -> bool:
-    if not flow.layers or not isinstance(flow.layers[-1], Dense):
-        return False
-    last = flow.layers[-1]
-    return last.activation.kind == "identity" and not last.bias.any()
-
-
-def _with_bias(flow: Flow, vector: npt.NDArray[np.float64]) -> Flow:
-    last = flow.layers[-1]
-    assert isinstance(last, Dense)  # noqa: S101 - _takes_bias said so
-    return replace(flow, layers=(*flow.layers[:-1], replace(last, bias=vector.astype(np.float32))))
 
 
 def lower(model: Model, *, output: str | None = None, activation: str | None = None) -> Network:
@@ -432,7 +336,7 @@ def lower(model: Model, *, output: str | None = None, activation: str | None = N
     node = lowering.maker.get(wanted)
     if node is None:
         raise ExportError(f"output '{wanted}' is an input or a constant, not a policy")
-    flow = _settle(lowering.value(wanted, None), node)
+    flow = settle(lowering.value(wanted, None), node)
     layers = flow.layers
     if activation is not None:
         if activation not in {"tanh", "fast_tanh"}:

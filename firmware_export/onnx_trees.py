@@ -1,7 +1,8 @@
 """Read `ai.onnx.ml` TreeEnsembleRegressor and TreeEnsembleClassifier nodes as flat tables.
 
-A classifier gives the sums of its class weights before any post-transform: the largest one is the class. Only BRANCH_LEQ
-splits are read (scikit-learn writes no others); a binary classifier with one weight column is refused by name.
+A classifier gives the sums of its class weights before any post-transform: the largest one is the class.
+Only BRANCH_LEQ splits are read (scikit-learn writes no others); a binary classifier with one weight column
+is refused by name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees import FlatTrees, round_down
 from flocklet.onnx_wire import Model, Node, parse_model
@@ -33,7 +33,7 @@ def _floats(node: Node, key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def lower_trees(model: Model) -> FlatTrees:
-    """Return the tree ensemble of a parsed model; raise `ExportError` where it has none or an unknown form."""
+    """Return the tree ensemble of a parsed model; raise `ExportError` for unknown forms."""
     found = [node for node in model.graph.nodes if node.op_type in _KINDS]
     if len(found) != 1:
         raise ExportError(f"the graph has {len(found)} tree ensembles, not one")
@@ -52,9 +52,12 @@ def lower_trees(model: Model) -> FlatTrees:
     weights: dict[tuple[int, int], list[tuple[int, float]]] = {}
     columns = _ints(node, f"{prefix}_ids")
     for tree, leaf, column, value in zip(
-        _ints(node, f"{prefix}_treeids"), _ints(node, f"{prefix}_nodeids"), columns, _floats(node, f"{prefix}_weights"),
+        _ints(node, f"{prefix}_treeids"),
+        _ints(node, f"{prefix}_nodeids"),
+        columns,
+        _floats(node, f"{prefix}_weights"),
         strict=True,
-    ):  # fmt: skip
+    ):
         weights.setdefault((tree, leaf), []).append((column, float(value)))
     n_out = node.attributes["n_targets"].i if "n_targets" in node.attributes else max(columns, default=0) + 1
     if prefix == "class":
@@ -91,8 +94,9 @@ def lower_trees(model: Model) -> FlatTrees:
     )
 
 
-def _append(
-    parts: dict[str, list[Any]], tree: int, column: int, place: dict[tuple[int, int], int], modes: Any, features: Any,
+def _append(  # noqa: PLR0917
+    parts: dict[str, list[Any]], tree: int, column: int, place: dict[tuple[int, int], int], modes: Any,
+    features: Any,
     yes: Any, no: Any, limits: Any, weights: dict[tuple[int, int], list[tuple[int, float]]], node: Node,
 ) -> None:  # fmt: skip
     """Append one tree in breadth order for one output column."""

@@ -1,8 +1,8 @@
 """Pack a network for the kernels: which arrays go into flash, in which order, and how the layers use them.
 
-The arrays form one C struct (`NAME_weights_t`) without padding; its little-endian bytes are also the payload of a
-weights blob. Dense float layers are stored in tiles of 8 outputs, [tile][input][8], the last tile in 4 where 4 or fewer
-outputs remain; missing outputs are zero rows. Biases are padded alike.
+The arrays form one C struct (`NAME_weights_t`) without padding; its little-endian bytes are also the
+payload of a weights blob. Dense float layers are stored in tiles of 8 outputs, [tile][input][8], the last
+tile in 4 where 4 or fewer outputs remain; missing outputs are zero rows. Biases are padded alike.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
-from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
+from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Network
 from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, column_order
 
 __all__ = ["DTYPES", "Field", "Plan", "make_plan", "rows_of", "tiles"]
@@ -172,8 +171,3 @@ def make_plan(
         integer = quantise(network, dtype, obs, order)
         found, proofs = list(integer.fields), integer.proofs
     return Plan(name, network, dtype, obs, action, order, tuple(found), keep, proofs, integer)
-
-
-def is_plain(layer: object) -> bool:
-    """Return whether a layer is dense (LayerNorm, Affine and Gru are not)."""
-    return isinstance(layer, Dense) and not isinstance(layer, LayerNorm)

@@ -1,8 +1,9 @@
 """Prove an export: the same bits from every compiler, core and engine that is here, and say which were not.
 
-Each row of a report is one build on one engine. A row is "equal" only where the engine ran and its outputs, its closed
-loop and its self-test agree bit for bit with the NumPy reference; else it is "different", "failed" or "not run". An
-export is verified where at least one emulator row is equal and no row is different or failed.
+Each row of a report is one build on one engine. A row is "equal" only where the engine ran and its
+outputs, its closed loop and its self-test agree bit for bit with the NumPy reference; else it is
+"different", "failed" or "not run". An export is verified where at least one emulator row is equal and no
+row is different or failed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import FlockletError, MissingExtra, VerificationError
 from flocklet.firmware_export import qemu_engine, unicorn_engine
-from flocklet.firmware_export.c_step import STATUS, has_time
+from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.cycles import count_cycles
 from flocklet.firmware_export.elf import Image, read_elf
 from flocklet.firmware_export.export import Artifact, outputs
@@ -141,7 +141,8 @@ def expected_of(plan: Plan, *, vectors: int = 64, steps: int = _STEPS, seed: int
 def fuzz_records(plan: Plan, rng: np.random.Generator, n: int) -> tuple[U32, npt.NDArray[np.bool_]]:
     """Return step records with hostile numbers, and which of them must set a status bit.
 
-    A third of the values are NaN, infinite, huge or denormal; each record holds at least one such value half the time.
+    A third of the values are NaN, infinite, huge or denormal; each record holds at least one such value
+    half the time.
     """
     special = np.array(
         [0x7FC00000, 0xFF800001, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0xFF7FFFFF, 1, 0x807FFFFF], np.uint32
@@ -157,7 +158,7 @@ def fuzz_records(plan: Plan, rng: np.random.Generator, n: int) -> tuple[U32, npt
     interval = plan.action.interval_us or plan.obs.native_interval_us or 1000
     return step_records(
         plan, obs.view(np.float32), previous, [(i + 1) * interval for i in range(n)]
-    ), hostile.any(axis=1)
+    ), np.asarray(hostile.any(axis=1))
 
 
 def _host_row(plan: Plan, source: Path, where: Path, expected: Expected, fuzz: int) -> Row:
@@ -203,7 +204,10 @@ def _judge(
 
 
 def run_unicorn(plan: Plan, image: Image, core: Core, expected: Expected) -> tuple[str, str, str, Emulator]:
-    """Run outputs, closed loop and self-test of an image in unicorn; return (result, detail, digest, emulator)."""
+    """Run outputs, closed loop and self-test of an image in unicorn.
+
+    Return (result, detail, digest, emulator).
+    """
     emulator = Emulator(image, core)
     layout = layout_of(plan)
     source, target = emulator.buffer(0), emulator.buffer(1)
@@ -235,7 +239,10 @@ def step_call(plan: Plan, emulator: Emulator, source: int, target: int, now_us: 
 
 
 def measure(plan: Plan, emulator: Emulator, expected: Expected, *, cycles: bool) -> dict[str, int]:
-    """Count instructions, stack and (M4) model cycles of NAME_eval and NAME_step: the worst of 16 and 20 calls."""
+    """Count instructions, stack and (M4) model cycles of NAME_eval and NAME_step.
+
+    The worst of 16 and 20 calls.
+    """
     source, target = emulator.buffer(0), emulator.buffer(1)
     worst = {"eval_instructions": 0, "step_instructions": 0, "step_cycles": 0, "stack_bytes": 0}
     for x in expected.x[:16]:
@@ -258,8 +265,9 @@ def measure(plan: Plan, emulator: Emulator, expected: Expected, *, cycles: bool)
     return worst
 
 
-def _cross_rows(
-    plan: Plan, source: Path, where: Path, core: Core, compiler: str, flags: list[str], engines: Sequence[str],
+def _cross_rows(  # noqa: PLR0917
+    plan: Plan, source: Path, where: Path, core: Core, compiler: str, flags: list[str],
+    engines: Sequence[str],
     expected: Expected, *, counts: bool,
 ) -> list[Row]:  # fmt: skip
     label = (core.name, f"{compiler}: {version(compiler)}", " ".join(flags))
@@ -278,7 +286,7 @@ def _cross_rows(
                 rows.append(Row(engine, *label, "not run", "the package unicorn is not installed"))
                 continue
             result, detail, sha, emulator = run_unicorn(plan, image, core, expected)
-            numbers: dict[str, int] = {}
+            numbers: dict[str, Any] = {}
             if counts:
                 numbers = measure(plan, emulator, expected, cycles=core.name == "cortex-m4")
                 empty = read_elf(build_empty(compiler, core, where, flags=flags)).flash_bytes
@@ -324,7 +332,8 @@ def verify(
 ) -> Report:
     """Build and run an export everywhere it can be; return the report and store it in the manifest.
 
-    Compilers and engines that are not installed give rows "not run". Raises `MissingExtra` where nothing can run.
+    Compilers and engines that are not installed give rows "not run". Raises `MissingExtra` where nothing
+    can run.
     """
     plan, source = artifact.plan, artifact.directory
     expected = expected_of(plan, vectors=vectors)
@@ -385,8 +394,3 @@ def _store(artifact: Artifact, report: Report) -> None:
     artifact.manifest["verification"] = report.to_json()
     path = artifact.directory / "manifest.json"
     path.write_text(json.dumps(artifact.manifest, indent=2, sort_keys=True) + "\n")
-
-
-def status_names(status: int) -> list[str]:
-    """Return the names of the status bits that are set."""
-    return [key for key, (bit, _) in STATUS.items() if status & bit]

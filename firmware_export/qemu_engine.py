@@ -1,7 +1,8 @@
 """Run an image from reset in `qemu-system-arm`: the second, independent engine.
 
-The image boots through its vector table, enables the FPU, reads `in.bin` and writes `out.bin` by semihosting. With
-`-icount shift=0` one instruction takes 1 ns of virtual time, so SysTick counts instructions to within a few.
+The image boots through its vector table, enables the FPU, reads `in.bin` and writes `out.bin` by
+semihosting. With `-icount shift=0` one instruction takes 1 ns of virtual time, so SysTick counts
+instructions to within a few.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import VerificationError
 from flocklet.firmware_export.toolchain import Core
 

@@ -1,14 +1,15 @@
 """Quantise a network to 16-bit (or 8-bit) weights and prove that no integer sum can overflow.
 
-w16, w8: the observed values stay float32; past actions and hidden values become 13-bit integers (M = 4095 counts for
-the bound of the value). Per output row, cap counts stand for a unit weight: cap = min((2^31 - 2^16) / M / sum|w|,
-32766 / max|w|) (127 for w8), q = round(w cap), scale = bound / (cap M), output = (float sum + integer sum) * scale. With
-an action history, w16 stores the weights of the observed values in 16 bits too; they multiply in float.
-i16: everything is an integer. An observed value in its declared range L becomes u = trunc(x 2^23 / L), split in
-hi = u >> 12 and lo = u & 4095, both multiplied by the weights of w L; sums become Q16, activations come from a table.
+w16, w8: the observed values stay float32; past actions and hidden values become 13-bit integers (M = 4095
+counts for the bound of the value). Per output row, cap counts stand for a unit weight: cap = min((2^31 -
+2^16) / M / sum|w|, 32766 / max|w|) (127 for w8), q = round(w cap), scale = bound / (cap M), output =
+(float sum + integer sum) * scale. With an action history, w16 stores the weights of the observed values in
+16 bits too; they multiply in float. i16: everything is an integer. An observed value in its declared range
+L becomes u = trunc(x 2^23 / L), split in hi = u >> 12 and lo = u & 4095, both multiplied by the weights of
+w L; sums become Q16, activations come from a table.
 
-The proof is made in Python integers: sum|q| times the largest input of every row, with every offset that the kernels
-add, stays below 2^31, so every partial sum does in any order. It is stored in the manifest.
+The proof is made in Python integers: sum|q| times the largest input of every row, with every offset that
+the kernels add, stays below 2^31, so every partial sum does in any order. It is stored in the manifest.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
-from flocklet.firmware_export.network import Activation, Dense, Network
+from flocklet.firmware_export.network import Activation, Network
 from flocklet.firmware_export.plan import Field, pack_dense
 from flocklet.firmware_export.semantics import ObsSpec
 
@@ -36,7 +36,10 @@ F64: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Hold quantised rows: q (n_out, n_in) integers, cap (n_out,) counts per unit weight, margin of the proof."""
+    """Hold quantised rows.
+
+    Q (n_out, n_in) integers, cap (n_out,) counts per unit weight, margin of the proof.
+    """
 
     q: I64
     cap: F64
@@ -44,7 +47,9 @@ class Rows:
 
 
 def quantise_rows(weight: F64, per_unit: float, largest: int, other: F64 | None = None) -> Rows:
-    """Quantise rows whose inputs are integers of at most `per_unit` counts; q is at most `largest` in magnitude.
+    """Quantise rows whose inputs are integers of at most `per_unit` counts.
+
+    Q is at most `largest` in magnitude.
 
     other: further weights of the same rows that must fit in `largest` with the same cap.
     """
@@ -171,7 +176,7 @@ def quantise(network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.i
     return _weights_only(network, dtype, obs, order, split, reference)
 
 
-def _weights_only(
+def _weights_only(  # noqa: PLR0917
     network: Network,
     dtype: str,
     obs: ObsSpec,
@@ -180,12 +185,12 @@ def _weights_only(
     reference: Any,
 ) -> Any:
     largest, bits = (32767, 16) if dtype == "w16" else (127, 8)
-    first = network.dense[0]
     bounds = interval_bounds(network, np.concatenate([obs.limits, np.ones(obs.history_width)]))
     state = split[1]
     small = dtype == "w16" and split[0].shape[1] > 0
     fields: list[Field] = []
-    layers, margins = [], []
+    layers: list[Any] = []
+    margins: list[float] = []
     for i, layer in enumerate(network.dense):
         source = split[0] if i == 0 else layer.weight.astype(np.float64)
         if source.shape[1] == 0:
@@ -220,10 +225,12 @@ def _weights_only(
 
 
 def split_halves(scaled: F64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
-    """Pack two columns per word as [tile of 8 rows][pair][row]; return the words and the weights they stand for.
+    """Pack two columns per word as [tile of 8 rows][pair][row].
 
-    The kernel takes the low half as an integer, and the whole word / 65536 as the high half: the high weight is
-    rounded with that remainder in mind.
+    Return the words and the weights they stand for.
+
+    The kernel takes the low half as an integer, and the whole word / 65536 as the high half: the high
+    weight is rounded with that remainder in mind.
     """
     n_out, n_in = scaled.shape
     full = np.zeros((-(-n_out // 8) * 8, n_in + n_in % 2))
@@ -309,8 +316,3 @@ def _all_integer(
         "activation_counts": M,
     }
     return reference.IntegerNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), tables, gain)
-
-
-def is_dense(layer: object) -> bool:
-    """Return whether a layer is dense."""
-    return isinstance(layer, Dense)

@@ -1,7 +1,9 @@
-"""Compute a network in NumPy float32 in the order of the generated C: the yardstick for every compiler and core.
+"""Compute a network in NumPy float32 in the order of the generated C.
 
-Sums start from the bias and add one product after the other, each operation rounded by itself; `@` is never used in
-float32 because BLAS changes the order and fuses. All functions take a batch (n, n_in).
+The yardstick for every compiler and core.
+
+Sums start from the bias and add one product after the other, each operation rounded by itself; `@` is
+never used in float32 because BLAS changes the order and fuses. All functions take a batch (n, n_in).
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.numerics import activate, activate_exact, reciprocal_sqrt
 
@@ -66,8 +67,8 @@ def forward(
 ) -> F32:
     """Return the outputs (n, n_out) for inputs in the model's own column order.
 
-    order: the order in which the first layer adds its inputs (`Plan.order`); by default as they come. hidden (n, H) is
-    updated in place.
+    order: the order in which the first layer adds its inputs (`Plan.order`); by default as they come.
+    hidden (n, H) is updated in place.
     """
     x = np.ascontiguousarray(x, _f)
     at = 0
@@ -91,7 +92,10 @@ def forward(
 
 
 def forward_exact(network: Network, x: npt.NDArray[np.floating]) -> F64:
-    """Return the outputs in float64 with exact activations, from a zero hidden state: the yardstick for errors."""
+    """Return the outputs in float64 with exact activations, from a zero hidden state.
+
+    The yardstick for errors.
+    """
     y = np.asarray(x, np.float64)
     for layer in network.layers:
         if isinstance(layer, Dense):
@@ -113,10 +117,12 @@ def forward_exact(network: Network, x: npt.NDArray[np.floating]) -> F64:
 
 
 def observations(rng: np.random.Generator, n: int, n_in: int) -> F32:
-    """Return synthetic observations: those of specs (a quadrotor state and 128 past actions) where n_in is 146.
+    """Return synthetic observations.
 
-    146 inputs: position error U(-.6, .6), rotation matrix of a random tilt, velocity U(-2, 2), body rates 3 N(0, 1),
-    history clip(.5 N(0, 1) - .1, -1, 1). Any other width: clip(N(0, 1), -3, 3).
+    Those of specs (a quadrotor state and 128 past actions) where n_in is 146.
+
+    146 inputs: position error U(-.6, .6), rotation matrix of a random tilt, velocity U(-2, 2), body rates
+    3 N(0, 1), history clip(.5 N(0, 1) - .1, -1, 1). Any other width: clip(N(0, 1), -3, 3).
     """
     if n_in != 146:
         return np.clip(rng.normal(size=(n, n_in)), -3, 3).astype(_f)

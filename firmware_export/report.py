@@ -10,7 +10,6 @@ from html import escape
 from typing import Any
 
 import numpy as np
-
 from flocklet.firmware_export.cycles import BAND
 from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.proof import Report
@@ -23,15 +22,17 @@ _BUDGET_CYCLES = 168e6 * 0.002
 def report_lines(report: Report) -> list[str]:
     """Return the rows of a verification as lines of text."""
     lines = [
-        f"{'engine':8} {'core':14} {'compiler':9} {'result':10} {'sha256':11} {'eval':>8} {'step':>8} {'stack':>6}  flags"
+        f"{'engine':8} {'core':14} {'compiler':9} {'result':10} {'sha256':11} "
+        f"{'eval':>8} {'step':>8} {'stack':>6}  flags"
     ]
     for row in report.rows:
         counts = [
             str(n) if n else "-" for n in (row.eval_instructions, row.step_instructions, row.stack_bytes)
         ]
         lines.append(
-            f"{row.engine:8} {row.core:14} {row.compiler.split(':')[0]:9} {row.result:10} {row.sha256[:10] or '-':11} "
-            f"{counts[0]:>8} {counts[1]:>8} {counts[2]:>6}  {row.flags}{'  ' + row.detail if row.detail else ''}"
+            f"{row.engine:8} {row.core:14} {row.compiler.split(':')[0]:9} {row.result:10} "
+            f"{row.sha256[:10] or '-':11} {counts[0]:>8} {counts[1]:>8} {counts[2]:>6}  "
+            f"{row.flags}{'  ' + row.detail if row.detail else ''}"
         )
     lines.append(
         "verified: every engine that ran gives the same bits as the NumPy reference"
@@ -55,14 +56,15 @@ def summary(artifact: Artifact) -> list[str]:
         lines.append(f"no integer sum can overflow; margins {margins}")
     if obs.history:
         lines.append(
-            f"history: {obs.history[0]} x {obs.history[1]}, {obs.order}, period {obs.period}, fed with {obs.feed}, "
-            f"starts at {obs.init:g}"
+            f"history: {obs.history[0]} x {obs.history[1]}, {obs.order}, period {obs.period}, "
+            f"fed with {obs.feed}, starts at {obs.init:g}"
         )
     rows = [row for row in m.get("verification", {}).get("rows", []) if row["result"] != "not run"]
     for row in rows:
         if not row["step_instructions"] or row["engine"] != "unicorn":
             continue
-        text = f"{row['core']}, {row['compiler'].split(':')[0]}: {row['step_instructions']} instructions per step (worst)"
+        text = f"{row['core']}, {row['compiler'].split(':')[0]}: "
+        text += f"{row['step_instructions']} instructions per step (worst)"
         if row["step_cycles"]:
             share = row["step_cycles"] / _BUDGET_CYCLES
             text += f", {row['step_cycles']} cycles = {share:.1%} of 2 ms at 168 MHz ({BAND})"
@@ -118,7 +120,8 @@ def bars_svg(title: str, bars: Sequence[tuple[str, float, bool]], unit: str) -> 
     height = 56 + row * len(bars)
     top = max((value for _, value, _ in bars), default=1.0) or 1.0
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="13">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         f'<text x="16" y="26" font-size="16">{escape(title)}</text>',
     ]

@@ -1,10 +1,12 @@
-"""State how a policy is called: what it observes, what its action means, and how past actions come back to it.
+"""State how a policy is called.
 
-Nothing of this can be read off the weights, and a wrong guess flies into a wall. So every rule is an explicit field
-that is stored in `manifest.json`, in `NAME_info()` and in the generated README.
+What it observes, what its action means, and how past actions come back to it.
 
-Sources: Learning to Fly (Eschmann et al. 2023), controller adapter; rl_tools L2F executor (current). Both were read and
-written down in prose; no code is taken over.
+Nothing of this can be read off the weights, and a wrong guess flies into a wall. So every rule is an
+explicit field that is stored in `manifest.json`, in `NAME_info()` and in the generated README.
+
+Sources: Learning to Fly (Eschmann et al. 2023), controller adapter; rl_tools L2F executor (current). Both
+were read and written down in prose; no code is taken over.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Network
 
@@ -26,12 +27,13 @@ __all__ = ["PRESETS", "ActionSpec", "ObsSpec", "column_order", "preset", "spec_f
 class ObsSpec:
     """Describe the observation: `state` values from sensors, then optionally a history of past actions.
 
-    clip: limit of |value|, one number or one per state value; an infinity, a NaN and a denormal are caught as well.
-    history: (entries, actions per entry). period: calls per entry. order: which end the network reads first.
-    init: value of the history after a reset. feed: what becomes an entry: the policy's own action after the call
-    ("raw_output"), or what the caller says was really done, before the call ("previous_action"). The newest entry is
-    the running mean of its period. native_interval_us: 0 counts calls; else an entry ends when this much time passed.
-    range: largest |value| of each state value where integers are used (i16); None where they are not.
+    clip: limit of |value|, one number or one per state value; an infinity, a NaN and a denormal are caught
+    as well. history: (entries, actions per entry). period: calls per entry. order: which end the network
+    reads first. init: value of the history after a reset. feed: what becomes an entry: the policy's own
+    action after the call ("raw_output"), or what the caller says was really done, before the call
+    ("previous_action"). The newest entry is the running mean of its period. native_interval_us: 0 counts
+    calls; else an entry ends when this much time passed. range: largest |value| of each state value where
+    integers are used (i16); None where they are not.
     """
 
     state: int
@@ -83,9 +85,10 @@ class ObsSpec:
 class ActionSpec:
     """Describe the action: its limits, what it means, and what is returned when the inputs cannot be trusted.
 
-    failsafe is returned after `bad_limit` bad inputs in a row, after a gap of more than `max_gap_us` between calls
-    and after time ran backwards; until then a bad input repeats the last action. recovery: "good_input" resumes at
-    the next good call, "reset" waits for `NAME_reset`. interval_us is the expected time between calls (0: no check).
+    failsafe is returned after `bad_limit` bad inputs in a row, after a gap of more than `max_gap_us`
+    between calls and after time ran backwards; until then a bad input repeats the last action. recovery:
+    "good_input" resumes at the next good call, "reset" waits for `NAME_reset`. interval_us is the expected
+    time between calls (0: no check).
     """
 
     low: float | tuple[float, ...] = -1.0
@@ -110,7 +113,7 @@ class ActionSpec:
     def bounds(
         self, n: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Return low, high and failsafe as float32 (n,); raise `ExportError` where they do not fit together."""
+        """Return low, high and failsafe as float32 (n,); raise `ExportError` for a contradiction."""
         low, high, safe = (
             np.array(_each(v, n, key), np.float32)
             for key, v in (("low", self.low), ("high", self.high), ("failsafe", self.failsafe))
@@ -155,12 +158,13 @@ def preset(name: str) -> tuple[ObsSpec, ActionSpec]:
 def column_order(network: Network, obs: ObsSpec) -> npt.NDArray[np.int64]:
     """Return which column of the first weight matrix each internal input belongs to.
 
-    Internally the history comes first, oldest entry to newest, then the state: partial sums over the history can then
-    be kept between calls, and the sum is still made in one fixed order.
+    Internally the history comes first, oldest entry to newest, then the state: partial sums over the
+    history can then be kept between calls, and the sum is still made in one fixed order.
     """
     if network.n_in != obs.state + obs.history_width:
         raise ExportError(
-            f"the network takes {network.n_in} values but the observation has {obs.state} + {obs.history_width}",
+            f"the network takes {network.n_in} values "
+            f"but the observation has {obs.state} + {obs.history_width}",
             remedy="set state and history of ObsSpec as the policy was trained",
         )
     if obs.history is None:

@@ -1,7 +1,7 @@
 """Compile the generated C: which compilers are here, and how each is called for each core.
 
-Two cross compilers are known: `ziglang` from PyPI (the default; pip is enough) and Debian's `gcc-arm-none-eabi` (the
-reference compiler). The host compiler is whatever `cc` is. Nothing here runs the result.
+Two cross compilers are known: `ziglang` from PyPI (the default; pip is enough) and Debian's `gcc-arm-none-
+eabi` (the reference compiler). The host compiler is whatever `cc` is. Nothing here runs the result.
 """
 
 from __future__ import annotations
@@ -29,13 +29,25 @@ __all__ = [
     "version",
 ]
 
-WARNINGS = (
-    "-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wdouble-promotion -Wshadow -Wcast-qual -Wundef "
-    "-Wmissing-braces"
-).split()
-_ZIG_FLAGS = (
-    "-g0 -ffp-contract=off -fno-sanitize=undefined -fno-unwind-tables -fno-asynchronous-unwind-tables".split()
-)
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wconversion",
+    "-Wsign-conversion",
+    "-Wdouble-promotion",
+    "-Wshadow",
+    "-Wcast-qual",
+    "-Wundef",
+    "-Wmissing-braces",
+]
+_ZIG_FLAGS = [
+    "-g0",
+    "-ffp-contract=off",
+    "-fno-sanitize=undefined",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+]
 _SECTIONS = ["-ffunction-sections", "-fdata-sections"]
 
 
@@ -54,7 +66,7 @@ class Core:
     mhz: int = 0
 
 
-def _core(
+def _core(  # noqa: PLR0917
     name: str, gcc: str, zig: str, has_fpu: bool, where: tuple[int, int, int], machine: str, mhz: int
 ) -> Core:
     return Core(name, tuple(gcc.split()), tuple(zig.split()), has_fpu, *where, machine, mhz)
@@ -216,13 +228,16 @@ def compile_image(
     script: Path,
     flags: list[str],
     include: list[Path],
+    libraries: list[str] | None = None,
 ) -> str:
     """Link a freestanding image for a core with a linker script; return what the compiler printed."""
     where = [item for path in include for item in ("-I", str(path))]
     link = ["-Wl,--gc-sections", "-Wl,-e,reset_handler", "-Wl,-u,reset_handler", "-T", str(script)]
     if compiler == "gcc":
-        link = ["-nostdlib", *link, "-Wl,--no-warn-rwx-segments"]
-    libraries = ["-lgcc"] if compiler == "gcc" else []
+        bare = ["-nostdlib"] if libraries is None else ["-nostartfiles"]
+        link = [*bare, *link, "-Wl,--no-warn-rwx-segments"]
+    if libraries is None:
+        libraries = ["-lgcc"] if compiler == "gcc" else []
     arguments = [
         *_flags(compiler, core),
         *flags,

@@ -7,12 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.c_float import FLOAT_GUARD, hex_float
-from flocklet.firmware_export.trees import FlatTrees, ObliviousTrees, Trees
+from flocklet.firmware_export.trees import ObliviousTrees, Trees
 
 __all__ = ["export_trees", "tree_header", "tree_source"]
 
@@ -147,8 +145,3 @@ def export_trees(trees: Trees, out_dir: Path | str, *, name: str = "policy") -> 
             f"cannot write to {directory}: {error.strerror}", remedy="choose another --out"
         ) from error
     return manifest
-
-
-def is_flat(trees: Trees) -> bool:
-    """Return whether the trees are general ones."""
-    return isinstance(trees, FlatTrees) and bool(np.size(trees.root))

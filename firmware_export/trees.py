@@ -1,12 +1,13 @@
 """Hold tree ensembles as flat tables, fit oblivious ones, and evaluate them exactly as the generated C does.
 
-An oblivious tree has one split per level: bit d of the leaf index is (x[feature_d] > threshold_d). General trees are
-arrays of nodes in breadth order, so that the right child follows the left: node += left + (x[feature] > threshold).
-Sums over trees are float32 in tree order. "x <= t" of other libraries with a float64 threshold t becomes a float32
-comparison by rounding t down, which decides the same for every float32 x.
+An oblivious tree has one split per level: bit d of the leaf index is (x[feature_d] > threshold_d). General
+trees are arrays of nodes in breadth order, so that the right child follows the left: node += left +
+(x[feature] > threshold). Sums over trees are float32 in tree order. "x <= t" of other libraries with a
+float64 threshold t becomes a float32 comparison by rounding t down, which decides the same for every
+float32 x.
 
-Fitting: greedy oblivious boosting on histograms (the CatBoost construction, Prokhorenkova et al. 2018, without its
-ordered part), squared error, NumPy only.
+Fitting: greedy oblivious boosting on histograms (the CatBoost construction, Prokhorenkova et al. 2018,
+without its ordered part), squared error, NumPy only.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 
 __all__ = ["FlatTrees", "ObliviousTrees", "Trees", "fit_oblivious", "round_down"]
@@ -34,7 +34,10 @@ def round_down(values: npt.NDArray[np.floating]) -> F32:
 
 @dataclass(frozen=True, eq=False)
 class ObliviousTrees:
-    """Hold oblivious trees: feature (trees, depth), threshold (trees, depth), leaf (trees, 2^depth, n_out), base (n_out,)."""
+    """Hold oblivious trees.
+
+    Feature (trees, depth), threshold (trees, depth), leaf (trees, 2^depth, n_out), base (n_out,).
+    """
 
     feature: npt.NDArray[np.uint8]
     threshold: F32
@@ -66,7 +69,9 @@ class ObliviousTrees:
 
 @dataclass(frozen=True, eq=False)
 class FlatTrees:
-    """Hold general trees with one output: root (trees,), and per node feature (255: leaf), left offset, value.
+    """Hold general trees with one output.
+
+    Root (trees,), and per node feature (255: leaf), left offset, value.
 
     Each tree adds to output `target[tree]`; value is a threshold at a split and the result at a leaf.
     """

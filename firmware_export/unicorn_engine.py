@@ -1,8 +1,8 @@
 """Run an image in the unicorn emulator: any symbol of any core, with exact instruction counts and stack use.
 
-Instructions are counted by a block hook (address, size) times the decoded number of instructions in the block; memory
-hooks are never used, because they change what Thumb code does. The translation cache is flushed around adding a hook,
-or blocks that ran before would not be counted.
+Instructions are counted by a block hook (address, size) times the decoded number of instructions in the
+block; memory hooks are never used, because they change what Thumb code does. The translation cache is
+flushed around adding a hook, or blocks that ran before would not be counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import MissingExtra, VerificationError
 from flocklet.firmware_export.elf import Image
 from flocklet.firmware_export.toolchain import Core
@@ -99,8 +98,8 @@ class Emulator:
     ) -> Call:
         """Call a function with word arguments (the fifth and later go on the stack); return its cost.
 
-        count: count instructions; stack: paint the stack and report what was used; hook: a code hook (address, size).
-        Raises `VerificationError` where the code faults or does not come back.
+        count: count instructions; stack: paint the stack and report what was used; hook: a code hook
+        (address, size). Raises `VerificationError` where the code faults or does not come back.
         """
         u, r = self.uc_module, self.regs
         extra = arguments[4:]
@@ -158,10 +157,7 @@ class Emulator:
             code = bytes(self.uc.mem_read(address, size))
             at = n = 0
             while at < size:
-                if self.is_arm:
-                    wide = (code[at + 1] >> 3) in {29, 30, 31}
-                else:
-                    wide = code[at] & 3 == 3
+                wide = code[at + 1] >> 3 in {29, 30, 31} if self.is_arm else code[at] & 3 == 3
                 at += 4 if wide else 2
                 n += 1
             self._decoded[key] = n

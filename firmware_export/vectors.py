@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.plan import Plan
@@ -21,7 +20,9 @@ F32: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Golden:
-    """Hold observations (n, state), previous actions where the caller gives them, and the checksum of the answers."""
+    """Hold observations (n, state), previous actions where the caller gives them, and the checksum of the
+    answers.
+    """
 
     obs: F32
     previous: F32 | None

@@ -1,8 +1,9 @@
 """Read the protobuf bytes of an ONNX file without any third-party package.
 
-Every length in the file is untrusted: sizes, counts and nesting are bounded, and whatever is malformed, truncated,
-external or sparse raises `ExportError` with one line that names the message. Unknown fields are skipped by wire type.
-Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables beside each parser.
+Every length in the file is untrusted: sizes, counts and nesting are bounded, and whatever is malformed,
+truncated, external or sparse raises `ExportError` with one line that names the message. Unknown fields are
+skipped by wire type. Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables
+beside each parser.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-
 from flocklet.errors import ExportError
 
 __all__ = ["MAX_BYTES", "Attribute", "Graph", "Model", "Node", "Tensor", "ValueInfo", "parse_model"]
@@ -182,7 +182,10 @@ def _array(value: Value, dtype: str, what: str) -> Tensor:
 
 
 def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
-    """Parse TensorProto: dims 1, data_type 2, float 4, int32 5, int64 7, name 8, raw 9, double 10, external 13/14."""
+    """Parse TensorProto.
+
+    Dims 1, data_type 2, float 4, int32 5, int64 7, name 8, raw 9, double 10, external 13/14.
+    """
     dims: list[int] = []
     kind = 0
     name = ""
@@ -231,7 +234,10 @@ def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
 
 
 def _attribute(data: memoryview, what: str) -> Attribute:
-    """Parse AttributeProto: name 1, f 2, i 3, s 4, t 5, floats 7, ints 8, strings 9; graphs (6, 11) are refused."""
+    """Parse AttributeProto: name 1, f 2, i 3, s 4, t 5, floats 7, ints 8, strings 9.
+
+    Graphs (6, 11) are refused.
+    """
     got: dict[str, Any] = {"name": ""}
     floats: list[float] = []
     ints: list[int] = []
@@ -348,7 +354,9 @@ def _graph(data: memoryview) -> Graph:
 
 
 def parse_model(data: bytes) -> Model:
-    """Parse the bytes of an ONNX file (ModelProto: ir 1, producer 2, graph 7, opset_import 8 {domain 1, version 2}).
+    """Parse the bytes of an ONNX file (ModelProto.
+
+    Ir 1, producer 2, graph 7, opset_import 8 {domain 1, version 2}).
 
     Raises `ExportError` for anything malformed, never anything else.
     """

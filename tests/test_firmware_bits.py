@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.export import errors_of, outputs
@@ -55,7 +55,7 @@ def test_any_mlp_is_bit_exact(tmp_path, seed):
     rng = np.random.default_rng(seed)
     dims = tuple(int(v) for v in rng.integers(1, 60, 2 + seed))
     kinds = [["tanh"], ["relu"], ["sigmoid"], [Activation("leaky_relu", 0.1)]][seed % 4] * (len(dims) - 2)
-    weights = [rng.normal(0, 1 / np.sqrt(i), (o, i)) for i, o in zip(dims, dims[1:], strict=False)]
+    weights = [rng.normal(0, 1 / np.sqrt(i), (o, i)) for i, o in pairwise(dims)]
     net = mlp(weights, [rng.normal(size=o) for o in dims[1:]], [*kinds, Activation("clip", -0.5, 0.5)])
     host_equals(make_plan("any", net), tmp_path)
     x = observations(rng, 64, net.n_in)
@@ -88,23 +88,25 @@ def test_cached_history_adds_in_the_stateless_order():
 
 
 def transcription_ltf(net, obs):
-    """Learning to Fly 2023, transcribed from its description: history oldest first, shift at counter % 5 == 0."""
+    """Learning to Fly 2023, transcribed from its description.
+
+    History oldest first, shift at counter % 5 == 0.
+    """
     f = np.float32
-    past, counter, out = np.zeros((32, 4), f), 0, []
+    past, out = np.zeros((32, 4), f), []
     order = np.concatenate([18 + np.arange(128), np.arange(18)])
-    for state in obs:
+    for counter, state in enumerate(obs):
         y = forward(net, np.concatenate([state, past.ravel()])[None], order=order)[0]
         s = counter % 5
         if s == 0:
             past[0:31] = past[1:32].copy()
         past[31] = (past[31] * f(s) + y) / f(s + 1)
-        counter += 1
         out.append(y)
     return np.array(out)
 
 
 def transcription_rl_tools(net, obs, previous):
-    """Current rl_tools executor, every fifth call native: history newest first, fed with the previous action."""
+    """Current rl_tools executor, every fifth call native: newest first, fed with the previous action."""
     f = np.float32
     past, k, out = np.full((32, 4), 2 * 0.66 - 1, f), 0, []
     order = np.concatenate([18 + np.arange(128).reshape(32, 4)[::-1].ravel(), np.arange(18)])
@@ -140,7 +142,9 @@ def test_rules_equal_a_straight_transcription_over_1000_steps(rules):
 
 
 def test_tanh_is_accurate_and_never_leaves_one():
-    x = np.concatenate([np.linspace(-20, 20, 200_001), [0.0, -0.0, 1e-30, np.inf, -np.inf]]).astype(np.float32)
+    x = np.concatenate([np.linspace(-20, 20, 200_001), [0.0, -0.0, 1e-30, np.inf, -np.inf]]).astype(
+        np.float32
+    )
     y = tanh(x)
     assert np.abs(y).max() <= 1.0
     assert np.abs(y - np.tanh(x.astype(np.float64))).max() <= 5e-7
@@ -174,7 +178,11 @@ def test_adversarial_weights_are_clean_under_sanitizers(tmp_path, dtype):
     """All weights of one sign and inputs at their bounds drive the sums to their limit; UBSan watches."""
     rng = np.random.default_rng(1)
     weights = [np.full((8, 20), 0.4), np.full((8, 8), 0.3), np.full((3, 8), 0.9)]
-    net = mlp([w * rng.uniform(0.99, 1, w.shape) for w in weights], [np.ones(8), np.ones(8), np.ones(3)], ["tanh"] * 3)
+    net = mlp(
+        [w * rng.uniform(0.99, 1, w.shape) for w in weights],
+        [np.ones(8), np.ones(8), np.ones(3)],
+        ["tanh"] * 3,
+    )
     obs = ObsSpec(5, 4.0, (5, 3), 3, range=4.0, init=1.0)
     plan = make_plan("adv", net, dtype=dtype, obs=obs)
     values = np.where(np.arange(60)[:, None] % 2, 4.0, -4.0).astype(np.float32) * np.ones((1, 5), np.float32)

@@ -10,12 +10,11 @@ import numpy as np
 import onnx
 import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
-from onnx import TensorProto, helper, numpy_helper
-
-from flocklet.cli.export import add_parser, run
+from flocklet.cli.export import add_parser
 from flocklet.errors import ExportError, UsageError
 from flocklet.firmware_export import unicorn_engine
 from flocklet.firmware_export.reference import observations
+from onnx import TensorProto, helper, numpy_helper
 
 
 def main(*words: object) -> int:
@@ -29,7 +28,10 @@ def main(*words: object) -> int:
 def policy(tmp_path) -> Path:
     nodes, constants, value = [], [], "x"
     for i, layer in enumerate(actor("tanh").dense):
-        constants += [numpy_helper.from_array(layer.weight, f"w{i}"), numpy_helper.from_array(layer.bias, f"b{i}")]
+        constants += [
+            numpy_helper.from_array(layer.weight, f"w{i}"),
+            numpy_helper.from_array(layer.bias, f"b{i}"),
+        ]
         nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
         value = f"y{i}"
         nodes.append(helper.make_node("Tanh", [f"z{i}"], [value]))
@@ -54,8 +56,12 @@ def test_export_verify_report_and_picture(policy, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "model, +-35 %" in text and "verified" in text and "oldest_first" in text
     source = (out / "policy.c").read_text()
-    (out / "policy.c").write_text(source.replace("27.0f", "27.5f").replace("p = p * s", "p = p * s * 1.0001f"))
-    (out / "policy.c").write_text((out / "policy.c").read_text().replace("vadd.f32 s14, s14, s6", "vadd.f32 s14, s14, s5"))
+    (out / "policy.c").write_text(
+        source.replace("27.0f", "27.5f").replace("p = p * s", "p = p * s * 1.0001f")
+    )
+    (out / "policy.c").write_text(
+        (out / "policy.c").read_text().replace("vadd.f32 s14, s14, s6", "vadd.f32 s14, s14, s5")
+    )
     assert main("verify", out, "--cc", "gcc", "--engine", "unicorn") == 8
     assert "NOT verified" in capsys.readouterr().out
 

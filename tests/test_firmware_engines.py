@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, write_c
-
+from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, small_plan, write_c
 from flocklet.errors import VerificationError
 from flocklet.firmware_export import qemu_engine
 from flocklet.firmware_export.cycles import count_cycles, decode
 from flocklet.firmware_export.elf import read_elf
 from flocklet.firmware_export.harness import build_empty, build_image, build_size, layout_of
+from flocklet.firmware_export.network import Activation, Dense, Gru, Network, seeded_actor
+from flocklet.firmware_export.plan import make_plan
 from flocklet.firmware_export.proof import Report, Row, expected_of, measure, run_unicorn, step_call
 from flocklet.firmware_export.toolchain import CORES, compile_image, compile_object
 from flocklet.firmware_export.unicorn_engine import Emulator
@@ -102,6 +103,35 @@ def test_assembler_and_c_kernels_give_the_same_bits(tmp_path):
 
 @needs_gcc
 @needs_unicorn
+@pytest.mark.parametrize("dtype", ["f32", "w16", "i16"])
+@pytest.mark.parametrize("name", ["cortex-m4", "cortex-m0plus"])
+def test_odd_sizes_run_on_the_kernels_of_every_core(tmp_path, dtype, name):
+    plan = small_plan(dtype, feed="previous_action", order="newest_first", init=-0.5)
+    _, image = build(plan, tmp_path, core=CORES[name])
+    equal(plan, image, CORES[name], expected_of(plan, vectors=12, steps=16))
+
+
+@needs_gcc
+@needs_unicorn
+@pytest.mark.parametrize("seed", range(5))
+def test_any_shape_runs_on_the_m4_kernels(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    dims = tuple(int(v) for v in rng.integers(1, 40, 3 + seed % 3))
+    kinds = ["tanh", "fast_tanh", "sigmoid", "relu", "tanh"]
+    net = seeded_actor(rng, dims, kinds[seed], "tanh")
+    if seed == 4:
+        wide = [
+            rng.normal(0, 0.4, shape).astype(np.float32)
+            for shape in ((15, 7), (15, 5), (15,), (15,), (2, 5), (2,))
+        ]
+        net = Network((Gru(*wide[:4], True), Dense(wide[4], wide[5], Activation("tanh"))))
+    plan = make_plan("any", net)
+    _, image = build(plan, tmp_path)
+    equal(plan, image, M4, expected_of(plan, vectors=12, steps=8))
+
+
+@needs_gcc
+@needs_unicorn
 def test_contraction_is_what_the_pragma_stops(tmp_path):
     """Without the guard, gnu11 fuses multiply and add on the M4 and the bits change; with it they do not."""
     plan = actor_plan(activation="tanh")
@@ -118,8 +148,16 @@ def test_contraction_is_what_the_pragma_stops(tmp_path):
 @needs_unicorn
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("name", [name for name in CORES if name != "cortex-m0plus"])
-@pytest.mark.parametrize("dtype", ["f32", "w16", "i16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("cortex-m4", "f32"),
+        ("cortex-m7", "w16"),
+        ("cortex-m33", "f32"),
+        ("rv32imc", "w16"),
+        ("rv32imc", "i16"),
+    ],
+)
 def test_zig_gives_the_same_bits_on_every_core(tmp_path, name, dtype):
     plan = actor_plan(dtype, "rl-tools")
     _, image = build(plan, tmp_path, "zig", CORES[name])
@@ -161,13 +199,17 @@ def test_a_forgotten_fpu_flag_shows_in_the_count(tmp_path):
 @needs_qemu
 @needs_unicorn
 @pytest.mark.qemu
-@pytest.mark.parametrize(("name", "dtype"), [("cortex-m4", "f32"), ("cortex-m33", "w16"), ("cortex-m0plus", "i16")])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("cortex-m4", "f32"), ("cortex-m33", "w16"), ("cortex-m0plus", "i16")]
+)
 def test_qemu_boots_the_image_and_agrees_with_unicorn(tmp_path, name, dtype):
     plan, core = actor_plan(dtype), CORES[name]
     _, image = build(plan, tmp_path, core=core)
     expected = expected_of(plan, vectors=8, steps=12)
     layout = layout_of(plan)
-    y = qemu_engine.run_image(image, core, expected.x.view(np.uint32), layout.eval_out, tmp_path, is_step=False)
+    y = qemu_engine.run_image(
+        image, core, expected.x.view(np.uint32), layout.eval_out, tmp_path, is_step=False
+    )
     np.testing.assert_array_equal(y.output, expected.y.view(np.uint32))
     steps = qemu_engine.run_image(image, core, expected.records, layout.step_out, tmp_path, is_step=True)
     np.testing.assert_array_equal(steps.output, expected.step_words)
@@ -187,7 +229,11 @@ def test_qemu_boots_the_image_and_agrees_with_unicorn(tmp_path, name, dtype):
 def test_qemu_reports_a_fault(tmp_path):
     plan = actor_plan()
     source = write_c(plan, tmp_path / "c")
-    text = (source / "ltf.c").read_text().replace("uint32_t status = 0u;", "uint32_t status = *(volatile uint32_t *)0x60000000;", 1)
+    text = (
+        (source / "ltf.c")
+        .read_text()
+        .replace("uint32_t status = 0u;", "uint32_t status = *(volatile uint32_t *)0x60000000;", 1)
+    )
     (source / "ltf.c").write_text(text)
     image = build_image(plan, source, "gcc", M4, tmp_path / "b", flags=["-O1"])
     expected = expected_of(plan, vectors=1, steps=1)

@@ -10,7 +10,6 @@ import subprocess
 import numpy as np
 import pytest
 from firmware_kit import actor, needs_cc, needs_gcc, needs_unicorn
-
 from flocklet.firmware_export.elf import read_elf
 from flocklet.firmware_export.export import export_policy, load_artifact
 from flocklet.firmware_export.harness import build_image
@@ -19,10 +18,23 @@ from flocklet.firmware_export.proof import expected_of, run_unicorn
 from flocklet.firmware_export.semantics import preset
 from flocklet.firmware_export.toolchain import CORES, WARNINGS
 
-CRAZYFLIE = (
-    "-mcpu=cortex-m4 -mthumb -mfloat-abi=hard -mfpu=fpv4-sp-d16 -Os -Werror -std=gnu11 -Wall -Wmissing-braces "
-    "-Wdouble-promotion -fno-math-errno -fno-strict-aliasing -ffunction-sections -fdata-sections -mfp16-format=ieee"
-).split()
+CRAZYFLIE = [
+    "-mcpu=cortex-m4",
+    "-mthumb",
+    "-mfloat-abi=hard",
+    "-mfpu=fpv4-sp-d16",
+    "-Os",
+    "-Werror",
+    "-std=gnu11",
+    "-Wall",
+    "-Wmissing-braces",
+    "-Wdouble-promotion",
+    "-fno-math-errno",
+    "-fno-strict-aliasing",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-mfp16-format=ieee",
+]
 
 STUBS = {
     "FreeRTOS.h": "#pragma once\n#include <stdint.h>\ntypedef uint32_t TickType_t;\n",
@@ -52,12 +64,12 @@ void controllerOutOfTree(control_t *control, const setpoint_t *setpoint, const s
 #include "stabilizer_types.h"
 void controllerPidInit(void);
 bool controllerPidTest(void);
-void controllerPid(control_t *control, const setpoint_t *setpoint, const sensorData_t *sensors, const state_t *state,
-                   const stabilizerStep_t stabilizerStep);
+void controllerPid(control_t *control, const setpoint_t *setpoint, const sensorData_t *sensors,
+                   const state_t *state, const stabilizerStep_t stabilizerStep);
 """,
-    "log.h": "#pragma once\n#define LOG_GROUP_START(n) static const void *const log_##n[] __attribute__((used)) = {\n"
+    "log.h": "#pragma once\n#define LOG_GROUP_START(n) const void *const log_##n[] = {\n"
     "#define LOG_ADD(t, n, p) p,\n#define LOG_GROUP_STOP(n) 0};\n",
-    "param.h": "#pragma once\n#define PARAM_GROUP_START(n) static void *const param_##n[] __attribute__((used)) = {\n"
+    "param.h": "#pragma once\n#define PARAM_GROUP_START(n) void *const param_##n[] = {\n"
     "#define PARAM_ADD(t, n, p) p,\n#define PARAM_GROUP_STOP(n) 0};\n",
 }
 
@@ -69,15 +81,39 @@ def artifact(tmp_path_factory):
 
 
 def test_the_tree_is_complete(artifact):
-    found = sorted(str(p.relative_to(artifact.directory)) for p in artifact.directory.rglob("*") if p.is_file())
+    found = sorted(
+        str(p.relative_to(artifact.directory)) for p in artifact.directory.rglob("*") if p.is_file()
+    )
     assert found == sorted(
-        """CMakeLists.txt README.md library.json ltf.bin ltf.c ltf.h ltf_test_vectors.h manifest.json model.npz
-        arduino/ltf/examples/run/run.ino arduino/ltf/keywords.txt arduino/ltf/library.properties
-        arduino/ltf/src/ltf.c arduino/ltf/src/ltf.h arduino/ltf/src/ltf_test_vectors.h
-        crazyflie/Kbuild crazyflie/Makefile crazyflie/README.md crazyflie/app-config crazyflie/src/Kbuild
-        crazyflie/src/ltf_app.c crazyflie/src/ltf_policy.c
-        esp-idf/ltf/CMakeLists.txt esp-idf/ltf/idf_component.yml
-        zephyr/CMakeLists.txt zephyr/Kconfig zephyr/module.yml""".split()
+        [
+            "CMakeLists.txt",
+            "README.md",
+            "library.json",
+            "ltf.bin",
+            "ltf.c",
+            "ltf.h",
+            "ltf_test_vectors.h",
+            "manifest.json",
+            "model.npz",
+            "arduino/ltf/examples/run/run.ino",
+            "arduino/ltf/keywords.txt",
+            "arduino/ltf/library.properties",
+            "arduino/ltf/src/ltf.c",
+            "arduino/ltf/src/ltf.h",
+            "arduino/ltf/src/ltf_test_vectors.h",
+            "crazyflie/Kbuild",
+            "crazyflie/Makefile",
+            "crazyflie/README.md",
+            "crazyflie/app-config",
+            "crazyflie/src/Kbuild",
+            "crazyflie/src/ltf_app.c",
+            "crazyflie/src/ltf_policy.c",
+            "esp-idf/ltf/CMakeLists.txt",
+            "esp-idf/ltf/idf_component.yml",
+            "zephyr/CMakeLists.txt",
+            "zephyr/Kconfig",
+            "zephyr/module.yml",
+        ]
     )
 
 
@@ -85,16 +121,26 @@ def test_metadata_names_what_each_tool_requires(artifact):
     root = artifact.directory
     properties = configparser.ConfigParser()
     properties.read_string("[x]\n" + (root / "arduino/ltf/library.properties").read_text())
-    assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"} <= set(
-        properties["x"]
-    )
+    assert {
+        "name",
+        "version",
+        "author",
+        "maintainer",
+        "sentence",
+        "paragraph",
+        "category",
+        "url",
+        "architectures",
+    } <= set(properties["x"])
     library = json.loads((root / "library.json").read_text())
     assert {"name", "version", "build"} <= set(library)
     assert "kconfig: zephyr/Kconfig" in (root / "zephyr/module.yml").read_text()
     assert "idf_component_register" in (root / "esp-idf/ltf/CMakeLists.txt").read_text()
     config = (root / "crazyflie/app-config").read_text()
     assert "CONFIG_CONTROLLER_OOT=y" in config and "CONFIG_APP_STACKSIZE=350" in config
-    text = "".join(p.read_text() for p in root.rglob("*") if p.suffix in {".c", ".md", ".txt", ".json", ".h", ".ino"})
+    text = "".join(
+        p.read_text() for p in root.rglob("*") if p.suffix in {".c", ".md", ".txt", ".json", ".h", ".ino"}
+    )
     assert "http" not in text and str(root) not in text
 
 
@@ -121,13 +167,26 @@ def test_crazyflie_app_compiles_with_werror_and_keeps_its_bits(artifact, tmp_pat
     for source in ("ltf_app.c", "ltf_policy.c"):
         path = artifact.directory / "crazyflie/src" / source
         for extra in ([], ["-O0", "-Wconversion"]):
-            command = ["arm-none-eabi-gcc", *CRAZYFLIE, *extra, *where, "-c", str(path), "-o", str(tmp_path / "o.o")]
+            command = [
+                "arm-none-eabi-gcc",
+                *CRAZYFLIE,
+                *extra,
+                *where,
+                "-c",
+                str(path),
+                "-o",
+                str(tmp_path / "o.o"),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0 and not done.stderr, done.stderr
     core = CORES["cortex-m4"]
-    flags = [flag for flag in CRAZYFLIE if not flag.startswith(("-mcpu", "-mthumb", "-mfloat", "-mfpu", "-Werror"))]
+    flags = [
+        flag for flag in CRAZYFLIE if not flag.startswith(("-mcpu", "-mthumb", "-mfloat", "-mfpu", "-Werror"))
+    ]
     image = build_image(artifact.plan, artifact.directory, "gcc", core, tmp_path / "b", flags=flags)
-    result, detail, _, _ = run_unicorn(artifact.plan, read_elf(image), core, expected_of(artifact.plan, vectors=4, steps=12))
+    result, detail, _, _ = run_unicorn(
+        artifact.plan, read_elf(image), core, expected_of(artifact.plan, vectors=4, steps=12)
+    )
     assert result == "equal", detail
 
 
@@ -136,7 +195,8 @@ def test_cmake_and_cpp_users_can_link_it(artifact, tmp_path):
     if shutil.which("cmake") is None:
         pytest.skip("cmake is not installed")
     (tmp_path / "CMakeLists.txt").write_text(
-        f"cmake_minimum_required(VERSION 3.13)\nproject(app C CXX)\nadd_subdirectory({artifact.directory} ltf)\n"
+        f"cmake_minimum_required(VERSION 3.13)\nproject(app C CXX)\n"
+        f"add_subdirectory({artifact.directory} ltf)\n"
         "add_executable(app main.cpp)\ntarget_link_libraries(app ltf)\n"
     )
     (tmp_path / "main.cpp").write_text(
@@ -153,11 +213,24 @@ def test_no_warning_on_any_arm_core(tmp_path, dtype):
     obs, action = preset("rl-tools")
     samples = np.zeros((4, 146), np.float32)
     how = {"samples": samples, "max_error": 1.0} if dtype == "w8" else {}
-    made = export_policy(actor(), tmp_path, name="p", dtype=dtype, obs=obs, action=action, targets=("c99",), **how)
+    made = export_policy(
+        actor(), tmp_path, name="p", dtype=dtype, obs=obs, action=action, targets=("c99",), **how
+    )
     for core in CORES.values():
         if not core.gcc:
             continue
-        command = ["arm-none-eabi-gcc", *core.gcc, "-std=c99", "-O2", "-Werror", *WARNINGS, "-c", "p.c", "-o", "p.o"]
+        command = [
+            "arm-none-eabi-gcc",
+            *core.gcc,
+            "-std=c99",
+            "-O2",
+            "-Werror",
+            *WARNINGS,
+            "-c",
+            "p.c",
+            "-o",
+            "p.o",
+        ]
         done = subprocess.run(command, cwd=made.directory, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 

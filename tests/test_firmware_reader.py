@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.onnx_reader import lower, read
 from flocklet.firmware_export.reference import forward
 from flocklet.onnx_wire import parse_model
+from onnx import TensorProto, helper, numpy_helper
 
 node = helper.make_node
 
@@ -48,7 +48,7 @@ def agrees(path: Path, limit=1e-5) -> None:
 
 def mlp_file(rng, dims, path: Path, kinds, *, form="gemm") -> Path:
     nodes, constants, value = [], {}, "x"
-    for i, (n_in, n_out) in enumerate(zip(dims, dims[1:], strict=False)):
+    for i, (n_in, n_out) in enumerate(pairwise(dims)):
         w = (rng.normal(size=(n_out, n_in)) / np.sqrt(n_in)).astype(np.float32)
         constants |= {f"w{i}": w if form == "gemm" else w.T.copy()}
         constants |= {f"b{i}": (0.1 * rng.normal(size=n_out)).astype(np.float32)}
@@ -110,14 +110,22 @@ def test_fast_tanh_subgraph_is_recognised(tmp_path, variant):
     rng = np.random.default_rng(variant)
     nodes = [node("Gemm", ["x", "w", "b"], ["h"], transB=1), node("Clip", ["h", "lo", "hi"], ["t"])]
     if variant == 0:
-        nodes += [node("Mul", ["t", "t"], ["s"]), node("Add", ["s", "c27"], ["u"]), node("Mul", ["t", "u"], ["num"])]
+        nodes += [
+            node("Mul", ["t", "t"], ["s"]),
+            node("Add", ["s", "c27"], ["u"]),
+            node("Mul", ["t", "u"], ["num"]),
+        ]
     elif variant == 1:
         nodes += [node("Pow", ["t", "two"], ["s"]), node("Add", ["c27", "s"], ["u"])]
         nodes += [node("Mul", ["u", "t"], ["num"])]
     else:
         nodes += [node("Mul", ["t", "t"], ["s"]), node("Mul", ["s", "t"], ["cube"])]
         nodes += [node("Mul", ["c27", "t"], ["l"]), node("Add", ["cube", "l"], ["num"])]
-    nodes += [node("Mul", ["s", "c9"], ["v"]), node("Add", ["v", "c27"], ["den"]), node("Div", ["num", "den"], ["y"])]
+    nodes += [
+        node("Mul", ["s", "c9"], ["v"]),
+        node("Add", ["v", "c27"], ["den"]),
+        node("Div", ["num", "den"], ["y"]),
+    ]
     constants = {"w": rng.normal(size=(6, 5)).astype(np.float32), "b": rng.normal(size=6).astype(np.float32)}
     for name, value in (("lo", -3), ("hi", 3), ("c27", 27), ("c9", 9), ("two", 2)):
         constants[name] = np.float32(value)
@@ -209,7 +217,9 @@ def test_pytorch_files(tmp_path):
     layers += [torch.nn.Linear(17, 8), torch.nn.LeakyReLU(), torch.nn.Linear(8, 3), torch.nn.Hardtanh(-1, 1)]
     path = tmp_path / "t.onnx"
     policy = torch.nn.Sequential(*layers).eval()
-    torch.onnx.export(policy, (torch.zeros(1, 9),), str(path), external_data=False, dynamo=True, verbose=False)
+    torch.onnx.export(
+        policy, (torch.zeros(1, 9),), str(path), external_data=False, dynamo=True, verbose=False
+    )
     agrees(path)
 
 
@@ -223,7 +233,9 @@ def test_scikit_learn_files(tmp_path):
 
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(80, 6)).astype(np.float32), rng.normal(size=(80, 2))
-    model = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(12, 5), activation="tanh", max_iter=20)).fit(x, y)
+    model = make_pipeline(
+        StandardScaler(), MLPRegressor(hidden_layer_sizes=(12, 5), activation="tanh", max_iter=20)
+    ).fit(x, y)
     path = tmp_path / "s.onnx"
     path.write_bytes(skl2onnx.to_onnx(model, x[:1], target_opset=15).SerializeToString())
     agrees(path)

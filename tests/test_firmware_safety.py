@@ -1,4 +1,7 @@
-"""What keeps a craft alive: guards, watchdog, self-test, re-entrancy, weights blobs; and mutants that must be caught."""
+"""What keeps a craft alive: guards, watchdog, self-test, re-entrancy, weights blobs.
+
+And mutants that must be caught.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import zlib
 import numpy as np
 import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.blob import blob_bytes, check_blob, reweighted
 from flocklet.firmware_export.c_step import STATUS
@@ -40,7 +42,14 @@ def test_hostile_numbers_never_reach_the_motors(tmp_path, dtype):
 
 @needs_cc
 def test_guards_and_watchdog_do_what_the_reference_does(tmp_path):
-    rules = {"max_gap_us": 5000, "interval_us": 1000, "bad_limit": 2, "failsafe": -0.5, "low": -0.6, "high": 0.6}
+    rules = {
+        "max_gap_us": 5000,
+        "interval_us": 1000,
+        "bad_limit": 2,
+        "failsafe": -0.5,
+        "low": -0.6,
+        "high": 0.6,
+    }
     plan = small_plan(**rules)
     rng = np.random.default_rng(0)
     obs = rng.normal(size=(300, 5)).astype(np.float32)
@@ -61,7 +70,9 @@ def test_guards_and_watchdog_do_what_the_reference_does(tmp_path):
     np.testing.assert_array_equal(wanted.actions[5], wanted.actions[4])
     np.testing.assert_array_equal(wanted.actions[6], np.full(3, -0.5, np.float32))
     assert status[9] & (BIT["FAILSAFE"] | BIT["NONFINITE"]) == 0
-    assert status[20] & BIT["OBS_CLIPPED"] and status[21] & BIT["OBS_CLIPPED"] and status[22] & BIT["NONFINITE"]
+    assert (
+        status[20] & BIT["OBS_CLIPPED"] and status[21] & BIT["OBS_CLIPPED"] and status[22] & BIT["NONFINITE"]
+    )
     assert status[30] & BIT["DEADLINE"] and status[30] & BIT["FAILSAFE"]
     assert status[40] & BIT["BAD_TIME"] and status[40] & BIT["FAILSAFE"]
     assert (status & BIT["BIAS"]).any() and (status & BIT["ACTION_CLIPPED"]).any()
@@ -79,7 +90,9 @@ def test_recovery_waits_for_a_reset_where_it_is_told_to():
 
 def compile_main(plan, where, main, *, loadable=False, flags=("-O1", "-fsanitize=address,undefined")):
     write_c(plan, where, loadable=loadable)
-    (where / "main.c").write_text(f'#include "{plan.name}.h"\n#include <stdio.h>\n#include <string.h>\n{main}')
+    (where / "main.c").write_text(
+        f'#include "{plan.name}.h"\n#include <stdio.h>\n#include <string.h>\n{main}'
+    )
     command = ["cc", "-std=c99", *flags, "-I.", "main.c", f"{plan.name}.c", "-o", "main"]
     subprocess.run(command, cwd=where, check=True, capture_output=True)
     return where / "main"

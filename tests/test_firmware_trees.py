@@ -7,7 +7,6 @@ import subprocess
 import numpy as np
 import pytest
 from firmware_kit import needs_cc, needs_gcc
-
 from flocklet.errors import ExportError
 from flocklet.firmware_export.distil import CartPole, distil, mean_return
 from flocklet.firmware_export.onnx_trees import read_trees
@@ -105,9 +104,20 @@ def test_tables_stay_in_flash(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(500, 4)).astype(np.float32)
     export_trees(fit_oblivious(x, x[:, :1], trees=10, depth=3), tmp_path, name="t")
-    flags = "-mthumb -mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16 -Os -fstack-usage -c t.c".split()
+    flags = [
+        "-mthumb",
+        "-mcpu=cortex-m4",
+        "-mfloat-abi=hard",
+        "-mfpu=fpv4-sp-d16",
+        "-Os",
+        "-fstack-usage",
+        "-c",
+        "t.c",
+    ]
     subprocess.run(["arm-none-eabi-gcc", *flags], cwd=tmp_path, check=True)
     assert int((tmp_path / "t.su").read_text().split()[-2]) <= 128
-    sizes = subprocess.run(["arm-none-eabi-size", "t.o"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    sizes = subprocess.run(
+        ["arm-none-eabi-size", "t.o"], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     text, data, bss = (int(v) for v in sizes.stdout.splitlines()[1].split()[:3])
     assert (data, bss) == (0, 0) and text <= 4096

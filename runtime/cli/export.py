@@ -84,7 +84,6 @@ def _specs(args: argparse.Namespace) -> tuple[ObsSpec | None, ActionSpec | None]
 
 def _build(args: argparse.Namespace, source: str) -> int:
     import numpy as np
-
     from flocklet.firmware_export.export import export_policy
     from flocklet.firmware_export.packages import TARGETS
     from flocklet.firmware_export.report import summary
@@ -121,9 +120,9 @@ def _build(args: argparse.Namespace, source: str) -> int:
 def _verify(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export import qemu_engine, unicorn_engine
     from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.proof import verify
     from flocklet.firmware_export.report import report_lines, summary
     from flocklet.firmware_export.toolchain import CORES, available
-    from flocklet.firmware_export.proof import verify
 
     artifact = load_artifact(directory)
     cores = args.target or ["cortex-m4"]
@@ -191,7 +190,7 @@ def _diff(args: argparse.Namespace, left: str, right: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out `export` or `verify`; return the exit code (8: a proof did not hold, 7: a tool is missing)."""
+    """Carry out `export` or `verify`; return the exit code (8: not proved, 7: a tool is missing)."""
     items: list[str] = args.items
     if args.export_verb == "verify":
         return _verify(args, items[0])
