@@ -122,6 +122,10 @@ def make_root(root: Path, log: Path) -> str:
         if files.returncode or unpacked.returncode:
             raise Failed(f"cannot unpack {package.name}: {unpacked.stderr.strip()[-200:]}")
         package.unlink()
+    for name in ("proc", "dev", "sys"):
+        if (root / name).is_symlink():  # what debootstrap leaves inside a container: it would lead to itself
+            (root / name).unlink()
+        (root / name).mkdir(exist_ok=True)
     shutil.copy2(str(shutil.which(QEMU)), root / "usr/bin" / QEMU)
     done.touch()
     return f"debootstrap --foreign {SUITE} arm64, unpacked"
