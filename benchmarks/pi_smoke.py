@@ -391,7 +391,8 @@ def smoke(steps: Steps, cache: Path, log: Path, stack: contextlib.ExitStack) -> 
         found = next(peer for peer in native.ask("peers") if peer["is_linked"])
         facts = json.loads(arm.flocklet("status", "--json"))
         mdns = f"; mDNS: {facts['problems'][0]}" if facts["problems"] else "; mDNS works"
-        return f"seen by {' '.join(found['sources'])}, {len(refused)} refused{mdns}"
+        how = " ".join(found["sources"]) or "dialled by the emulated one"
+        return f"{how}, {len(refused)} refused{mdns}"
 
     steps.do("link between the two", link)
 
