@@ -54,5 +54,6 @@ def check_machine(key_path: Path | str, paths: Sequence[Path | str] = MACHINE_ID
     if found is not None and noted != found:
         raise IdentityError(
             f"the key {key_path} was made on another machine: this looks like a copied disk or home directory",
-            remedy="'flocklet init --rotate' gives this copy its own identity; 'flocklet init --keep' if it moved here",
+            remedy="'flocklet init --rotate' gives this copy its own identity; if the device moved here, delete "
+            f"{note}",
         )

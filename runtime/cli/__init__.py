@@ -116,10 +116,11 @@ def _run(args: argparse.Namespace) -> int:
         return 0
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
-        _report(
-            args,
-            FlockletError(f"{error.strerror or error}{where}", remedy="check the path and its permissions"),
+        failure = FlockletError(
+            f"{error.strerror or error}{where}", remedy="check the path and its permissions"
         )
+        failure.__cause__ = error  # so that -vv shows where it happened
+        _report(args, failure)
         return 1
     return code
 

@@ -136,13 +136,19 @@ def _status(args: argparse.Namespace) -> int:
     return 0
 
 
+# What a user's own systemd can do without privileges: prctl and seccomp always; the file system only with PrivateUsers,
+# which keeps the unit from starting where users may not make namespaces (217/USER), so it is printed where they may.
+# ProtectKernelModules and every other line that drops a capability fails too (218/CAPABILITIES); a user's process has
+# none of them anyway. MemoryDenyWriteExecute is not set because compiled kernels are loaded, PrivateTmp because
+# 'flocklet add /tmp/...' is done by the running peer.
 _UNIT = """\
 # flocklet: the peer of this user. Install:
+#   mkdir -p ~/.config/systemd/user
 #   flocklet service > ~/.config/systemd/user/flocklet.service
 #   systemctl --user enable --now flocklet ; loginctl enable-linger
 [Unit]
 Description=flocklet peer
-After=network-online.target
+StartLimitIntervalSec=0
 
 [Service]
 ExecStart={command}
@@ -151,25 +157,45 @@ RestartSec=5
 TimeoutStopSec=20
 Nice=5
 UMask=0077
+MemoryHigh=256M
 NoNewPrivileges=yes
-PrivateTmp=no
-ProtectSystem=strict
-ReadWritePaths={home}
-ProtectHome=read-only
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectControlGroups=yes
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
-MemoryHigh=256M
+SystemCallFilter=@system-service
+SystemCallErrorNumber=EPERM
+{private_users}
+ProtectSystem=strict
+ProtectHome=read-only
+ReadWritePaths={home} /tmp
+CacheDirectory=flocklet
+CacheDirectoryMode=0700
+ProtectKernelTunables=yes
+ProtectControlGroups=yes
 
 [Install]
 WantedBy=default.target
 """
+
+
+_NO_NAMESPACES = "# users may not make namespaces here, so systemd ignores the next lines up to [Install]:"
+
+
+def _users_may_make_namespaces(root: Path = Path("/proc/sys")) -> bool:
+    def setting(name: str, unknown: int) -> int:
+        try:
+            return int((root / name).read_text())
+        except (OSError, ValueError):
+            return unknown
+
+    return (
+        setting("user/max_user_namespaces", 0) > 0
+        and setting("kernel/unprivileged_userns_clone", 1) != 0  # Debian's own switch
+        and setting("kernel/apparmor_restrict_unprivileged_userns", 0) == 0  # Ubuntu's
+    )
 
 
 def _service(args: argparse.Namespace) -> int:
@@ -187,7 +213,9 @@ def _service(args: argparse.Namespace) -> int:
         words.append("--no-mdns")
     if args.gossip_s != 5.0:
         words += ["--gossip-s", f"{args.gossip_s:g}"]
-    unit = _UNIT.format(command=" ".join(_quote(word) for word in words), home=_quote(str(home)))
+    command = " ".join(_quote(word.replace("$", "$$")) for word in words)
+    private = "PrivateUsers=yes" if _users_may_make_namespaces() else _NO_NAMESPACES
+    unit = _UNIT.format(command=command, home=_quote(f"-{home}"), private_users=private)
     output.line(unit.rstrip("\n"))
     output.document({"unit": unit})
     return 0
