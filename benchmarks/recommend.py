@@ -1,6 +1,6 @@
 """Measure recommendation, trust and their defence beside implicit ALS, EASE in NumPy and meritrank-python.
 
-    python benchmarks/recommend.py [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--seeds 5]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--seeds 5]
         [--victims 60] [--cache DIR] [--json FILE] [--svg FILE]
 
 MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not installed are rows that say so:
@@ -8,11 +8,6 @@ MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not insta
 """
 
 from __future__ import annotations
-
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 import argparse
 import json
@@ -27,7 +22,7 @@ import recommend_speed
 from recommend_data import figures, gain, similar_trust, split
 
 from flocklet.datasets import MovieLens, fetch_movielens
-from flocklet.models.recommend.blend import Blend, choose_weights, default_scorers
+from flocklet.models.recommend.blend import Blend, choose_weights
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Ease, ItemKNN, Popularity, Salsa, Scorer
