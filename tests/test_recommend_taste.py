@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ from flocklet import Node, NodeSettings
 from flocklet.cli import main
 from flocklet.clock import VirtualClock
 from flocklet.errors import UsageError, WireError
+from flocklet.home import Home as HomeFolder
 from flocklet.identity import Identity
+from flocklet.membership import create_membership
 from flocklet.models.recommend.edge import sign_edge, sign_page
 from flocklet.models.search.items import item_id_of
 from flocklet.store import Store
@@ -57,7 +61,7 @@ class Home:
 
 
 @pytest.fixture
-def homes(tmp_path: Path) -> list[Home]:
+def homes(tmp_path: Path) -> Iterator[list[Home]]:
     made = [Home(tmp_path / str(n), n) for n in (1, 2)]
     yield made
     for home in made:
@@ -281,24 +285,13 @@ def test_mistakes_are_one_clear_line(run: Run, ratings: Path, capsys: pytest.Cap
 async def test_running_peers_exchange_edges_over_a_link(tmp_path: Path) -> None:
     quiet = NodeSettings(is_mdns_on=False, interfaces=("127.0.0.1",), gossip_s=0)
     async with Node(tmp_path / "a", quiet) as a:
-        b_home = tmp_path / "b"
-        from flocklet.home import Home as HomeFolder
-        from flocklet.membership import create_membership
-
-        folder = HomeFolder(b_home)
-        folder.ensure()
-        create_membership(folder, a.membership.flock)
-        b_settings = NodeSettings(
-            peers=(f"127.0.0.1:{a.port}",), is_mdns_on=False, interfaces=("127.0.0.1",), gossip_s=0
-        )
-        async with Node(b_home, b_settings) as b:
+        folder = HomeFolder(tmp_path / "b")
+        create_membership(folder, flock=a.membership.flock)
+        async with Node(folder, replace(quiet, peers=(f"127.0.0.1:{a.port}",))) as b:
             await a.perform("rate", {"item": "a film", "stars": 5.0})
-            for _ in range(200):
-                if b.endpoint.links:
-                    break
-                import asyncio
-
-                await asyncio.sleep(0.02)
+            async with asyncio.timeout(10):
+                while not b.endpoint.links:
+                    await asyncio.sleep(0.01)
             (link,) = b.endpoint.links.values()
             assert (
                 await b.gossip.pull_edges(link) == 2
