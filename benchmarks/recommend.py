@@ -1,18 +1,13 @@
 """Measure recommendation, trust and their defence beside implicit ALS, EASE in NumPy and meritrank-python.
 
-    python benchmarks/recommend.py [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--seeds 5]
-        [--victims 60] [--cache DIR] [--json FILE] [--svg FILE]
+    OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py [--seeds 5] [--victims 60]
+        [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--cache DIR] [--json FILE] [--svg FILE]
 
 MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not installed are rows that say so:
 `pip install implicit meritrank-python` (the latter is GPL: it is run here, never copied).
 """
 
 from __future__ import annotations
-
-import os
-
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")
 
 import argparse
 import json
@@ -27,7 +22,7 @@ import recommend_speed
 from recommend_data import figures, gain, similar_trust, split
 
 from flocklet.datasets import MovieLens, fetch_movielens
-from flocklet.models.recommend.blend import Blend, choose_weights, default_scorers
+from flocklet.models.recommend.blend import Blend, choose_weights
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Ease, ItemKNN, Popularity, Salsa, Scorer
@@ -139,15 +134,15 @@ def with_trust(likes: Likes, trust: np.ndarray) -> Likes:
     return Likes(likes.starts, likes.columns, likes.n_items, likes.influence, likes.tags, trust)
 
 
-def partial(data: MovieLens, seeds: int) -> Rows:
-    """Each view holds a random fifth of the people; a tenth of all people is judged by each of ten views."""
+def partial(data: MovieLens, seeds: int, views: int) -> Rows:
+    """Each view holds a random fifth of the people; a tenth of all people is judged by each of `views` views."""
     rows: Rows = []
     for name, make in (("default", Chosen), ("EASE", Ease), ("SALSA", lambda: Salsa(0.5))):
         found = []
         for seed in range(seeds):
             part, rng = split(data, "random", seed), np.random.default_rng(1_000 + seed)
             n = len(part.train)
-            for judged in np.array_split(rng.permutation(n), 10):
+            for judged in np.array_split(rng.permutation(n), 10)[:views]:
                 view = rng.choice(n, n // 5, replace=False)
                 scorer = make()
                 scorer.fit(part.likes(view))
@@ -177,7 +172,14 @@ def protocol(data: MovieLens, seeds: int) -> Rows:
         train[judges, lost] = False
         likes = Likes.of(*np.nonzero(train), train.shape, tags=part.tags)
         trust = np.array(similar_trust(train))
-        for make in (Popularity, ItemKNN, lambda: Salsa(0.5), PlainEase, Chosen, PublishedWalk):
+        for make in (
+            Popularity,
+            ItemKNN,
+            lambda: Salsa(0.5),
+            PlainEase,
+            Chosen,
+            *([PublishedWalk] * (seed == 0)),
+        ):
             scorer = make()
             scorer.fit(with_trust(likes, trust))
             for judge, item in zip(judges.tolist(), lost, strict=True):
@@ -214,6 +216,9 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--victims", type=int, default=60)
+    parser.add_argument(
+        "--views", type=int, default=10, help="views of a fifth of the people per seed, at most 10"
+    )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "flocklet")
     parser.add_argument(
         "--no-walk", action="store_true", help="leave the slow published walk out of 'quality'"
@@ -223,17 +228,22 @@ def main() -> None:
     args = parser.parse_args()
     only = args.only.split(",")
     data = fetch_movielens(args.cache)
+    results: dict[str, Rows] = {}
+
+    def keep(rows: Rows) -> None:
+        if args.json:
+            args.json.write_text(json.dumps({**results, "attack": rows}, indent=1))
+
     work: dict[str, Callable[[], Rows]] = {
         "quality": lambda: quality(data, args.seeds, not args.no_walk),
-        "partial": lambda: partial(data, args.seeds),
+        "partial": lambda: partial(data, args.seeds, args.views),
         "protocol": lambda: protocol(data, args.seeds),
-        "attack": lambda: recommend_attack.attacks(data, args.seeds, args.victims),
+        "attack": lambda: recommend_attack.attacks(data, args.seeds, args.victims, keep),
         "trust": recommend_speed.trust,
         "ingest": recommend_speed.ingest,
         "latency": lambda: recommend_speed.latency(data),
         "signals": lambda: recommend_attack.signals(data, args.seeds),
     }
-    results: dict[str, Rows] = {}
     for name in names:
         if name in only:
             results[name] = work[name]()

@@ -32,8 +32,11 @@ CASES: dict[
 }
 
 
-def attacks(data: MovieLens, seeds: int, victims: int) -> Rows:
-    """Return sybil slots in the top 10 and nDCG@10 of the defended and the open default, popularity and the walk."""
+def attacks(data: MovieLens, seeds: int, victims: int, keep: Callable[[Rows], None]) -> Rows:
+    """Return sybil slots in the top 10 and nDCG@10 of the defended and the open default, popularity and the walk.
+
+    `keep` gets the rows after every seed.
+    """
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for seed in range(seeds):
         part = split(data, "random", seed)
@@ -45,7 +48,12 @@ def attacks(data: MovieLens, seeds: int, victims: int) -> Rows:
             poisoned = attack(part, trust, share, sybils, judges, 4_000 + seed, shared=shared)
             for name, figure in _judged(part, poisoned, judges, copies, done, with_walk=seed == 0):
                 found.setdefault((case, name), []).append(figure)
-            print(f"  seed {seed}: {case}", flush=True)
+        keep(_rows(found))
+        print(f"  seed {seed} done", flush=True)
+    return _rows(found)
+
+
+def _rows(found: dict[tuple[str, str], list[tuple[float, float]]]) -> Rows:
     rows: Rows = []
     for (case, name), figures in found.items():
         slots, quality = np.array(figures).T

@@ -52,7 +52,7 @@ def trust() -> Rows:
     for ego in range(3):
         kept = fresh.walk(ego)
     targets = iter(np.setdiff1d(np.arange(5_000, 5_200), edges.dst[edges.src == 0]).tolist())
-    rows = [
+    return [
         {"what": "all scores of one ego, ms", "ours": float(np.median(ours)), "target": 60.0,
          "meritrank-python": float(np.median(theirs)) if theirs else "not installed"},
         {"what": "top 20 afterwards, ms", "ours": median_ms(lambda: kept.top(20), 50), "target": 1.0,
@@ -63,7 +63,6 @@ def trust() -> Rows:
         {"what": "any other edge, ms",
          "ours": median_ms(lambda: fresh.set_edge(int(rng.integers(3, 10_000)), int(rng.integers(3)), 0.5), 100)},
     ]  # fmt: skip
-    return rows
 
 
 def meritrank(edges: TrustEdges) -> Any:

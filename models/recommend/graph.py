@@ -85,6 +85,11 @@ class _Ring:
             self.index()
         return gone
 
+    def load(self, edges: Edges) -> None:
+        """Take edges in that were held before, none of them twice."""
+        self.store.append(edges)
+        self.index()
+
     def newest(self) -> Edges:
         if self._recent:
             self.index()
@@ -250,7 +255,7 @@ class Graph:
             (self.settings.friend_segments, self.settings.stranger_segments), parts, strict=True
         ):
             ring = _Ring(segments, self.settings)
-            ring.append(_renumbered(part, to_person, to_item))
+            ring.load(_renumbered(part, to_person, to_item))
             rings.append(ring)
         self._friends, self._strangers = rings
         return True
@@ -289,8 +294,7 @@ class Graph:
             ):
                 raise ValueError("a snapshot of the graph is torn")
             ring = _Ring(segments, self.settings)
-            ring.append(edges[np.argsort(edges.ts, kind="stable")])
-            ring.index()
+            ring.load(edges[np.argsort(edges.ts, kind="stable")])
             rings.append(ring)
         self.people = Names(people, most=self.settings.most_people)
         self.items = Names(items, most=self.settings.most_items)

@@ -113,7 +113,7 @@ class Actor:
     def __init__(self, dimensions: int) -> None:
         self.weights: Floats = np.zeros(dimensions)
 
-    def train(self, ranker: ReRanker, lists: Floats, *, rounds: int = 300, rate: float = 0.5) -> list[float]:
+    def train(self, ranker: ReRanker, lists: Floats, *, rounds: int = 400, rate: float = 0.1) -> list[float]:
         """Climb E_pi[A] - sum lambda KL(pi || pi_i) over lists (n, candidates, d); return its course.
 
         The gradient is exact: over a list the policy is known, nothing is sampled. RMSprop steps.
@@ -134,7 +134,7 @@ class Actor:
             course.append(float(mean.mean()))
             slope = np.einsum("nc,ncd->d", policy * (gain - mean), lists) / len(lists)
             square = 0.9 * square + 0.1 * slope**2
-            self.weights += rate / (1 + number / 30) * slope / (np.sqrt(square) + 1e-8) * 0.1
+            self.weights += rate * (1 - number / rounds) * slope / (np.sqrt(square) + 1e-8)
         return course
 
     def scores(self, features: Floats) -> Floats:

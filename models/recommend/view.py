@@ -123,7 +123,7 @@ class TrustView:
         """Learn from everybody's likes, weighed by influence; the items in view are at most 2,000."""
         affinity = self.graph.affinity()
         liked = affinity[affinity.weight >= LIKED_FROM]
-        mass = np.bincount(liked.dst, self.voice[liked.src], len(self.graph.items))
+        mass = np.bincount(liked.dst, self.voice[liked.src], len(self.graph.items)).astype(np.float64)
         mine = liked.dst[liked.src == (-1 if self._me is None else self._me)]
         mass[mine] += mass.max(initial=0.0) + 1.0
         self._columns = np.sort(np.argsort(-mass, kind="stable")[:ITEMS_MOST])

@@ -1,0 +1,300 @@
+"""A device's trust and taste: what is kept over a restart, what peers exchange, and what the verbs say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flocklet import Node, NodeSettings
+from flocklet.cli import main
+from flocklet.clock import VirtualClock
+from flocklet.errors import UsageError, WireError
+from flocklet.home import Home as HomeFolder
+from flocklet.identity import Identity
+from flocklet.membership import create_membership
+from flocklet.models.recommend.edge import sign_edge, sign_page
+from flocklet.models.search.items import item_id_of
+from flocklet.store import Store
+from flocklet.taste import Taste
+
+NOW = 1_800_000_000.0
+Run = Callable[..., int]
+
+
+class Home:
+    """A device's store and people, without the rest of the device."""
+
+    def __init__(self, folder: Path, number: int, names: tuple[str, ...] = ("me",)) -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.clock = VirtualClock(NOW)
+        self.device = Identity.from_seed(bytes([number, 0]) * 16)
+        self.people = {n: Identity.from_seed(bytes([number, i + 1]) * 16) for i, n in enumerate(names)}
+        self.open()
+
+    def open(self) -> None:
+        self.store = Store(self.folder / "state.db")
+        self.taste = Taste(
+            self.store, self.folder, self.clock, self.device, lambda: self.people, np.random.default_rng(1)
+        )
+
+    def reopen(self, *, is_saved: bool) -> None:
+        if is_saved:
+            self.taste.save()
+        self.store.close()
+        self.open()
+
+    def likes(self) -> dict[tuple[bytes, int], float]:
+        graph, affinity = self.taste.graph, self.taste.graph.affinity()
+        return {
+            (graph.people[s], graph.items[d]): w
+            for s, d, w in zip(
+                affinity.src.tolist(), affinity.dst.tolist(), affinity.weight.tolist(), strict=True
+            )
+        }
+
+
+@pytest.fixture
+def homes(tmp_path: Path) -> Iterator[list[Home]]:
+    made = [Home(tmp_path / str(n), n) for n in (1, 2)]
+    yield made
+    for home in made:
+        home.store.close()
+
+
+def meet(one: Home, two: Home) -> int:
+    return one.taste.absorb(two.taste.answer(one.taste.ask())) + two.taste.absorb(
+        one.taste.answer(two.taste.ask())
+    )
+
+
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_ratings_and_trust_come_back_after_a_restart(homes: list[Home], is_saved: bool) -> None:
+    one = homes[0]
+    one.taste.rate(one.people["me"], 7, 4.0)
+    one.taste.rate(one.people["me"], 8, 2.0)
+    one.taste.trust(one.people["me"], homes[1].device.origin, 1.0)
+    before = one.likes()
+    one.reopen(is_saved=is_saved)
+    assert one.likes() == before == {(one.people["me"].origin, 7): pytest.approx(0.8, abs=1e-3),
+                                     (one.people["me"].origin, 8): pytest.approx(0.4, abs=1e-3)}  # fmt: skip
+    assert [row.origin for row in one.taste.view(one.people["me"]).trusted()] == [homes[1].device.origin]
+
+
+def test_a_damaged_snapshot_is_built_anew_from_the_pages(homes: list[Home]) -> None:
+    one = homes[0]
+    one.taste.rate(one.people["me"], 7, 4.0)
+    one.taste.save()
+    (one.folder / "graph.npz").write_bytes(b"not a zip")
+    one.reopen(is_saved=False)
+    assert len(one.likes()) == 1
+
+
+def test_a_later_rating_holds_even_after_the_clock_was_set_back(homes: list[Home]) -> None:
+    one = homes[0]
+    one.taste.rate(one.people["me"], 7, 5.0)
+    one.clock._now_s = NOW - 1e6
+    one.taste.rate(one.people["me"], 7, 1.0)
+    assert list(one.likes().values()) == [pytest.approx(0.2, abs=1e-3)]
+    one.taste.rate(one.people["me"], 7, 0.0)
+    assert one.likes() == {}
+    with pytest.raises(UsageError):
+        one.taste.rate(one.people["me"], 7, 6.0)
+
+
+def test_two_devices_that_meet_hold_the_same(homes: list[Home]) -> None:
+    one, two = homes
+    one.taste.rate(one.people["me"], 7, 4.0)
+    two.taste.rate(two.people["me"], 9, 5.0)
+    assert meet(one, two) > 0
+    assert one.likes() == two.likes()
+    assert len(one.likes()) == 2
+    assert meet(one, two) == 0
+    two.reopen(is_saved=False)  # what came from a peer survives as well
+    assert one.likes() == two.likes()
+
+
+def test_trusting_a_device_reaches_the_people_on_it(homes: list[Home]) -> None:
+    one, two = homes
+    two.taste.rate(two.people["me"], 9, 5.0)
+    one.taste.trust(one.people["me"], two.device.origin, 1.0)
+    meet(one, two)
+    trusted = {row.origin: row.path for row in one.taste.view(one.people["me"]).trusted()}
+    me, device, owner = one.people["me"].origin, two.device.origin, two.people["me"].origin
+    assert trusted[owner] == (me, device, owner)
+
+
+def test_a_forged_page_is_refused_and_nothing_of_it_is_kept(homes: list[Home]) -> None:
+    one, two = homes
+    two.taste.rate(two.people["me"], 9, 5.0)
+    answer = two.taste.answer(one.taste.ask())
+    eve = Identity.generate()
+    forged = sign_edge(eve, 9, 0.0, int(NOW) + 5).raw.replace(eve.origin, two.people["me"].origin)
+    with pytest.raises(WireError, match="signature"):
+        one.taste.absorb({"t": "edg!", "p": forged, "k": two.people["me"].public_key})
+    assert one.likes() == {}
+    one.taste.absorb(answer)
+    assert len(one.likes()) == 1
+
+
+def test_replayed_old_pages_change_nothing(homes: list[Home]) -> None:
+    one, two = homes
+    two.taste.rate(two.people["me"], 9, 5.0)
+    old = two.taste.answer(one.taste.ask())
+    two.clock._now_s += 10
+    two.taste.rate(two.people["me"], 9, 1.0)
+    one.taste.absorb(two.taste.answer(one.taste.ask()))
+    for _ in range(5):
+        assert one.taste.absorb(old) == 0
+    assert list(one.likes().values()) == [pytest.approx(0.2, abs=1e-3)]
+
+
+def test_an_opinion_dated_in_the_future_does_not_hold_for_ever(homes: list[Home]) -> None:
+    one = homes[0]
+    eve = Identity.generate()
+    page = sign_page(eve, [(9, 1.0, int(NOW) + 10**7), (10, 1.0, int(NOW))])
+    assert one.taste.absorb({"t": "edg!", "p": page.raw, "k": eve.public_key}) == 1
+    assert [item for _, item in one.likes()] == [10]
+
+
+def test_many_small_pages_become_few(homes: list[Home]) -> None:
+    one, two = homes
+    for item in range(80):
+        one.taste.rate(one.people["me"], item, 5.0)
+    me = one.people["me"].origin
+    assert len(one.taste.pool.pages[me]) <= 33
+    assert sum(src == me for _, src, _ in one.store.edge_pages()) <= 33
+    for _ in range(4):
+        meet(one, two)
+    assert len(two.likes()) == 80
+
+
+# -- the verbs --
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*words: object) -> int:
+        capsys.readouterr()
+        return main(["--home", str(tmp_path / "home"), *map(str, words)])
+
+    return call
+
+
+@pytest.fixture
+def ratings(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(1)
+    lines = ["user,item,rating,timestamp"]
+    for person in range(24):
+        for film in rng.choice(12, 7, replace=False):
+            lines.append(f"p{person},kind{person % 3}-{film},{5 if film % 4 else 4.5},{1000 + film}")
+    path = tmp_path / "ratings.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_import_rate_recommend_and_explain(
+    run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("import", ratings, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ratings": 168, "new": 168, "people": 24}
+    assert run("import", ratings, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["new"] == 0
+    for film in (0, 1, 2, 3):
+        assert run("rate", f"kind1-{film}", 5) == 0
+    assert run("recommend", "--explain", "--json", "-n", 4) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert all(row["name"].startswith("kind1-") for row in answer["found"])
+    assert not {row["name"] for row in answer["found"]} & {f"kind1-{n}" for n in range(4)}
+    assert all(row["because"] and row["through"] for row in answer["found"])
+    assert not answer["is_trust_used"]
+    assert run("recommend", "--user", "p0", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["found"][0]["name"].startswith("kind0-")
+
+
+def test_trust_decides_whose_taste_counts(
+    run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("import", ratings)
+    run("rate", "kind1-0", 5)
+    for person in range(0, 24, 3):  # people of kind 0
+        assert run("trust", f"p{person}", "+") == 0
+    assert run("trust", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["trusted"]
+    assert {row["name"] for row in rows} >= {f"p{n}" for n in range(0, 24, 3)}
+    assert rows[0]["path"][0] == "me"
+    assert run("recommend", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["is_trust_used"]
+    assert all(row["name"].startswith("kind0-") for row in answer["found"])
+    assert run("trust", "p0", "0") == 0
+    run("trust", "--json")
+    assert "p0" not in {row["name"] for row in json.loads(capsys.readouterr().out)["trusted"]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        ("a,b", "2 fields"),
+        ("user,item,rating\na,b,7", "rating 7"),
+        ("a,b,x,1\na,b,x,1", "not a number"),
+        ("a,b,nan,1\na,b,nan,1", "not a number"),
+        (",b,4,1", "empty"),
+        ("a,b,4,-1", "time -1"),
+    ],
+)
+def test_a_wrong_csv_line_is_named_and_nothing_is_kept(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], lines: str, what: str
+) -> None:
+    path = tmp_path / "wrong.csv"
+    path.write_text(lines)
+    assert run("import", path) == 2
+    error = capsys.readouterr().err
+    assert what in error
+    assert "Traceback" not in error
+    run("recommend", "--json")
+    assert json.loads(capsys.readouterr().out)["edges"] == 0
+
+
+def test_clicks_become_ratings(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    note = tmp_path / "tent.md"
+    note.write_text("# Pitching a tent\n\nDrive the pegs in.\n")
+    run("add", note)
+    run("search", "tent", "--json")
+    run("click", json.loads(capsys.readouterr().out)["query_id"], 1)
+    assert run("import", "--clicks", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"ratings": 1, "new": 1, "people": 1}
+
+
+def test_mistakes_are_one_clear_line(run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("import", ratings)
+    for words in (("trust", "nobody", "+"), ("trust", "p1"), ("rate", "x", 9), ("import",), ("recommend", "-n", 0),
+                  ("recommend", "--user", "stranger"), ("import", "/nowhere.csv")):  # fmt: skip
+        assert run(*words) in (1, 2)
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("flocklet: ")
+
+
+async def test_running_peers_exchange_edges_over_a_link(tmp_path: Path) -> None:
+    quiet = NodeSettings(is_mdns_on=False, interfaces=("127.0.0.1",), gossip_s=0)
+    async with Node(tmp_path / "a", quiet) as a:
+        folder = HomeFolder(tmp_path / "b")
+        create_membership(folder, flock=a.membership.flock)
+        async with Node(folder, replace(quiet, peers=(f"127.0.0.1:{a.port}",))) as b:
+            await a.perform("rate", {"item": "a film", "stars": 5.0})
+            async with asyncio.timeout(10):
+                while not b.endpoint.links:
+                    await asyncio.sleep(0.01)
+            (link,) = b.endpoint.links.values()
+            assert (
+                await b.gossip.pull_edges(link) == 2
+            )  # the rating, and that the device vouches for its owner
+            assert await b.gossip.pull_edges(link) == 0
+            assert item_id_of("a film") in b.device.taste.graph.items
