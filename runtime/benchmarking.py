@@ -62,7 +62,9 @@ def bench_collection(
     )
     found["rerank_cv"] = figures(queries, rankings)
     curves: dict[str, Curve] = {}
-    marks = sorted({int(n) for n in np.geomspace(10, impressions, 25)}) if has_curves and impressions > 10 else []
+    marks = (
+        sorted({int(n) for n in np.geomspace(10, impressions, 25)}) if has_curves and impressions > 10 else []
+    )
     for number, name in enumerate(_PEOPLE):
         before = len(queries) + number * impressions
         learnt, curves[f"clicks_{name}"] = learn_from_clicks(
@@ -96,13 +98,15 @@ def bench_collection(
         "impressions": impressions,
         "seed": seed,
         "rerank_folds": ["bm25" if pull is None else f"pull {pull:g}" for pull in pulls],
-        "traffic_ndcg@10": {name: float(traffic @ figure.values["ndcg@10"]) for name, figure in found.items()},
+        "traffic_ndcg@10": {
+            name: float(traffic @ figure.values["ndcg@10"]) for name, figure in found.items()
+        },
     }, curves
 
 
 def _latency_us(index: Index, texts: list[str]) -> float:
     """Return the median time of a BM25 search for 100 candidates, in microseconds, weights warm."""
-    times = []
+    times: list[float] = []
     for _ in range(2):
         times = []
         for text in texts[:_TIMED]:

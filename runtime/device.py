@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from flocklet.models.search.grank import GRank, Settings
 from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document
 from flocklet.models.search.pull import Pull, pull_answer
+from flocklet.ranker import Ranked, Ranker
 from flocklet.snapshot import load_index, save_index
 from flocklet.store import Click, Event, Person, Store, StoredDocument
 from flocklet.taste import Taste
@@ -37,11 +38,15 @@ _log = logging.getLogger("flocklet.device")
 CANDIDATES = 100
 SHOWN_MAX = 10
 OWNER = "me"
+STRANGER = 0.1
+"""How much a click of somebody counts whom trust does not reach, once there is trust."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One shown result: `rank` counts from 1, `votes` is the G-Rank score, `text_score` BM25's."""
+    """One shown result: `rank` counts from 1, `score` is the ranking's (by default the posterior click rate),
+    `votes` the G-Rank score, `text_score` BM25's. `why` is filled when it was asked for.
+    """
 
     rank: int
     item_id: int
@@ -50,6 +55,8 @@ class Found:
     snippet: str
     votes: float
     text_score: float
+    score: float = 0.0
+    why: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class PastClick:
 
 
 class Device:
-    """The owner's documents and events in a store, with the search index and the G-Rank model over them.
+    """The owner's documents and events in a store, with the search index and the ranking models over them.
 
     Raises:
         StoreError: from every method that reads or writes, when the store cannot be used.
@@ -90,8 +97,9 @@ class Device:
         self._index: Index | None = None
         self._is_index_saved = True
         self.log = ClickLog()
-        self.grank = GRank(Settings() if membership.flock.is_open else Settings.among_friends())
+        self.ranker = Ranker(clock, Settings() if membership.flock.is_open else Settings.among_friends())
         self._taste: Taste | None = None
+        self._voices: tuple[int, bytes, dict[bytes, float] | None] = (-1, b"", None)
         try:
             self._restore_people()
             self._restore_clicks()
@@ -116,6 +124,11 @@ class Device:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def grank(self) -> GRank:
+        """The G-Rank model."""
+        return self.ranker.grank
 
     @property
     def taste(self) -> Taste:
@@ -222,75 +235,98 @@ class Device:
 
     # -- queries and clicks --
 
-    def search(self, query: str, *, person: str = OWNER, limit: int = SHOWN_MAX) -> Results:
-        """Answer a query and keep what was shown; raise UsageError when it holds no word."""
+    def search(
+        self,
+        query: str,
+        *,
+        person: str = OWNER,
+        limit: int = SHOWN_MAX,
+        model: str = "posterior",
+        is_explained: bool = False,
+    ) -> Results:
+        """Answer a query and keep what was shown; raise UsageError when it holds no word.
+
+        `model` is one of `flocklet.ranker.MODELS`. Once a query has clicks, the posterior gives little-seen documents
+        a chance below the first place; what was never clicked is shown in the order of the text.
+        """
         limit = max(1, min(limit, SHOWN_MAX))
         with self._turn:
             identity = self.identity_of(person)
             if not query.strip():
                 raise UsageError("the query is empty", remedy="flocklet search WORDS...")
-            ids, votes, text = self._ranked(self.grank, query, identity.origin)
+            trust = self._trust_of(identity)
+            rng = np.random.default_rng(self.ranker.posterior.impressions)
+            ranked = self.ranker.rank(
+                self.index, query, identity.origin, model=model, candidates=CANDIDATES, trust=trust, rng=rng
+            )
+            shown = [int(item) for item in ranked.ids[:limit]]
+            why = (
+                self.ranker.explain(self.index, query, shown, identity.origin, trust=trust)
+                if is_explained
+                else [None] * len(shown)
+            )
             found = tuple(
-                self._found(rank, int(item), query, float(vote), float(score))
-                for rank, (item, vote, score) in enumerate(
-                    zip(ids[:limit], votes, text, strict=False), start=1
-                )
+                self._found(at, item, query, ranked, reason)
+                for at, (item, reason) in enumerate(zip(shown, why, strict=True))
             )
-            query_id = self.store.add_event(
-                identity.origin, query, [f.item_id for f in found], self.clock.time()
-            )
+            query_id = self.store.add_event(identity.origin, query, shown, self.clock.time())
             return Results(query_id, query, found)
 
+    def _trust_of(self, person: Identity) -> Callable[[bytes], float] | None:
+        """Return how much a person lets the clicks of others count, None for all alike.
+
+        As soon as the person trusts somebody (`flocklet trust`): 1 for people of this device, the influence for
+        whom trust reaches, little for strangers, nothing for whom the person distrusts.
+        """
+        if self.store.count("edge_pages") == 0:
+            return None
+        generation = self.taste.graph.generation
+        if (generation, person.origin) != self._voices[:2]:
+            view = self.taste.view(person)
+            voices = {row.origin: row.influence for row in view.trusted()} if view.has_trust else None
+            self._voices = (generation, person.origin, voices)
+        heard = self._voices[2]
+        if heard is None:
+            return None
+        hosted = {identity.origin for identity in self._people.values()}
+        return lambda origin: 1.0 if origin in hosted else heard.get(origin, STRANGER)
+
     def rank(
-        self, queries: Iterable[tuple[str, str]], *, limit: int, own_only: bool = False
+        self,
+        queries: Iterable[tuple[str, str]],
+        *,
+        limit: int,
+        own_only: bool = False,
+        model: str = "posterior",
     ) -> Iterator[NDArray[np.uint64]]:
-        """Yield the item ids for (person, query) pairs, best first, without keeping an event.
+        """Yield the item ids for (person, query) pairs, best first, without keeping an event or exploring.
 
         `own_only` ranks by the clicks of the people of this device alone: what the flock adds is the difference.
         """
         with self._turn:
-            model = self._own_model() if own_only else self.grank
+            ranker = self.ranker
+            if own_only:
+                own = [e for who in self._people.values() for e in self.log.entries(who.origin)]
+                ranker = self.ranker.only(own)
             for person, query in queries:
-                yield self._ranked(model, query, self.identity_of(person).origin, candidates=limit)[0][:limit]
+                identity = self.identity_of(person)
+                yield ranker.rank(
+                    self.index,
+                    query,
+                    identity.origin,
+                    model=model,
+                    candidates=limit,
+                    trust=self._trust_of(identity) if model == "posterior" else None,
+                ).ids[:limit]
 
-    def _own_model(self) -> GRank:
-        model = GRank(self.grank.settings)
-        for identity in self._people.values():
-            model.learn_many(self.log.entries(identity.origin))
-        return model
-
-    def _ranked(
-        self, model: GRank, query: str, me: bytes, *, candidates: int = CANDIDATES
-    ) -> tuple[NDArray[np.uint64], NDArray[np.float32], NDArray[np.float32]]:
-        index = self.index
-        ids, text = index.candidates(query, candidates)
-        clicked = np.setdiff1d(model.clicked_items(query), ids)
-        held = np.array([item for item in clicked.tolist() if item in index], dtype=np.uint64)
-        matching = np.concatenate(
-            [np.ones(len(ids), dtype=bool), np.isin(held, index.matches(query, every=False))]
-        )
-        every = np.concatenate([ids, held])
-        scores = np.concatenate([text, np.zeros(len(held), dtype=np.float32)])
-        ranking = model.order(query, every, scores, matching, me=me)
-        place = np.argsort(every, kind="stable")
-        text_scores = (
-            scores[place[np.searchsorted(every, ranking.ids, sorter=place)]] if len(every) else scores
-        )
-        return ranking.ids, ranking.scores, text_scores
-
-    def _found(self, rank: int, item_id: int, query: str, votes: float, text_score: float) -> Found:
+    def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Found:
         stored = self.store.document(item_id)
+        score, votes, text = (float(column[at]) for column in (ranked.scores, ranked.votes, ranked.text))
         if stored is None:  # taken out by another process between two calls
-            return Found(rank, item_id, "(removed)", None, "", votes, text_score)
-        return Found(
-            rank,
-            item_id,
-            stored.title or stored.key,
-            stored.path,
-            _snippet(stored.text, query),
-            votes,
-            text_score,
-        )
+            return Found(at + 1, item_id, "(removed)", None, "", votes, text, score, why)
+        snippet = _snippet(stored.text, query)
+        title = stored.title or stored.key
+        return Found(at + 1, item_id, title, stored.path, snippet, votes, text, score, why)
 
     def click(self, query_id: int, rank: int) -> ClickEntry:
         """Complete an event: the owner chose result `rank`; return the signed entry once it is stored.
@@ -340,8 +376,8 @@ class Device:
         self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in entries], query_id=query_id)
         for entry in entries:
             for evicted in self.log.restore(entry):
-                self.grank.unlearn(evicted)
-            self.grank.learn(entry)
+                self.ranker.unlearn(evicted)
+            self.ranker.learn(entry)
         return entries
 
     # -- gossip --
@@ -369,9 +405,9 @@ class Device:
             except WireError as error:
                 _log.warning("a stored click of %s is left out: %s", click.origin.hex()[:12], error)
                 continue
-            self.grank.learn(entry)
+            self.ranker.learn(entry)
             for old in evicted:
-                self.grank.unlearn(old)
+                self.ranker.unlearn(old)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer a peer's pull; raise WireError when it is malformed."""
@@ -411,9 +447,9 @@ class Device:
     def _settle(self, got: Absorbed) -> None:
         own = {identity.origin for identity in self._people.values()}
         for entry in got.accepted:
-            self.grank.learn(entry)
+            self.ranker.learn(entry)
         for entry in got.evicted:
-            self.grank.unlearn(entry)
+            self.ranker.unlearn(entry)
         self.store.add_origins([(origin_of(key), key) for key in got.keys])
         self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
         self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])

@@ -107,7 +107,14 @@ def _remove(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _search(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
-    return asdict(device.search(values["query"], person=values["person"], limit=values["limit"]))
+    results = device.search(
+        values["query"],
+        person=values["person"],
+        limit=values["limit"],
+        model=values.get("model", "posterior"),
+        is_explained=bool(values.get("explain", False)),
+    )
+    return asdict(results)
 
 
 def _click(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +138,12 @@ def _record(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 def _rank(device: Device, values: Mapping[str, Any]) -> list[bytes]:
     """Rank many queries at once; each answer is the item ids as big-endian u64."""
     queries = [(person, query) for person, query in values["queries"]]
-    ranked = device.rank(queries, limit=values["limit"], own_only=values["own_only"])
+    ranked = device.rank(
+        queries,
+        limit=values["limit"],
+        own_only=values["own_only"],
+        model=values.get("model", "posterior"),
+    )
     return [ids.astype(">u8").tobytes() for ids in ranked]
 
 

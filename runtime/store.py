@@ -71,6 +71,9 @@ class RememberedPeer:
     banned: str | None
 
 
+_COUNTED = ("documents", "people", "events", "clicks", "deltas", "models", "peers", "origins", "edge_pages")
+
+
 def _signed(item_id: int) -> int:
     return item_id - (1 << 64) if item_id >= 1 << 63 else item_id
 
@@ -175,8 +178,8 @@ class Store(Database):
         ]
 
     def count(self, table: str) -> int:
-        """Return the number of rows of `documents`, `people`, `events`, `clicks`, `deltas`, `models` or `peers`."""
-        if table not in ("documents", "people", "events", "clicks", "deltas", "models", "peers", "origins"):
+        """Return the number of rows of one of `_COUNTED`."""
+        if table not in _COUNTED:
             raise StoreError(f"there is no table {table!r}")
         return int(self._rows(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the name is one of the above
 

@@ -15,7 +15,15 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLICK_MODELS", "CascadeClicks", "ClickModel", "DbnClicks", "PositionClicks", "click_model", "graded"]
+__all__ = [
+    "CLICK_MODELS",
+    "CascadeClicks",
+    "ClickModel",
+    "DbnClicks",
+    "PositionClicks",
+    "click_model",
+    "graded",
+]
 
 _GRADES = 5
 Chances = tuple[float, float, float, float, float]
@@ -24,7 +32,10 @@ Chances = tuple[float, float, float, float, float]
 class ClickModel(Protocol):
     """Decide which shown results are clicked."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the people are called."""
+        ...
 
     def sample(self, gains: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.bool_]:
         """Return the clicks `(n, k) bool` on n lists of k results with `gains` `(n, k)`, best rank first."""

@@ -23,12 +23,21 @@ from flocklet.models.search.collection import Collection
 from flocklet.models.search.features import Features, put_evidence
 from flocklet.models.search.index import Index
 from flocklet.models.search.items import item_id_of
-from flocklet.models.search.listwise import JudgedList, Lists, bm25_weights, fit_close
+from flocklet.models.search.listwise import JudgedList, Lists, fit_close
 from flocklet.models.search.metrics import average_precision, k_fold, mrr, ndcg_at, recall_at
 from flocklet.models.search.neighbours import Neighbours
 from flocklet.models.search.posterior import Posterior, PosteriorSettings, text_prior
 
-__all__ = ["Curve", "Figures", "JudgedQuery", "figures", "ideal_dcg", "judged_queries", "learn_from_clicks", "rerank_cv"]
+__all__ = [
+    "Curve",
+    "Figures",
+    "JudgedQuery",
+    "figures",
+    "ideal_dcg",
+    "judged_queries",
+    "learn_from_clicks",
+    "rerank_cv",
+]
 
 Report = Callable[[int, int], None]
 Ranking = NDArray[np.uint64]
@@ -195,7 +204,10 @@ def learn_from_clicks(
         if step in _REFITS:
             model.fit_propensities(by_rank_only=by_rank_only)
         if step in marks or step == impressions:
-            orders = [_order(model, one, name, prior) for one, name, prior in zip(queries, names, priors, strict=True)]
+            orders = [
+                _order(model, one, name, prior)
+                for one, name, prior in zip(queries, names, priors, strict=True)
+            ]
             learnt = np.array([_ndcg(one, order) for one, order in zip(queries, orders, strict=True)])
             curve.impressions.append(step)
             curve.learnt.append(float(traffic @ learnt))
@@ -203,7 +215,8 @@ def learn_from_clicks(
         if report and step % 50 == 0:
             report(step, impressions)
     return [
-        one.ids[_order(model, one, name, prior)] for one, name, prior in zip(queries, names, priors, strict=True)
+        one.ids[_order(model, one, name, prior)]
+        for one, name, prior in zip(queries, names, priors, strict=True)
     ], curve
 
 

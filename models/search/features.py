@@ -11,7 +11,8 @@ collection. What depends on clicks (`neighbours`, `popularity`) is stretched fro
 | `dirichlet`, `jelinek` | query likelihood, mu = 200; lambda = .7 (Zhai & Lafferty 2001) |
 | `coverage`, `idf_coverage` | share of the query's words (of their idf) in the document |
 | `length` | log(1 + terms) |
-| `feedback`, `broad_feedback` | BM25 of the query expanded by 20 terms of the best 8, 50 of the best 15 (RM3, Lavrenko & Croft 2001) |
+| `feedback` | BM25 of the query expanded by 20 terms of the best 8 (RM3, Lavrenko & Croft 2001) |
+| `broad_feedback` | the same with 50 terms of the best 15 |
 | `graph` | BM25 smoothed over the 10 nearest candidates (score regularisation, Diaz 2005), alpha = .8 |
 | `latent` | cosine in the landscape (LSI) |
 | `neighbours` | clicks on this document for similar queries |
@@ -30,7 +31,16 @@ from flocklet.models.search.forward import DocumentTerms, Forward, Landscape, id
 from flocklet.models.search.index import Index
 from flocklet.models.search.text import tokenize
 
-__all__ = ["BM25", "CLIP", "FEATURES", "ClickEvidence", "Features", "QueryFeatures", "put_evidence", "standardise"]
+__all__ = [
+    "BM25",
+    "CLIP",
+    "FEATURES",
+    "ClickEvidence",
+    "Features",
+    "QueryFeatures",
+    "put_evidence",
+    "standardise",
+]
 
 Floats = NDArray[np.float32]
 
@@ -85,6 +95,10 @@ class Features:
     def size_bytes(self) -> int:
         """Return the bytes that features keep beside the index."""
         return self._forward.size_bytes + (self._landscape.size_bytes if self._landscape else 0)
+
+    def use(self, evidence: ClickEvidence | None) -> None:
+        """Take the features of clicks from somewhere else from now on."""
+        self._evidence = evidence
 
     def of(self, query: str, k: int = 100) -> QueryFeatures:
         """Return the features of the best `k` candidates of `query`; costs milliseconds."""
@@ -189,9 +203,9 @@ def _expanded(
     trust = scores[:best] / max(float(scores[:best].sum()), 1e-9)
     mass = (trust / np.maximum(lengths[:best], 1.0)) @ counts[:best] * idf
     chosen = np.argsort(-mass, kind="stable")[:terms]
-    expanded = original * asked / max(float(asked.sum()), 1e-9)
+    expanded = (original * asked / max(float(asked.sum()), 1e-9)).astype(np.float32)
     expanded[chosen] += (1 - original) * mass[chosen] / max(float(mass[chosen].sum()), 1e-9)
-    result: Floats = weights @ expanded.astype(np.float32)
+    result: Floats = weights @ expanded
     return result
 
 

@@ -159,9 +159,9 @@ class Landscape:
                 row = vocabulary.get(term)
                 if row is not None:
                     self._place[row] = at
-        at = self._place[rows]
-        known = at >= 0
-        points = weights[:, known] @ self._directions[at[known]]
+        spots = self._place[rows]
+        known = spots >= 0
+        points: Floats = weights[:, known] @ self._directions[spots[known]]
         norms = np.linalg.norm(points, axis=1, keepdims=True)
         result: Floats = points / np.maximum(norms, 1e-9)
         return result

@@ -46,7 +46,15 @@ class Impressions:
         self._version: object = None
 
     def count(
-        self, origin: int, item: int, kind: int, epoch: int, shown: int, clicked: int, weight: float, gamma: float
+        self,
+        origin: int,
+        item: int,
+        kind: int,
+        epoch: int,
+        shown: int,
+        clicked: int,
+        weight: float,
+        gamma: float,
     ) -> None:
         """Add to a count; `weight` (fading) and `gamma` bring the sums up to date."""
         place = self.places.get(item)

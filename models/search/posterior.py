@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.models.base import State
-from flocklet.models.search.clickentry import MAX_QUERY_SIZE, NO_CLICK, ORIGIN_SIZE, ClickEntry, normalise_query
+from flocklet.models.search.clickentry import (
+    MAX_QUERY_SIZE,
+    NO_CLICK,
+    ORIGIN_SIZE,
+    ClickEntry,
+    normalise_query,
+)
 from flocklet.models.search.impressions import Impressions
 from flocklet.models.search.propensity import CLASSES, Propensities, classes_of
 
@@ -110,7 +116,13 @@ class Posterior:
             self._count(event, 1)
 
     def observe(
-        self, origin: bytes, query: str, shown: list[int], clicks: NDArray[np.bool_], epoch: int = 0, amount: int = 1
+        self,
+        origin: bytes,
+        query: str,
+        shown: list[int],
+        clicks: NDArray[np.bool_],
+        epoch: int = 0,
+        amount: int = 1,
     ) -> None:
         """Count one impression with any number of clicks, `(len(shown),) bool`."""
         number = self._numbers.get(origin)
@@ -150,8 +162,8 @@ class Posterior:
         self.propensities.fit(
             keys // CLASSES,
             keys % CLASSES,
-            np.bincount(inverse, np.concatenate(shown)),
-            np.bincount(inverse, np.concatenate(clicked)),
+            np.bincount(inverse, np.concatenate(shown)).astype(np.float64),
+            np.bincount(inverse, np.concatenate(clicked)).astype(np.float64),
             by_rank_only=by_rank_only,
         )
         self._version += 1
@@ -167,16 +179,19 @@ class Posterior:
         chosen = np.flatnonzero(np.bincount(place, counts[:, 3], len(cells.items)) > 0)
         return np.array(sorted(cells.items[at] for at in chosen.tolist()), dtype=np.uint64)
 
-    def evidence(self, query: str, ids: NDArray[np.uint64], *, me: bytes = b"", now_s: float = 0.0) -> Evidence:
+    def evidence(
+        self, query: str, ids: NDArray[np.uint64], *, me: bytes = b"", now_s: float = 0.0
+    ) -> Evidence:
         """Return the clicks and looks of the items `ids` for `query` as person `me` counts them."""
         cells = self._queries.get(normalise_query(query))
         if cells is None or not cells.size:
             return Evidence(np.zeros(len(ids)), np.zeros(len(ids)))
-        origin, place, clicks, looks = self._voted(cells, me, now_s)
+        _, place, clicks, looks = self._voted(cells, me, now_s)
         size = len(cells.items)
         places = np.array([cells.places.get(item, size) for item in ids.tolist()], np.int64)
         return Evidence(
-            np.bincount(place, clicks, size + 1)[places], np.bincount(place, looks, size + 1)[places]
+            np.bincount(place, clicks, size + 1).astype(np.float64)[places],
+            np.bincount(place, looks, size + 1).astype(np.float64)[places],
         )
 
     def scores(self, evidence: Evidence, prior: Floats) -> Floats:
@@ -209,7 +224,9 @@ class Posterior:
             return order
         tail = order[head:]
         bonus = self.settings.exploration * np.sqrt(1 / (evidence.looks[tail] + self.settings.strength))
-        chosen = tail[np.argsort(-(scores[tail] + bonus * rng.random(len(tail))), kind="stable")[: shown - head]]
+        chosen = tail[
+            np.argsort(-(scores[tail] + bonus * rng.random(len(tail))), kind="stable")[: shown - head]
+        ]
         left = tail[~np.isin(tail, chosen)]
         return np.concatenate([order[:head], chosen, left])
 
@@ -260,7 +277,9 @@ class Posterior:
         queries = sorted({row[0] for row in rows})
         origin_at = {origin: at for at, origin in enumerate(origins)}
         query_at = {query: at for at, query in enumerate(queries)}
-        numbers = np.array([(query_at[q], origin_at[o], k, e, s, c) for q, o, _, k, e, s, c in rows], np.int64)
+        numbers = np.array(
+            [(query_at[q], origin_at[o], k, e, s, c) for q, o, _, k, e, s, c in rows], np.int64
+        )
         return {
             "origins": np.frombuffer(b"".join(origins), dtype=np.uint8).reshape(-1, ORIGIN_SIZE).copy(),
             "queries": np.array(queries, dtype=f"<U{MAX_QUERY_SIZE}"),

@@ -29,7 +29,9 @@ def add_parser(verbs: Any) -> None:
     bench.add_argument(
         "--impressions", type=int, default=5_000, metavar="N", help="simulated searches per kind of people"
     )
-    bench.add_argument("--plot", type=Path, metavar="FILE.png", help="draw nDCG over impressions as PNG (or .svg)")
+    bench.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help="draw nDCG over impressions as PNG (or .svg)"
+    )
     bench.set_defaults(run=_bench)
 
 
@@ -53,7 +55,8 @@ def _bench(args: argparse.Namespace) -> int:
         from flocklet.plot import Series, draw
 
         lines = [
-            Series(name, [float(at) for at in curve.impressions], curve.learnt) for name, curve in curves.items()
+            Series(name, [float(at) for at in curve.impressions], curve.learnt)
+            for name, curve in curves.items()
         ]
         flat = [float(curves["clicks_pbm"].impressions[0]), float(args.impressions)]
         for name in ("bm25", "rerank_cv"):

@@ -28,6 +28,15 @@ def add_parser(verbs: Any) -> None:
     search.add_argument(
         "--as", dest="person", default="me", metavar="NAME", help="who asks (default: the owner)"
     )
+    search.add_argument(
+        "--model",
+        choices=("posterior", "grank", "bm25"),
+        default="posterior",
+        help="what decides the order (default: the posterior click rate)",
+    )
+    search.add_argument(
+        "--explain", action="store_true", help="say for each result where its place comes from"
+    )
     search.set_defaults(run=_search)
     click = verbs.add_parser("click", help="tell which result was the right one")
     click.add_argument("query_id", type=int, metavar="QUERY_ID")
@@ -48,6 +57,7 @@ def _search(args: argparse.Namespace) -> int:
     if not 1 <= args.limit <= 10:
         raise UsageError(f"--limit is {args.limit}", remedy="between 1 and 10")
     words = {"query": " ".join(args.words), "person": args.person, "limit": args.limit}
+    words |= {"model": args.model, "explain": args.explain}
     answer = ask(args, "search", words)
     output.document(answer)
     if not answer["found"]:
@@ -59,10 +69,35 @@ def _search(args: argparse.Namespace) -> int:
         output.line(f"{hit['rank']:2d}. {hit['title']}{votes}{where}")
         if hit["snippet"] and not args.quiet:
             output.line(f"    {hit['snippet']}")
+        if hit.get("why"):
+            for reason in _reasons(hit):
+                output.line(f"    {reason}")
     output.remark(f"query {answer['query_id']}: flocklet click {answer['query_id']} RANK")
     if output.is_terminal and sys.stdin.isatty() and not args.quiet:
         _choose(args, output, answer)
     return 0
+
+
+def _reasons(hit: dict[str, Any]) -> list[str]:
+    """Return the lines that explain one result."""
+    why = hit["why"]
+    words = ", ".join(f"{term} {value:.2f}" for term, value in why["text"].items()) or "no word of the query"
+    lines = [f"text {hit['text_score']:.2f}: {words}", f"click rate {hit['score']:.2f}"]
+    own, peers = why["own"], why["peers"]
+    if own["looks"] or own["clicks"]:
+        lines[1] += f"; own: {own['clicks']:.1f} clicks on {own['looks']:.1f} looks"
+    if peers["looks"] or peers["clicks"]:
+        lines[1] += (
+            f"; peers: {peers['clicks']:.1f} clicks on {peers['looks']:.1f} looks, {peers['identities']} clicked"
+        )
+        trusts = [f"{peer['origin'][:12]} (trust {peer['trust']:.2f})" for peer in peers["trust"][:3]]
+        if trusts:
+            lines.append("clicked by " + ", ".join(trusts) + (" ..." if peers["identities"] > 3 else ""))
+    if why["reranker"]:
+        lines.append(
+            "reranker: " + ", ".join(f"{name} {value:+.2f}" for name, value in why["reranker"].items())
+        )
+    return lines
 
 
 def _choose(args: argparse.Namespace, output: Output, answer: dict[str, Any]) -> None:

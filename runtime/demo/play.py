@@ -224,7 +224,9 @@ def _ask(
             rankings: list[list[int]] = []
             for start in range(0, len(asked), _QUESTIONS_AT_ONCE):
                 part = asked[start : start + _QUESTIONS_AT_ONCE]
-                packed = peer.ask("rank", {"queries": part, "limit": DEPTH, "own_only": own_only})
+                packed = peer.ask(
+                    "rank", {"queries": part, "limit": DEPTH, "own_only": own_only, "model": "grank"}
+                )
                 rankings += [np.frombuffer(ids, ">u8").tolist() for ids in packed]
                 done += len(part)
                 step(done, total)
