@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+
 from flocklet.firmware_export.cycles import count_cycles
 from flocklet.firmware_export.elf import Image, read_elf
 from flocklet.firmware_export.export import errors_of, export_policy

@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from flocklet.errors import FlockletError
 from flocklet.firmware_export import export_policy, read, verify
 from flocklet.firmware_export.firmware_loop import Firmware, ToyPlant, fly, reference_policy

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+
 from flocklet.firmware_export.numerics import FAST_CLAMP, TANH_CLAMP, TANH_P, TANH_Q
 
 __all__ = ["ASM_CONDITION", "FLOAT_GUARD", "float_kernels", "hex_float"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.c_network import CodeParts
 from flocklet.firmware_export.c_step import Hooks

@@ -12,6 +12,7 @@ exact, so every core gives the same bits.
 from __future__ import annotations
 
 import numpy as np
+
 from flocklet.firmware_export.c_dot import is_bounded, weight_kernels
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.c_i16 import i16_parts
@@ -149,7 +150,7 @@ def _weight_eval(plan: Plan, per_entry: int, past: int) -> str:
     return "\n".join(lines)
 
 
-def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: str, act0: str) -> Hooks:  # noqa: PLR0917
+def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: str, act0: str) -> Hooks:
     obs, net = plan.obs, plan.network
     first = net.dense[0]
     weights = "const @N@_weights_t *const W = WEIGHTS(st);\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from flocklet.firmware_export.c_float import float_kernels, hex_float
 from flocklet.firmware_export.c_step import Hooks
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm
@@ -41,7 +42,7 @@ def activation_call(activation: Activation, target: str, n: int) -> str:
     return f"clip({target}, {n}u, {bounds});"
 
 
-def _dense_calls(prefix: str, n_in: int, n_out: int, source: str, target: str, save: str) -> list[str]:  # noqa: PLR0917
+def _dense_calls(prefix: str, n_in: int, n_out: int, source: str, target: str, save: str) -> list[str]:
     eights, four = tiles(n_out)
     lines = []
     if eights:
@@ -87,7 +88,7 @@ def _norm(i: int, layer: LayerNorm, source: str, target: str) -> list[str]:
     ]
 
 
-def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) -> list[str]:  # noqa: PLR0917
+def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) -> list[str]:
     n = layer.n_out
     wide = rows_of(3 * n)
     gates = f"{spare} + {wide}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
 from flocklet.firmware_export.c_float import hex_float
 from flocklet.firmware_export.plan import Plan
 

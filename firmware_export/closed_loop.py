@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.c_step import STATUS, has_time
 from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.reference import forward, hidden_size

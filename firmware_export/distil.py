@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees import ObliviousTrees, fit_oblivious
 

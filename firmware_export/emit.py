@@ -11,6 +11,7 @@ import zlib
 from typing import Any
 
 import numpy as np
+
 from flocklet.firmware_export.c_float import ASM_CONDITION, FLOAT_GUARD, hex_float
 from flocklet.firmware_export.c_network import CodeParts, float_parts, history_functions
 from flocklet.firmware_export.c_step import STATUS, has_time, step_arguments, step_text

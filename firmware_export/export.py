@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.blob import blob_bytes
 from flocklet.firmware_export.emit import code_parts, emit_header, emit_source, emit_vectors

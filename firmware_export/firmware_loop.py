@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.elf import read_elf

@@ -288,7 +288,7 @@ def build_empty(compiler: str, core: Core, where: Path, *, flags: list[str]) -> 
     return _link(text, [], compiler, core, where, flags, where, "empty")
 
 
-def _link(  # noqa: PLR0917
+def _link(
     text: str,
     sources: list[Path],
     compiler: str,

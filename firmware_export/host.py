@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import VerificationError
 from flocklet.firmware_export.harness import driver_text, layout_of
 from flocklet.firmware_export.plan import Plan

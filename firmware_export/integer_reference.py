@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.network import Network
 from flocklet.firmware_export.numerics import activate, clamp
 from flocklet.firmware_export.plan import Field

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Layer, LayerNorm, Network
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 
 __all__ = ["Activation", "Affine", "Dense", "Gru", "Layer", "LayerNorm", "Network", "mlp", "seeded_actor"]

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.network import Activation
 
 __all__ = [

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial import polynomial
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.onnx_values import (
@@ -34,7 +36,6 @@ from flocklet.firmware_export.onnx_values import (
     with_bias,
 )
 from flocklet.onnx_wire import Graph, Model, Node, parse_model
-from numpy.polynomial import polynomial
 
 __all__ = ["lower", "read"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees import FlatTrees, round_down
 from flocklet.onnx_wire import Model, Node, parse_model
@@ -94,7 +95,7 @@ def lower_trees(model: Model) -> FlatTrees:
     )
 
 
-def _append(  # noqa: PLR0917
+def _append(
     parts: dict[str, list[Any]], tree: int, column: int, place: dict[tuple[int, int], int], modes: Any,
     features: Any,
     yes: Any, no: Any, limits: Any, weights: dict[tuple[int, int], list[tuple[int, float]]], node: Node,

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Layer
 from flocklet.onnx_wire import Node, Tensor

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, Network
 from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, column_order

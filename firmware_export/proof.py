@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import FlockletError, MissingExtra, VerificationError
 from flocklet.firmware_export import qemu_engine, unicorn_engine
 from flocklet.firmware_export.c_step import has_time
@@ -265,7 +266,7 @@ def measure(plan: Plan, emulator: Emulator, expected: Expected, *, cycles: bool)
     return worst
 
 
-def _cross_rows(  # noqa: PLR0917
+def _cross_rows(
     plan: Plan, source: Path, where: Path, core: Core, compiler: str, flags: list[str],
     engines: Sequence[str],
     expected: Expected, *, counts: bool,

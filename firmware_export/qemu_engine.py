@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import VerificationError
 from flocklet.firmware_export.toolchain import Core
 

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.network import Activation, Network
 from flocklet.firmware_export.plan import Field, pack_dense
@@ -176,7 +177,7 @@ def quantise(network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.i
     return _weights_only(network, dtype, obs, order, split, reference)
 
 
-def _weights_only(  # noqa: PLR0917
+def _weights_only(
     network: Network,
     dtype: str,
     obs: ObsSpec,

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.numerics import activate, activate_exact, reciprocal_sqrt
 

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+
 from flocklet.firmware_export.cycles import BAND
 from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.proof import Report

@@ -66,7 +66,7 @@ class Core:
     mhz: int = 0
 
 
-def _core(  # noqa: PLR0917
+def _core(
     name: str, gcc: str, zig: str, has_fpu: bool, where: tuple[int, int, int], machine: str, mhz: int
 ) -> Core:
     return Core(name, tuple(gcc.split()), tuple(zig.split()), has_fpu, *where, machine, mhz)

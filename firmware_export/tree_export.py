@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.c_float import FLOAT_GUARD, hex_float
 from flocklet.firmware_export.trees import ObliviousTrees, Trees

@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 
 __all__ = ["FlatTrees", "ObliviousTrees", "Trees", "fit_oblivious", "round_down"]

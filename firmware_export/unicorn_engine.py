@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import MissingExtra, VerificationError
 from flocklet.firmware_export.elf import Image
 from flocklet.firmware_export.toolchain import Core

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.plan import Plan

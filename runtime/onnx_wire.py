@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from flocklet.errors import ExportError
 
 __all__ = ["MAX_BYTES", "Attribute", "Graph", "Model", "Node", "Tensor", "ValueInfo", "parse_model"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from flocklet.firmware_export import qemu_engine, unicorn_engine
 from flocklet.firmware_export.emit import code_parts, emit_header, emit_source, emit_vectors
 from flocklet.firmware_export.export import describe

@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.export import errors_of, outputs

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
+from onnx import TensorProto, helper, numpy_helper
+
 from flocklet.cli.export import add_parser
 from flocklet.errors import ExportError, UsageError
 from flocklet.firmware_export import unicorn_engine
 from flocklet.firmware_export.reference import observations
-from onnx import TensorProto, helper, numpy_helper
 
 
 def main(*words: object) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, small_plan, write_c
+
 from flocklet.errors import VerificationError
 from flocklet.firmware_export import qemu_engine
 from flocklet.firmware_export.cycles import count_cycles, decode
@@ -318,7 +319,7 @@ def test_step_arguments_follow_the_calling_convention():
     class Fake:
         is_arm = True
 
-        class image:  # noqa: N801
+        class image:
             @staticmethod
             def symbol(_name: str) -> int:
                 return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
+
 from flocklet.firmware_export.export import export_policy
 from flocklet.firmware_export.firmware_loop import Firmware, ToyPlant, fly, reference_policy
 from flocklet.firmware_export.semantics import preset

@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 from firmware_kit import actor, needs_cc, needs_gcc, needs_unicorn
+
 from flocklet.firmware_export.elf import read_elf
 from flocklet.firmware_export.export import export_policy, load_artifact
 from flocklet.firmware_export.harness import build_image

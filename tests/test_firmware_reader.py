@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.onnx_reader import lower, read
 from flocklet.firmware_export.reference import forward
 from flocklet.onnx_wire import parse_model
-from onnx import TensorProto, helper, numpy_helper
 
 node = helper.make_node
 

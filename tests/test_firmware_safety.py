@@ -11,6 +11,7 @@ import zlib
 import numpy as np
 import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.blob import blob_bytes, check_blob, reweighted
 from flocklet.firmware_export.c_step import STATUS

@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from firmware_kit import needs_cc, needs_gcc
+
 from flocklet.errors import ExportError
 from flocklet.firmware_export.distil import CartPole, distil, mean_return
 from flocklet.firmware_export.onnx_trees import read_trees

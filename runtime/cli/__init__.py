@@ -41,6 +41,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "service": ("peer", "print a systemd unit that runs the peer"),
     "doctor": ("doctor", "explain what is wrong, or that all is well"),
     "data": ("data", "list the known data sets"),
+    "bench": ("bench", "measure how fast this device computes"),
+    "infer": ("infer", "run an ONNX file on numbers"),
+    "export": ("export", "write a policy as C for a microcontroller, with its proof"),
+    "verify": ("export", "prove an export on this machine and on emulated cores"),
     "bench-search": ("bench_search", "measure the ranking on a judged collection"),
     "demo": ("demo", "watch a flock of real peers learn together"),
 }

@@ -61,7 +61,6 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--flags", action="append", help="compiler flags (default: '-std=c99 -O2')")
     parser.add_argument("--picture", type=Path, help="write an SVG picture of the costs")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def _print(args: argparse.Namespace, data: Any, lines: list[str]) -> None:
@@ -84,6 +83,7 @@ def _specs(args: argparse.Namespace) -> tuple[ObsSpec | None, ActionSpec | None]
 
 def _build(args: argparse.Namespace, source: str) -> int:
     import numpy as np
+
     from flocklet.firmware_export.export import export_policy
     from flocklet.firmware_export.packages import TARGETS
     from flocklet.firmware_export.report import summary
