@@ -97,8 +97,10 @@ def hand_c(folder: Path) -> list[Way]:
         ]
         subprocess.run([*compiler.argv, *flags], check=True)
         run = ctypes.CDLL(str(library)).simulate
-        arguments = [ctypes.c_void_p(a.ctypes.data) for a in (out, states, actions)]
-        call = lambda run=run, arguments=arguments: run(*arguments, SIMULATED, 16)  # noqa: E731
+
+        def call(run: Any = run, arrays: Any = (out, states, actions)) -> None:
+            run(*[ctypes.c_void_p(a.ctypes.data) for a in arrays], SIMULATED, 16)
+
         ways.append(Way(f"C by hand, {compiler.family} -O3 -ffast-math", call, SIMULATED * 16))
     return ways
 

@@ -1,4 +1,4 @@
-"""ONNX files that we write: accepted by onnx.checker, run by onnxruntime to the same numbers, read back, refused if foreign."""
+"""ONNX files that we write: valid, run by onnxruntime to the same numbers, read back, refused if foreign."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def td3_program(shape: Td3Shape = Td3Shape()) -> Program:
     starts = (actor.count, actor.count + critic.count)
 
     pair = p.scratch("pair", b * (n + k))
-    a2 = mlp_forward(p, "a2", actor, b, targets, after)
+    a2 = mlp_forward(p, "a2", actor, b, targets, after, is_training=False)
     _join(p, shape, after, a2, pair, noise=noise)
     q = p.scratch("q", 2 * b)
     for i, start in enumerate(starts):
@@ -141,5 +141,5 @@ def actor_program(net: Mlp, rows: int = 1) -> Program:
     p = Program("actor")
     params, x = p.buffer("params", net.count), p.buffer("x", rows * net.sizes[0])
     y = p.buffer("y", rows * net.sizes[-1])
-    mlp_forward(p, "a", net, rows, params, x, y=y)
+    mlp_forward(p, "a", net, rows, params, x, y=y, is_training=False)
     return p

@@ -35,7 +35,7 @@ def adjoint(graph: Graph, wanted: Sequence[int] | None = None) -> Graph:
 
     for output, seed in zip(graph.outputs, seeds, strict=True):
         add(output, seed)
-    for expr in reversed(graph.order()):
+    for expr in reversed(graph.order):
         flow = gradient.get(expr.index)
         if flow is None or not expr.args:
             continue

@@ -13,6 +13,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -230,6 +231,7 @@ class Graph:
     inputs: tuple[Expr, ...]
     outputs: tuple[Expr, ...]
 
+    @cached_property
     def order(self) -> list[Expr]:
         """Return every expression that the outputs need, arguments first."""
         seen: dict[int, Expr] = {}
@@ -252,20 +254,21 @@ class Graph:
         if len(values) != len(self.inputs):
             raise ValueError(f"the body takes {len(self.inputs)} numbers, got {len(values)}")
         got: dict[int, Any] = {expr.index: value for expr, value in zip(self.inputs, values, strict=True)}
-        for expr in self.order():
-            if expr.index not in got:
-                got[expr.index] = (
-                    numbers.const(expr.value)
-                    if expr.op == "const"
-                    else numbers.apply(expr.op, [got[a.index] for a in expr.args])
-                )
+        apply = numbers.apply
+        for index, op, value, args in self._plan:
+            if index not in got:
+                got[index] = numbers.const(value) if op == "const" else apply(op, [got[a] for a in args])
         return [got[expr.index] for expr in self.outputs]
+
+    @cached_property
+    def _plan(self) -> list[tuple[int, str, float, list[int]]]:
+        return [(e.index, e.op, e.value, [a.index for a in e.args]) for e in self.order]
 
     def digest(self) -> str:
         """Return a digest of the computation, equal in every process."""
         number: dict[int, int] = {}
         text = []
-        for position, expr in enumerate(self.order()):
+        for position, expr in enumerate(self.order):
             number[expr.index] = position
             text.append(f"{expr.op} {expr.value.hex()} {[number[a.index] for a in expr.args]}")
         text.append(f"{len(self.inputs)} {[number[expr.index] for expr in self.outputs]}")
@@ -273,7 +276,7 @@ class Graph:
 
     def cost(self) -> int:
         """Return the number of arithmetic operations (comparisons and selections included)."""
-        return sum(1 for expr in self.order() if expr.op not in ("const", "input"))
+        return sum(1 for expr in self.order if expr.op not in ("const", "input"))
 
 
 def trace(body: Callable[..., Any], *arities: int) -> Graph:

@@ -77,17 +77,25 @@ def _shift(view: View, offset: int) -> View:
 
 
 def mlp_forward(
-    program: Program, name: str, net: Mlp, rows: int, params: View, x: View, *, y: View | None = None
+    program: Program,
+    name: str,
+    net: Mlp,
+    rows: int,
+    params: View,
+    x: View,
+    *,
+    y: View | None = None,
+    is_training: bool = True,
 ) -> View:
     """Append y = net(x) for `rows` rows; return the view of y. Hidden outputs stay in scratch `{name}.h1`, ...
 
-    Layers with fast_tanh also keep their slopes in `{name}.d1`, ... for the backward pass.
+    Layers with fast_tanh also keep their slopes in `{name}.d1`, ... for the backward pass, unless `is_training` is false.
     """
     source = x
     for i, layer in enumerate(net.layers, 1):
         is_last = i == len(net.layers)
         target = y if is_last and y is not None else program.scratch(f"{name}.h{i}", rows * layer.outputs)
-        keep = layer.activation == "fast_tanh"
+        keep = is_training and layer.activation == "fast_tanh"
         views = [source, _shift(params, layer.weights), _shift(params, layer.bias), target]
         if keep:
             views.append(program.scratch(f"{name}.d{i}", rows * layer.outputs))
