@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from flocklet.cli.export import add_parser
 from flocklet.errors import ExportError, UsageError
 from flocklet.firmware_export import unicorn_engine
+from flocklet.firmware_export.network import Network, seeded_actor
 from flocklet.firmware_export.reference import observations
 
 
@@ -25,10 +26,9 @@ def main(*words: object) -> int:
     return int(args.run(args))
 
 
-@pytest.fixture
-def policy(tmp_path) -> Path:
+def save(net: Network, path: Path) -> Path:
     nodes, constants, value = [], [], "x"
-    for i, layer in enumerate(actor("tanh").dense):
+    for i, layer in enumerate(net.dense):
         constants += [
             numpy_helper.from_array(layer.weight, f"w{i}"),
             numpy_helper.from_array(layer.bias, f"b{i}"),
@@ -36,18 +36,26 @@ def policy(tmp_path) -> Path:
         nodes.append(helper.make_node("Gemm", [value, f"w{i}", f"b{i}"], [f"z{i}"], transB=1))
         value = f"y{i}"
         nodes.append(helper.make_node("Tanh", [f"z{i}"], [value]))
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 146])
-    y = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, 4])
-    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants)), tmp_path / "policy.onnx")
-    return tmp_path / "policy.onnx"
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, net.n_in])
+    y = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, net.n_out])
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [y], constants)), path)
+    return path
+
+
+@pytest.fixture
+def policy(tmp_path) -> Path:
+    return save(actor("tanh"), tmp_path / "policy.onnx")
 
 
 @needs_gcc
 @needs_unicorn
 @pytest.mark.timeout(60)
-def test_export_verify_report_and_picture(policy, tmp_path, capsys):
+def test_export_verify_report_and_picture(tmp_path, capsys):
+    policy = save(seeded_actor(np.random.default_rng(0), (34, 16, 4)), tmp_path / "policy.onnx")
+    spec = tmp_path / "rules.json"
+    spec.write_text(json.dumps({"obs": {"state": 18, "history": [4, 4], "period": 2, "clip": 5.0}}))
     out = tmp_path / "out"
-    how = ["--preset", "learning-to-fly", "--cc", "gcc", "--engine", "unicorn", "--json"]
+    how = ["--spec", spec, "--cc", "gcc", "--engine", "unicorn", "--json"]
     assert main("export", policy, "--out", out, "--verify", "--picture", tmp_path / "p.svg", *how) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["verified"] and {row["result"] for row in report["rows"]} == {"equal"}
