@@ -42,6 +42,7 @@ NAMES = {
     "help_ms": "flocklet --help, ms",
     "help_over_bare_cpu_ms": "the same in processor time, ms",
     "disk_compiled_mb": "fresh environment with byte code, MB",
+    "disk_pip_mb": "an empty environment with pip, for comparison, MB",
     "packages": "packages installed, without pip",
 }
 
@@ -154,6 +155,8 @@ def measure_disk() -> dict[str, float]:
         found = {"disk_mb": size_mb(home), "packages": len(list(home.rglob("*.dist-info")))}
         subprocess.run([home / "bin/python", "-m", "compileall", "-q", home / "lib"], check=False)
         found["disk_compiled_mb"] = size_mb(home)
+        subprocess.run([sys.executable, "-m", "venv", place / "with-pip"], check=True)
+        found["disk_pip_mb"] = size_mb(place / "with-pip")
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     return {**found, "dependencies": len(project["dependencies"])}
 
