@@ -88,13 +88,21 @@ def cache_folder() -> Path:
     return Path(base) / "flocklet" / "pi-smoke"
 
 
-def call(command: Sequence[str | Path], log: Path, **options: object) -> None:
+def call(command: Sequence[str | Path], log: Path) -> None:
     """Run a tool of this machine; its words go to `log`, and its last one into the error."""
     with log.open("ab") as out:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options)  # type: ignore[call-overload]
-    if done.returncode:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+        try:
+            process.wait()
+        finally:
+            end(process)
+    if process.returncode:
         words = log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-        raise Failed(f"{Path(command[0]).name} ended with {done.returncode}: {words[-1][:200]} (see {log})")
+        raise Failed(
+            f"{Path(command[0]).name} ended with {process.returncode}: {words[-1][:200]} (see {log})"
+        )
 
 
 def debian_mirror() -> list[str]:
@@ -162,7 +170,7 @@ def install_dependencies(cache: Path, root: Path, log: Path) -> tuple[str, str]:
 
 def install_wheel(root: Path, folder: Path, log: Path) -> str:
     """Build the wheel of what git tracks and unpack it into `folder`, which lies in the root."""
-    with tempfile.TemporaryDirectory(prefix="flocklet-wheel-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="flocklet-wheel-", ignore_cleanup_errors=True) as temporary:
         source = Path(temporary, "source")
         names = subprocess.check_output(["git", "ls-files"], cwd=CHECKOUT, text=True).splitlines()
         for name in names:

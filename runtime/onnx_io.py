@@ -266,7 +266,7 @@ def decode_mlp(data: bytes) -> list[DenseLayer]:
         elif node.op_type not in ("Mul", "Add", "Div"):
             raise ExportError(f"{node.label} is not part of a net that flocklet wrote")
     if encode_mlp(layers, name=model.graph.name) != data:
-        raise ExportError("this ONNX file was not written by flocklet; OnnxSession can still run it")
+        raise ExportError("this ONNX file was not written by flocklet; 'flocklet infer' can still run it")
     return layers
 
 

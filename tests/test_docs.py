@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flocklet.cli import VERBS, build_parser
+from flocklet.cli import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -107,14 +107,7 @@ def test_commands_in_running_text_are_understood(path: Path, capsys: pytest.Capt
     check_phrases(spans, capsys)
 
 
-def waiting(path: Path) -> object:
-    """The firmware export tells of a verb whose row in VERBS comes with the next merge; then this mark is idle."""
-    is_waiting = "export" not in VERBS and path.name == "report.py"
-    reason = "'export' has no row in cli.VERBS yet"
-    return pytest.param(path, marks=pytest.mark.xfail(is_waiting, reason=reason, strict=False))
-
-
-@pytest.mark.parametrize("path", [waiting(path) for path in SOURCES], ids=IDS.get)
+@pytest.mark.parametrize("path", SOURCES, ids=IDS.get)
 def test_commands_in_our_messages_are_understood(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those between quotes: 'flocklet init --rotate' gives this copy its own identity."""
     source = re.sub(r"\"\s*\n\s*f?\"", "", path.read_text())  # a message that goes on in the next line
