@@ -220,9 +220,7 @@ def main() -> None:
         "--views", type=int, default=10, help="views of a fifth of the people per seed, at most 10"
     )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "flocklet")
-    parser.add_argument(
-        "--no-walk", action="store_true", help="leave the slow published walk out of 'quality'"
-    )
+    parser.add_argument("--no-walk", action="store_true", help="leave the slow published walk out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
@@ -238,7 +236,9 @@ def main() -> None:
         "quality": lambda: quality(data, args.seeds, not args.no_walk),
         "partial": lambda: partial(data, args.seeds, args.views),
         "protocol": lambda: protocol(data, args.seeds),
-        "attack": lambda: recommend_attack.attacks(data, args.seeds, args.victims, keep),
+        "attack": lambda: recommend_attack.attacks(
+            data, args.seeds, args.victims, keep, with_walk=not args.no_walk
+        ),
         "trust": recommend_speed.trust,
         "ingest": recommend_speed.ingest,
         "latency": lambda: recommend_speed.latency(data),
