@@ -1,7 +1,7 @@
 """Measure recommendation, trust and their defence beside implicit ALS, EASE in NumPy and meritrank-python.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py [--seeds 5] [--victims 60]
-        [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--cache DIR] [--json FILE] [--svg FILE]
+        [--only quality,partial,protocol,attack,trust,ingest,latency,signals,bandit] [--cache DIR] [--json FILE] [--svg FILE]
 
 MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not installed are rows that say so:
 `pip install implicit meritrank-python` (the latter is GPL: it is run here, never copied).
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import recommend_attack
+import recommend_bandit
 import recommend_speed
 from recommend_data import figures, gain, similar_trust, split
 
@@ -212,7 +213,7 @@ def cell(value: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals")
+    names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals", "bandit")
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--victims", type=int, default=60)
@@ -242,6 +243,7 @@ def main() -> None:
         "trust": recommend_speed.trust,
         "ingest": recommend_speed.ingest,
         "latency": lambda: recommend_speed.latency(data),
+        "bandit": lambda: recommend_bandit.estimates(args.cache),
         "signals": lambda: recommend_attack.signals(data, args.seeds),
     }
     for name in names:

@@ -95,7 +95,8 @@ def _vouching(step: NDArray[np.float64], cuts: NDArray[np.bool_]) -> NDArray[np.
     Whoever trusts nobody has 1: nothing speaks against them.
     """
     total = step.sum(axis=1)
-    return np.divide((step * ~cuts).sum(axis=1), total, out=np.ones_like(total), where=total > 0)
+    share = np.divide((step * ~cuts).sum(axis=1), total, out=np.ones_like(total), where=total > 0)
+    return np.asarray(share, np.float64)
 
 
 def _steps_among(edges: TrustEdges, near: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
