@@ -1,7 +1,7 @@
 """Measure recommendation, trust and their defence beside implicit ALS, EASE in NumPy and meritrank-python.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py [--seeds 5] [--victims 60]
-        [--only quality,partial,protocol,attack,trust,ingest,latency,signals] [--cache DIR] [--json FILE] [--svg FILE]
+        [--only quality,partial,protocol,attack,trust,ingest,latency,signals,bandit] [--cache DIR] [--json FILE] [--svg FILE]
 
 MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not installed are rows that say so:
 `pip install implicit meritrank-python` (the latter is GPL: it is run here, never copied).
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import recommend_attack
+import recommend_bandit
 import recommend_speed
 from recommend_data import figures, gain, similar_trust, split
 
@@ -212,7 +213,7 @@ def cell(value: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals")
+    names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals", "bandit")
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--victims", type=int, default=60)
@@ -220,9 +221,7 @@ def main() -> None:
         "--views", type=int, default=10, help="views of a fifth of the people per seed, at most 10"
     )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "flocklet")
-    parser.add_argument(
-        "--no-walk", action="store_true", help="leave the slow published walk out of 'quality'"
-    )
+    parser.add_argument("--no-walk", action="store_true", help="leave the slow published walk out")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
@@ -238,10 +237,13 @@ def main() -> None:
         "quality": lambda: quality(data, args.seeds, not args.no_walk),
         "partial": lambda: partial(data, args.seeds, args.views),
         "protocol": lambda: protocol(data, args.seeds),
-        "attack": lambda: recommend_attack.attacks(data, args.seeds, args.victims, keep),
+        "attack": lambda: recommend_attack.attacks(
+            data, args.seeds, args.victims, keep, with_walk=not args.no_walk
+        ),
         "trust": recommend_speed.trust,
         "ingest": recommend_speed.ingest,
         "latency": lambda: recommend_speed.latency(data),
+        "bandit": lambda: recommend_bandit.estimates(args.cache),
         "signals": lambda: recommend_attack.signals(data, args.seeds),
     }
     for name in names:

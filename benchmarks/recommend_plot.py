@@ -12,8 +12,8 @@ LABELS = {
     "popularity": "popularity",
     "published walk": "published walk",
 }
-ORDER = ("none", "2% x 5", "10% x 5", "30% x 5", "10% x 50", "10% x 5, copying the victim")
-TICKS = ("no attack", "2% × 5", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying")
+ORDER = ("none", "10% x 5", "30% x 5", "10% x 50", "10% x 5, copying the victim")
+TICKS = ("no attack", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying")
 WIDTH, HEIGHT, TOP, BOTTOM = 400, 300, 48, 64
 
 

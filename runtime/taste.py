@@ -157,8 +157,10 @@ class Taste:
         told: Counter[str] = Counter()
         rows = []
         gone: list[bytes] = []
+        friends = self._reached()
         for page in pages:
-            taken = self.graph.add(page.edges, self.clock.time(), is_friend=self._is_friend(page.src))
+            is_friend = not friends or page.src in friends
+            taken = self.graph.add(page.edges, self.clock.time(), is_friend=is_friend)
             told += taken
             if taken["taken"] or page.src in self.graph.own:
                 rows.append((_digest(page.raw), page.src, page.raw))
@@ -169,12 +171,13 @@ class Taste:
             self.store.remove_edge_pages(map(_digest, gone))
         return told
 
-    def _is_friend(self, src: bytes) -> bool:
+    def _reached(self) -> set[bytes]:
+        """Return whom trust reaches from here, as of the last change of trust; empty when nobody trusts."""
         generation, friends = self._friends
-        if generation != self.graph.generation:
+        if generation != self.graph.trust_generation:
             friends = reach(self.graph, self._own())
-            self._friends = (self.graph.generation, friends)
-        return not friends or src in friends
+            self._friends = (self.graph.trust_generation, friends)
+        return friends
 
     # -- answers --
 
@@ -258,9 +261,11 @@ class Taste:
             _log.warning("the graph in %s is not used (%s); it is built anew", self._folder, error)
             self.graph, self._upto = Graph(own=self._own()), 0
         saved = self.graph.generation
+        friends = self._reached()
         for _, src, raw in self.store.edge_pages(self._upto):
             try:
-                self.graph.add(read_page(raw).edges, self.clock.time(), is_friend=self._is_friend(src))
+                is_friend = not friends or src in friends
+                self.graph.add(read_page(raw).edges, self.clock.time(), is_friend=is_friend)
             except WireError as error:
                 _log.warning("a stored page of edges is left out: %s", error)
         return saved

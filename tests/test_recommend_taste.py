@@ -128,6 +128,8 @@ def test_trusting_a_device_reaches_the_people_on_it(homes: list[Home]) -> None:
     trusted = {row.origin: row.path for row in one.taste.view(one.people["me"]).trusted()}
     me, device, owner = one.people["me"].origin, two.device.origin, two.people["me"].origin
     assert trusted[owner] == (me, device, owner)
+    influence = {row.origin: row.influence for row in one.taste.view(one.people["me"]).trusted()}
+    assert influence[owner] == 1.0  # behind one device, but one that is trusted directly
 
 
 def test_a_forged_page_is_refused_and_nothing_of_it_is_kept(homes: list[Home]) -> None:

@@ -118,6 +118,7 @@ class Graph:
         self.items: Names[int] = Names(most=self.settings.most_items)
         self.own = set(own)
         self.generation = 0
+        self.trust_generation = 0
         self._friends = _Ring(self.settings.friend_segments, self.settings)
         self._strangers = _Ring(self.settings.stranger_segments, self.settings)
 
@@ -162,6 +163,7 @@ class Graph:
                 taken[key] = (src, key & 0xFFFFFFFF, weight, edge.ts)
         if taken:
             self.generation += 1
+            self.trust_generation += any(key & int(ITEM_BIT) == 0 for key in taken)
             self._append(Edges.of(*zip(*taken.values(), strict=True)), is_friend)
         return told
 
@@ -300,6 +302,7 @@ class Graph:
         self.items = Names(items, most=self.settings.most_items)
         self._friends, self._strangers = rings
         self.generation += 1
+        self.trust_generation += 1
 
 
 def _renumbered(edges: Edges, people: NDArray[np.uint32], items: NDArray[np.uint32]) -> Edges:

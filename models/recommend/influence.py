@@ -3,8 +3,10 @@
 A person reached from the ego by trust counts fully once the probability to hit them passes `full_at`, and in
 proportion below. All people behind one *cut person* (through whom at least `cut_from` of the walks to them pass;
 MeritRank's connectivity decay) count together for `cut_voice` people, none by default. So whoever makes up identities
-behind one attacker gains nothing, however many they are and however they trust each other; an attacker who was
-trusted before keeps one voice.
+behind one attacker gains nothing, however many they are and however they trust each other. Behind somebody whom the
+ego trusts directly (a friend's device and the people on it) all together count as `friend_voice` people. Whoever
+trusts only people whom nobody else vouches for loses their own voice in that proportion, unless they are a direct
+friend: this is what a person does whose trusted account was taken over to bring in sybils.
 
 People whom nobody in reach trusts share a *fringe* of at most `fringe` times the mass of the trusted, however many
 they are: honest newcomers are heard faintly, a crowd no louder than a few. Without any trust edge from the ego all
@@ -33,6 +35,7 @@ class InfluenceSettings:
     full_at: float = 1e-4
     cut_from: float = 0.95
     cut_voice: float = 0.0
+    friend_voice: float = 1.0
     fringe: float = 0.0
     most: int = 1_500
 
@@ -56,7 +59,10 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
     me = int(np.searchsorted(near, ego))
     hits = green[me] / np.diag(green)
     heard = np.minimum(1.0, hits / settings.full_at)
-    heard = _behind_cuts(heard, hits, bottleneck(green, me) >= settings.cut_from, settings.cut_voice)
+    cuts = bottleneck(green, me) >= settings.cut_from
+    is_friend = np.isin(near, edges.dst[(edges.src == ego) & (edges.weight > 0)])
+    heard = np.where(is_friend, heard, heard * _vouching(step, cuts))
+    heard = _behind_cuts(heard, hits, cuts, np.where(is_friend, settings.friend_voice, settings.cut_voice))
     voice = np.zeros(edges.n)
     voice[near] = heard
     voice[edges.dst[(edges.src == ego) & (edges.weight < 0)]] = 0.0
@@ -69,15 +75,28 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
 
 
 def _behind_cuts(
-    heard: NDArray[np.float64], hits: NDArray[np.float64], cuts: NDArray[np.bool_], most: float
+    heard: NDArray[np.float64],
+    hits: NDArray[np.float64],
+    cuts: NDArray[np.bool_],
+    most: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Return `heard` with everybody behind the same first cut person scaled to `most` voices together."""
+    """Return `heard` with everybody behind the same first cut person p scaled to most[p] voices together."""
     is_cut = cuts.any(axis=0)
     first = np.where(cuts, hits[:, None], -1.0).argmax(axis=0)  # the cut person nearest to the ego
     together = np.bincount(first[is_cut], heard[is_cut], len(heard))
     scaled = heard.copy()
-    scaled[is_cut] *= np.minimum(1.0, most / np.maximum(together[first[is_cut]], 1e-12))
+    scaled[is_cut] *= np.minimum(1.0, most[first[is_cut]] / np.maximum(together[first[is_cut]], 1e-12))
     return scaled
+
+
+def _vouching(step: NDArray[np.float64], cuts: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of each person's trust that goes to people who are not known through that person alone.
+
+    Whoever trusts nobody has 1: nothing speaks against them.
+    """
+    total = step.sum(axis=1)
+    share = np.divide((step * ~cuts).sum(axis=1), total, out=np.ones_like(total), where=total > 0)
+    return np.asarray(share, np.float64)
 
 
 def _steps_among(edges: TrustEdges, near: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -148,6 +149,18 @@ class TrustView:
         weights = choose_weights(self._likes, row, rng) if choose and row >= 0 else None
         self._model = Blend(default_scorers) if weights is None else Blend(default_scorers, weights)
         self._model.fit(self._likes)
+
+    def seen_by(self, origin: bytes) -> TrustView:
+        """Return the same fitted model for another person of the device; only right while trust does not differ.
+
+        Raises:
+            ValueError: trust decided the influence here, so another person sees another graph.
+        """
+        if self.is_trust_used:
+            raise ValueError("another person trusts others: fit a view of their own")
+        other = copy.copy(self)
+        other.ego, other._me, other._own = origin, self.graph.people.number(origin), None
+        return other
 
     def _mine(self) -> tuple[Profile, Profile]:
         """Return what the person likes and what they rated at all, among the items in view, as of now."""

@@ -11,6 +11,8 @@ anew when it gets some.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +22,7 @@ __all__ = ["TrustWalks", "Walks"]
 
 MAX_STEPS = 100
 Floats = NDArray[np.float64]
-Nodes = NDArray[np.int32]
+Nodes = NDArray[Any]
 
 
 class TrustWalks:
@@ -37,15 +39,16 @@ class TrustWalks:
         self._rng = rng
         positive = edges.weight > 0
         keys, place = np.unique(edges.src[positive] * self.n + edges.dst[positive], return_inverse=True)
-        self._rows = keys // self.n
+        rows = keys // self.n
         self._targets = (keys % self.n).astype(np.int32)
         self._weights = np.bincount(place, edges.weight[positive], len(keys)).astype(np.float64)
-        self._starts = np.searchsorted(self._rows, np.arange(self.n + 1))
+        self._starts = np.searchsorted(rows, np.arange(self.n + 1))
         running = np.cumsum(self._weights)
-        before = np.concatenate([[0.0], running])[self._starts[self._rows]]
-        total = np.bincount(self._rows, self._weights, self.n)
-        self._ends = self._rows + (running - before) / total[self._rows]
-        self._close_rows()
+        before = np.concatenate([[0.0], running])[self._starts[rows]]
+        total = np.bincount(rows, self._weights, self.n)
+        self._ends = rows + (running - before) / total[rows]
+        last = self._starts[1:][self._starts[1:] > self._starts[:-1]] - 1
+        self._ends[last] = rows[last] + 1.0  # rounding must not leave a gap below the next row
         negative = edges.weight < 0
         self._distrust: dict[int, dict[int, float]] = {}
         for src, dst, weight in zip(
@@ -56,10 +59,6 @@ class TrustWalks:
         ):
             self._distrust.setdefault(src, {})[dst] = weight
         self._walks: dict[int, Walks] = {}
-
-    def _close_rows(self) -> None:
-        last = self._starts[1:][self._starts[1:] > self._starts[:-1]] - 1
-        self._ends[last] = self._rows[last] + 1.0
 
     def walk(self, ego: int, count: int = 10_000) -> Walks:
         """Walk from `ego` anew and keep the walks."""
@@ -112,14 +111,13 @@ class TrustWalks:
         if at is not None and weight > 0:
             self._weights[at] = weight
         elif at is not None:
-            self._rows, self._targets, self._weights, self._ends = (
-                np.delete(a, at) for a in (self._rows, self._targets, self._weights, self._ends)
+            self._targets, self._weights, self._ends = (
+                np.delete(column, at) for column in (self._targets, self._weights, self._ends)
             )
             self._starts[src + 1 :] -= 1
             last -= 1
         else:
             place = first + int(np.searchsorted(self._targets[first:last], dst))
-            self._rows = np.insert(self._rows, place, src)
             self._targets = np.insert(self._targets, place, dst)
             self._weights = np.insert(self._weights, place, weight)
             self._ends = np.insert(self._ends, place, 0.0)
@@ -135,8 +133,8 @@ class TrustWalks:
         places = np.searchsorted(self._ends, at + self._rng.random(len(at)), side="right")
         if not len(self._targets):
             return at, np.zeros(len(at), bool)
-        places[places == len(self._ends)] = len(self._ends) - 1
-        return self._targets[places], self._rows[places] == at
+        on = places < self._starts[at + 1]
+        return self._targets[np.minimum(places, len(self._targets) - 1)], on
 
     def toss(self, count: int) -> NDArray[np.bool_]:
         """Return for each of `count` walks whether it goes on."""
@@ -162,7 +160,9 @@ class Walks:
 
     def __init__(self, graph: TrustWalks, ego: int, count: int) -> None:
         self.graph, self.ego, self.count = graph, ego, count
-        self._steps = np.full((16, count), -1, np.int32)
+        # narrow numbers where they do: every update scans all steps for one person
+        kind: type[np.int16] | type[np.int32] = np.int16 if graph.n < 32_767 else np.int32
+        self._steps: NDArray[Any] = np.full((16, count), -1, kind)
         self._steps[0] = ego
         self._hits = np.zeros(graph.n, np.int64)
         self._is_new = True
@@ -272,7 +272,7 @@ class Walks:
     def _write(self, walks: NDArray[np.int64], depth: NDArray[np.int64], to: Nodes) -> None:
         if len(depth) and (most := int(depth.max())) >= len(self._steps):
             rows = min(most + 8, MAX_STEPS) - len(self._steps)
-            self._steps = np.concatenate([self._steps, np.full((rows, self.count), -1, np.int32)])
+            self._steps = np.concatenate([self._steps, np.full((rows, self.count), -1, self._steps.dtype)])
         self._steps[depth, walks] = to
 
     def _recouple(
