@@ -68,7 +68,7 @@ class PdgdRanker:
     name = "pdgd"
 
     def __init__(
-        self, rng: np.random.Generator, *, is_deep: bool = False, rate: float = 0.1, pull: float = 0.002
+        self, rng: np.random.Generator, *, is_deep: bool = False, rate: float = 0.03, pull: float = 0.002
     ) -> None:
         self._rate, self._pull = rate, pull
         self.parameters: Parameters = {"weights": np.zeros(len(FEATURES), np.float32)}
