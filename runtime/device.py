@@ -255,6 +255,7 @@ class Device:
             if not query.strip():
                 raise UsageError("the query is empty", remedy="flocklet search WORDS...")
             trust = self._trust_of(identity)
+            self.ranker.own = {who.origin for who in self._people.values()}
             rng = np.random.default_rng(self.ranker.posterior.impressions)
             ranked = self.ranker.rank(
                 self.index, query, identity.origin, model=model, candidates=CANDIDATES, trust=trust, rng=rng

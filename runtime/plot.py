@@ -58,17 +58,16 @@ class Series:
     y: Sequence[float]
 
 
-def draw(path: Path, lines: Sequence[Series], *, title: str, x: str, y: str) -> None:
+def draw(path: Path, lines: Sequence[Series], *, title: str, x: str) -> None:
     """Write the plot; the suffix decides (.png or .svg). Needs at least one line with one point."""
     frame = _Frame(lines)
     canvas: _Svg | _Pixels = _Svg() if path.suffix.lower() == ".svg" else _Pixels()
     canvas.text(_LEFT, 14, title, _BLACK)
     canvas.text(_LEFT, _HEIGHT - 22, f"{x} (logarithmic)", _GREY)
-    canvas.text(8, _TOP - 18, y, _GREY)
     for value in frame.y_ticks:
         at = frame.row(value)
         canvas.line(_LEFT, at, _WIDTH - _RIGHT, at, _LIGHT, 1)
-        canvas.text(_LEFT - 44, at - 7, f"{value:.2f}", _GREY)
+        canvas.text(_LEFT - 58, at - 7, f"{value:.2f}", _GREY)
     for value in frame.x_ticks:
         at = frame.column(value)
         canvas.line(at, _TOP, at, _HEIGHT - _BOTTOM, _LIGHT, 1)

@@ -58,6 +58,7 @@ class Ranker:
         self.grank = GRank(votes)
         self.posterior = Posterior(settings)
         self.reranker: Reranker | None = None
+        self.own: set[bytes] = set()
         self._clock = clock
         self._fitted = 0
 
@@ -152,7 +153,7 @@ class Ranker:
     def _estimate(self) -> None:
         seen = self.posterior.impressions
         if seen >= _LEAST_IMPRESSIONS and abs(seen - self._fitted) * _REFIT_SHARE > max(self._fitted, 1):
-            self.posterior.fit_propensities()
+            self.posterior.fit_propensities(own=self.own)
             self._fitted = seen
 
     def explain(

@@ -56,7 +56,8 @@ class CascadeClicks:
         wanted = rng.random(grades.shape) < np.array(self.click)[grades]
         ends = wanted & (rng.random(grades.shape) < np.array(self.stop)[grades])
         stopped = np.cumsum(ends, axis=1) - ends > 0
-        return wanted & ~stopped
+        clicks: NDArray[np.bool_] = wanted & ~stopped
+        return clicks
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class DbnClicks:
         ends = wanted & (rng.random(grades.shape) < np.array(self.satisfaction)[grades])
         ends |= rng.random(grades.shape) >= self.persistence
         stopped = np.cumsum(ends, axis=1) - ends > 0
-        return wanted & ~stopped
+        clicks: NDArray[np.bool_] = wanted & ~stopped
+        return clicks
 
 
 _ATTRACTION: Chances = (0.1, 0.3, 0.5, 0.7, 0.95)

@@ -179,7 +179,8 @@ def standardise(column: NDArray[np.floating]) -> Floats:
     spread = float(values.std()) if len(values) else 0.0
     if spread < 1e-9 * max(1.0, float(np.abs(values).max(initial=0.0))):
         return np.zeros(len(values), np.float32)
-    return np.clip((values - values.mean()) / spread, -CLIP, CLIP).astype(np.float32)
+    result: Floats = np.clip((values - values.mean()) / spread, -CLIP, CLIP).astype(np.float32)
+    return result
 
 
 def _bm25(counts: Floats, idf: Floats, lengths: Floats, mean: float, k1: float, b: float) -> Floats:

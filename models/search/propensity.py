@@ -54,7 +54,8 @@ class Propensities:
     def by_rank(self) -> Floats:
         """Return the propensity of each rank while nothing above was clicked, `(10,)`."""
         positions = np.arange(POSITIONS)
-        return self.gamma[positions * (positions + 1) // 2]
+        result: Floats = self.gamma[positions * (positions + 1) // 2]
+        return result
 
     def fit(
         self,

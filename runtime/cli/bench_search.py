@@ -62,7 +62,7 @@ def _bench(args: argparse.Namespace) -> int:
         for name in ("bm25", "rerank_cv"):
             value = float(report["traffic_ndcg@10"][name])
             lines.insert(0, Series(name, flat, [value, value]))
-        draw(args.plot, lines, title=f"{report['collection']}: nDCG@10", x="impressions", y="nDCG@10")
+        draw(args.plot, lines, title=f"nDCG@10 on {report['collection']}", x="impressions")
     output.document(report)
     output.remark(
         f"{report['collection']}: {report['documents']} documents, {report['queries']} judged queries, "
