@@ -147,10 +147,9 @@ def _activate(kind: str, n: int) -> str:
     """Return the statement that turns z (Q16) into counts, and into full-scale values in z."""
     if kind == "identity":
         return ""
+    value = f"curve(s->z[i], W->t_{kind})"
     if kind == "sigmoid":
         value = f"(curve(s->z[i] >> 1, W->t_tanh) + {FULL}) >> 1"
-    else:
-        value = f"curve(s->z[i], W->t_{kind})"
     return (
         f"for (i = 0; i < {n}u; i++) {{\n  const int32_t t = {value};\n  s->z[i] = t;\n  s->counts[i] = (t + 4) >> 3;\n}}"
         + (f"\ns->counts[{n}] = 0;" if n % 2 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def test_actor_is_bit_exact_on_this_machine(tmp_path, dtype, rules):
 @pytest.mark.parametrize("dtype", ["f32", "w16", "i16"])
 @pytest.mark.parametrize("feed", ["raw_output", "previous_action"])
 def test_odd_sizes_and_every_rule_are_bit_exact(tmp_path, dtype, feed):
-    extra = {"native_interval_us": 3000, "interval_us": 1000} if feed == "previous_action" else {}
+    extra: dict[str, Any] = (
+        {"native_interval_us": 3000, "interval_us": 1000} if feed == "previous_action" else {}
+    )
     plan = small_plan(dtype, feed=feed, init=0.25, order="newest_first", **extra)
     assert plan.cached
     host_equals(plan, tmp_path)

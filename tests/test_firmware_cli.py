@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
 from onnx import TensorProto, helper, numpy_helper
 
-from flocklet.cli.export import add_parser
+from flocklet.cli import build_parser
 from flocklet.errors import ExportError, UsageError
 from flocklet.firmware_export import unicorn_engine
 from flocklet.firmware_export.network import Network, seeded_actor
@@ -20,9 +19,9 @@ from flocklet.firmware_export.reference import observations
 
 
 def main(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers())
-    args = parser.parse_args([str(word) for word in words])
+    typed = [str(word) for word in words]
+    args = build_parser(typed).parse_args(typed)
+    args.json = getattr(args, "json", False)
     return int(args.run(args))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -127,7 +128,10 @@ def test_fast_tanh_subgraph_is_recognised(tmp_path, variant):
         node("Add", ["v", "c27"], ["den"]),
         node("Div", ["num", "den"], ["y"]),
     ]
-    constants = {"w": rng.normal(size=(6, 5)).astype(np.float32), "b": rng.normal(size=6).astype(np.float32)}
+    constants: dict[str, Any] = {
+        "w": rng.normal(size=(6, 5)).astype(np.float32),
+        "b": rng.normal(size=6).astype(np.float32),
+    }
     for name, value in (("lo", -3), ("hi", 3), ("c27", 27), ("c9", 9), ("two", 2)):
         constants[name] = np.float32(value)
     path = save(nodes, constants, 5, tmp_path / "f.onnx")

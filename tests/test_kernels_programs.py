@@ -44,7 +44,17 @@ SHAPE = st.tuples(st.integers(1, 13), st.integers(1, 37), st.integers(1, 37))
     seed=st.integers(0, 99),
     wide=st.sampled_from([Tile(4, 4, 16), Tile(4, 1, 16), Tile(2, 2, 8)]),
 )
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=3,
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.filter_too_much,
+        HealthCheck.function_scoped_fixture,
+    ],
+    phases=[Phase.generate],
+)
 @pytest.mark.timeout(120)
 def test_layers_of_any_shape(cache, shape, seed, wide):
     n, a, b = shape
