@@ -24,6 +24,13 @@ from flocklet.models.flight.rollout import backward_program, forward_program, ob
 
 LIMIT = 1e-5
 
+ANY_HEALTH = (
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+    HealthCheck.filter_too_much,
+    HealthCheck.function_scoped_fixture,
+)
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
@@ -47,12 +54,7 @@ SHAPE = st.tuples(st.integers(1, 13), st.integers(1, 37), st.integers(1, 37))
 @settings(
     max_examples=3,
     deadline=None,
-    suppress_health_check=[
-        HealthCheck.too_slow,
-        HealthCheck.data_too_large,
-        HealthCheck.filter_too_much,
-        HealthCheck.function_scoped_fixture,
-    ],
+    suppress_health_check=ANY_HEALTH,
     phases=[Phase.generate],
 )
 @pytest.mark.timeout(120)

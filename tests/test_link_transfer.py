@@ -138,9 +138,9 @@ async def test_wrong_chunk_is_noticed_when_it_comes(tmp_path):
             data = super().read(id, offset, count)
             return bytes(count) if self.reads > 5 + 2 else data
 
+    sink = FileSink(tmp_path / "content")
     async with peers(2) as (a, b), Serving(b, Changing(content)):
         with pytest.raises(WireError, match="hash"):
-            sink = FileSink(tmp_path / "content")
             await fetch(await a.connect(b), content_id(content), sink, max_bytes=1 << 30)
     assert not (tmp_path / "content").exists()
     assert sink.chunk(4, CHUNK_BYTES) != bytes(CHUNK_BYTES)

@@ -22,6 +22,13 @@ Triples = list[tuple[int, int, float]]
 BIAS = [(0, 1, 1.0), (1, 0, 1.0), (2, 1, 1.0)]
 WALKS = 4_000
 
+ANY_HEALTH = (
+    HealthCheck.too_slow,
+    HealthCheck.data_too_large,
+    HealthCheck.filter_too_much,
+    HealthCheck.function_scoped_fixture,
+)
+
 
 def solved(edges: TrustEdges, ego: int, alpha: float) -> np.ndarray:
     """Hit probabilities by one linear solve per target, straight from the definition."""
@@ -92,7 +99,7 @@ WEIGHTS = st.sampled_from([0.0, 0.25, 1.0, 4.0, -1.0])
     max_examples=120,
     deadline=None,
     derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+    suppress_health_check=ANY_HEALTH,
 )
 def test_any_updates_leave_the_walks_within_four_sigma(
     n: int, updates: list[tuple[int, int, float]], seed: int
