@@ -77,7 +77,7 @@ class Result:
     best: float
 
 
-def compare(workload: Workload, *, rounds: int = 15, round_s: float = 0.02) -> list[Result]:
+def compare(workload: Workload, *, rounds: int = 15, round_s: float = 0.008) -> list[Result]:
     """Time all ways in turns; return one result per way."""
     repeats = []
     for way in workload.ways:

@@ -55,7 +55,6 @@ def test_a_program_has_the_shape_that_we_read():
     assert slots == [0, 1]
     assert "static void twice(float *restrict data0_8, const float *restrict data1_8)" in source
     assert not re.search(r"float4|__builtin|ext_vector", source), "this is not portable C99"
-    assert "DEVICE" in {op.name for op in tg.Ops} or True
 
 
 def test_marked_loops_are_written_out():

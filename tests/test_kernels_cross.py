@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +65,7 @@ def test_aarch64(tmp_path, name):
     program = programs()[name]
     (tmp_path / "k.c").write_text(program.source(native_tile(compiler.target)))
     (tmp_path / "host.c").write_text(HOST)
-    cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR", "/tmp/flocklet-zig-cache")
+    cache = os.environ.get("ZIG_GLOBAL_CACHE_DIR", str(Path(tempfile.gettempdir()) / "flocklet-zig-cache"))
     env = dict(os.environ, ZIG_GLOBAL_CACHE_DIR=cache, ZIG_LOCAL_CACHE_DIR=cache)
     flags = [f for f in compiler.flags if f not in ("-shared", "-fPIC", "-target", compiler.target)]
     target = ["-target", "aarch64-linux-musl", "-static"]
