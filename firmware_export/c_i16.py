@@ -30,11 +30,11 @@ _TO_HIGH = [f"mov r{8 + i}, r{2 + i}" for i in range(4)]
 _TO_LOW = [f"mov r{2 + i}, r{8 + i}" for i in range(4)]
 _TILE_ASM = [
     ".syntax unified",
-    "ldr r2, %[end]",
+    "ldr r2, [%[f], #16]",
     "mov r12, r2",
     *_TO_LOW,
     "push {r2-r5}",
-    "ldmia %[y]!, {r2-r5}",
+    "ldmia %[f]!, {r2-r5}",
     *_TO_HIGH,
     "1:",
     *_COLUMN,
@@ -42,8 +42,8 @@ _TILE_ASM = [
     "cmp %[x], r12",
     "bne 1b",
     *_TO_LOW,
-    "subs %[y], %[y], #16",
-    "stmia %[y]!, {r2-r5}",
+    "subs %[f], %[f], #16",
+    "stmia %[f]!, {r2-r5}",
     "pop {r2-r5}",
     *_TO_HIGH,
 ]
@@ -149,15 +149,24 @@ def _inner(*, use_asm: bool) -> str:
     text = "\n".join(f'        "{line}\\n"' for line in _TILE_ASM)
     return f"""\
 #if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
-    y[0] = from[0];
-    y[1] = from[1];
-    y[2] = from[2];
-    y[3] = from[3];
+    /* Four sums and the end of the inputs: all that the assembler is told, in three registers. */
+    uint32_t frame[5];
+    uint32_t *f = frame;
+    frame[0] = from[0];
+    frame[1] = from[1];
+    frame[2] = from[2];
+    frame[3] = from[3];
+    frame[4] = (uint32_t)end;
     __asm__ volatile(
 {text}
-        : [w] "+l"(w), [x] "+l"(p), [y] "+l"(y)
-        : [end] "m"(end)
+        : [w] "+l"(w), [x] "+l"(p), [f] "+l"(f)
+        :
         : "r2", "r3", "r4", "r5", "r12", "cc", "memory");
+    y[0] = frame[0];
+    y[1] = frame[1];
+    y[2] = frame[2];
+    y[3] = frame[3];
+    y += 4;
 #else
 {_INNER_C}
 #endif"""
