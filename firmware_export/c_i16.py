@@ -12,19 +12,41 @@ from flocklet.firmware_export.quantise import FULL
 
 __all__ = ["i16_parts"]
 
-_INNER_ASM = [
+# Four sums live in r8-r11, which this text saves by itself: gcc keeps them away from assembler at -Os.
+_COLUMN = [
     "ldmia %[x]!, {r2}",
     "ldmia %[w]!, {r3, r4}",
     "asrs r5, r3, #16",
     "muls r3, r2, r3",
-    "add %[s0], %[s0], r3",
+    "add r8, r8, r3",
     "muls r5, r2, r5",
-    "add %[h0], %[h0], r5",
+    "add r9, r9, r5",
     "asrs r5, r4, #16",
     "muls r4, r2, r4",
-    "add %[s1], %[s1], r4",
+    "add r10, r10, r4",
     "muls r5, r2, r5",
-    "add %[h1], %[h1], r5",
+    "add r11, r11, r5",
+]
+_TO_HIGH = [f"mov r{8 + i}, r{2 + i}" for i in range(4)]
+_TO_LOW = [f"mov r{2 + i}, r{8 + i}" for i in range(4)]
+_TILE_ASM = [
+    ".syntax unified",
+    "ldr r2, [%[f], #16]",
+    "mov r12, r2",
+    *_TO_LOW,
+    "push {r2-r5}",
+    "ldmia %[f]!, {r2-r5}",
+    *_TO_HIGH,
+    "1:",
+    *_COLUMN,
+    *_COLUMN,
+    "cmp %[x], r12",
+    "bne 1b",
+    *_TO_LOW,
+    "subs %[f], %[f], #16",
+    "stmia %[f]!, {r2-r5}",
+    "pop {r2-r5}",
+    *_TO_HIGH,
 ]
 
 _KERNELS = """\
@@ -33,15 +55,9 @@ FLOCKLET_NOINLINE static void dot2(const uint32_t *w, const int32_t *x, const ui
                                    uint32_t n, uint32_t count, uint32_t skip)
 {
   for (; count != 0u; count--) {
-    uint32_t s0 = from[0], h0 = from[1], s1 = from[2], h1 = from[3];
     const int32_t *p = x;
     const int32_t *const end = x + n;
 @INNER@
-    y[0] = s0;
-    y[1] = h0;
-    y[2] = s1;
-    y[3] = h1;
-    y += 4;
     from += step / 4u;
     w += skip / 4u;
   }
@@ -110,6 +126,7 @@ static float clamp_bits(float x, uint32_t limit)
 """
 
 _INNER_C = """\
+    uint32_t s0 = from[0], h0 = from[1], s1 = from[2], h1 = from[3];
     while (p != end) {
       const uint32_t v = (uint32_t)*p++;
       const uint32_t a = w[0];
@@ -119,21 +136,38 @@ _INNER_C = """\
       s1 += b * v;
       h1 += (uint32_t)((int32_t)b >> 16) * v;
       w += 2;
-    }"""
+    }
+    y[0] = s0;
+    y[1] = h0;
+    y[2] = s1;
+    y[3] = h1;
+    y += 4;"""
 
 
 def _inner(*, use_asm: bool) -> str:
     if not use_asm:
         return _INNER_C
-    lines = [".syntax unified", "1:", *_INNER_ASM, *_INNER_ASM, "cmp %[x], %[end]", "bne 1b"]
-    text = "\n".join(f'        "{line}\\n"' for line in lines)
+    text = "\n".join(f'        "{line}\\n"' for line in _TILE_ASM)
     return f"""\
 #if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
+    /* Four sums and the end of the inputs: all that the assembler is told, in three registers. */
+    uint32_t frame[5];
+    uint32_t *f = frame;
+    frame[0] = from[0];
+    frame[1] = from[1];
+    frame[2] = from[2];
+    frame[3] = from[3];
+    frame[4] = (uint32_t)end;
     __asm__ volatile(
 {text}
-        : [w] "+l"(w), [x] "+l"(p), [s0] "+h"(s0), [h0] "+h"(h0), [s1] "+h"(s1), [h1] "+h"(h1)
-        : [end] "h"(end)
-        : "r2", "r3", "r4", "r5", "cc", "memory");
+        : [w] "+l"(w), [x] "+l"(p), [f] "+l"(f)
+        :
+        : "r2", "r3", "r4", "r5", "r12", "cc", "memory");
+    y[0] = frame[0];
+    y[1] = frame[1];
+    y[2] = frame[2];
+    y[3] = frame[3];
+    y += 4;
 #else
 {_INNER_C}
 #endif"""

@@ -195,6 +195,11 @@ def _flags(compiler: str, core: Core | None) -> list[str]:
     return [*flags, *(_ZIG_FLAGS if compiler == "zig" else [])]
 
 
+def _symbols(compiler: str, flags: list[str]) -> list[str]:
+    """Return what keeps zig from stripping the symbols that an emulator needs: it does so at -Os and -Oz."""
+    return ["-g"] if compiler == "zig" and {"-Os", "-Oz"} & set(flags) else []
+
+
 def compile_object(
     compiler: str,
     core: Core | None,
@@ -241,6 +246,7 @@ def compile_image(
     arguments = [
         *_flags(compiler, core),
         *flags,
+        *_symbols(compiler, flags),
         *_SECTIONS,
         *link,
         *where,

@@ -96,6 +96,16 @@ def test_bits_do_not_depend_on_the_optimisation_level(tmp_path, flags, dtype):
 
 @needs_gcc
 @needs_unicorn
+@pytest.mark.parametrize("flags", ["-std=gnu11 -Os", "-std=gnu11 -O0"])
+def test_i16_assembler_survives_every_level_without_fpu(tmp_path, flags):
+    core = CORES["cortex-m0plus"]
+    plan = actor_plan("i16")
+    _, image = build(plan, tmp_path, core=core, flags=flags)
+    equal(plan, image, core, expected_of(plan, vectors=2, steps=7))
+
+
+@needs_gcc
+@needs_unicorn
 def test_assembler_and_c_kernels_give_the_same_bits(tmp_path):
     plan = actor_plan(activation="tanh")
     _, image = build(plan, tmp_path, use_asm=False)
@@ -169,11 +179,11 @@ def test_zig_gives_the_same_bits_on_every_core(tmp_path, name, dtype):
 @needs_unicorn
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("dtype", ["f32", "i16"])
-def test_zig_gives_the_same_bits_without_fpu(tmp_path, dtype):
+@pytest.mark.parametrize(("dtype", "flags"), [("f32", "-O2"), ("i16", "-O2"), ("i16", "-Os")])
+def test_zig_gives_the_same_bits_without_fpu(tmp_path, dtype, flags):
     core = CORES["cortex-m0plus"]
     plan = actor_plan(dtype)
-    _, image = build(plan, tmp_path, "zig", core)
+    _, image = build(plan, tmp_path, "zig", core, flags=f"-std=c99 {flags}")
     equal(plan, image, core, expected_of(plan, vectors=2, steps=7))
 
 
