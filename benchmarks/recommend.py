@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import recommend_attack
@@ -53,6 +53,7 @@ class ImplicitAls:
     """implicit's ALS: 64 factors, regularisation .05, alpha 1, 15 iterations (specs/recommendation.md, 7)."""
 
     name = "implicit ALS"
+    settings: ClassVar = {"regularization": 0.05, "alpha": 1.0}
 
     def fit(self, likes: Likes) -> None:
         from implicit.cpu.als import AlternatingLeastSquares
@@ -61,12 +62,19 @@ class ImplicitAls:
         ones = np.ones(len(likes.columns), np.float32)
         matrix = csr_matrix((ones, (likes.rows, likes.columns)), (likes.n_people, likes.n_items))
         self.model = AlternatingLeastSquares(
-            64, regularization=0.05, alpha=1.0, iterations=15, random_state=1, num_threads=1
+            64, **self.settings, iterations=15, random_state=1, num_threads=1
         )
         self.model.fit(matrix, show_progress=False)
 
     def score(self, profile: Profile) -> np.ndarray:
         return self.model.item_factors @ self.model.user_factors[profile.row]
+
+
+class TunedAls(ImplicitAls):
+    """The tuned variant of the same section."""
+
+    name = "implicit ALS, tuned"
+    settings: ClassVar = {"regularization": 10.0, "alpha": 5.0}
 
 
 class Chosen(Blend):
@@ -82,7 +90,8 @@ class Chosen(Blend):
 
 def scorers() -> list[Callable[[], Scorer]]:
     return [
-        Popularity, ItemKNN, lambda: Salsa(0.5), lambda: Factors(16, ridge=0.1), PlainEase, Ease, ImplicitAls, Chosen,
+        Popularity, ItemKNN, lambda: Salsa(0.5), lambda: Factors(16, ridge=0.1), PlainEase, Ease, ImplicitAls,
+        TunedAls, Chosen,
     ]  # fmt: skip
 
 

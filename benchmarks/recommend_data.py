@@ -25,10 +25,14 @@ class Split:
     train: NDArray[np.bool_]
     test: NDArray[np.bool_]
     tags: NDArray[np.float32]
+    times: (
+        NDArray[np.int64] | None
+    )  # (people, items), of the temporal split only: the other one knows no order
 
     def likes(self, rows: NDArray[np.int64] | None = None) -> Likes:
         train = self.train if rows is None else self.train[rows]
-        return Likes.of(*np.nonzero(train), train.shape, tags=self.tags)
+        times = self.times[train] if self.times is not None and rows is None else None
+        return Likes.of(*np.nonzero(train), train.shape, tags=self.tags, times=times)
 
     def profile(self, person: int, row: int = -1) -> Profile:
         return Profile(np.flatnonzero(self.train[person]), row)
@@ -50,7 +54,9 @@ def split(data: MovieLens, kind: str, seed: int) -> Split:
         train[person, mine[:cut]] = True
         test[person, mine[cut:]] = True
     words = [[*data.film[int(f)].genres, data.film[int(f)].year[:3]] for f in films]
-    return Split(train, test, tags_of(words))
+    times = np.zeros(train.shape, np.int64)
+    times[rows, columns] = data.times[keep]
+    return Split(train, test, tags_of(words), times if kind == "temporal" else None)
 
 
 def gain(

@@ -12,8 +12,9 @@ LABELS = {
     "popularity": "popularity",
     "published walk": "published walk",
 }
-ORDER = ("none", "10% x 5", "30% x 5", "10% x 50", "10% x 5, copying the victim")
-TICKS = ("no attack", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying")
+ORDER = ("none", "10% x 5", "30% x 5", "10% x 50", "10% x 5, copying the victim",
+         "10% x 5, copying, sybils shared by two attackers")  # fmt: skip
+TICKS = ("no attack", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying", "… and shared")
 WIDTH, HEIGHT, TOP, BOTTOM = 400, 300, 48, 64
 
 
@@ -26,7 +27,8 @@ def attack_plot(rows: Sequence[dict[str, Any]]) -> str:
     ]
     out += _panel(rows, 60, "nDCG@10 of honest people", "ndcg@10", "ndcg_interval", 0.4, 0.1)
     out += _panel(rows, 520, "Sybil items in the top 10 (of 3)", "slots", "slots_interval", 3.0, 1.0)
-    for number, (name, label) in enumerate(LABELS.items()):
+    shown = [item for item in LABELS.items() if any(row["model"] == item[0] for row in rows)]
+    for number, (name, label) in enumerate(shown):
         x, y = 60 + number * 220, TOP + HEIGHT + BOTTOM + 22
         out.append(
             f'<line x1="{x}" y1="{y}" x2="{x + 22}" y2="{y}" stroke="{COLOURS[name]}" stroke-width="3"/>'

@@ -76,7 +76,7 @@ def main() -> None:
         view = first.taste.view(first.people[guest])
         view.fit(choose=False)
         for row in view.recommend(3, explain=True):
-            print(f"  {films[row.item_id]}: because of {', '.join(films[i] for i in row.because)};")
+            print(f"  {films[row.item_id]}: because of {' / '.join(films[i] for i in row.because)};")
             print(f"    people {', '.join(origin.hex()[:8] for origin in row.through)}")
         for home in households:
             home.store.close()

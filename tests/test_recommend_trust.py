@@ -256,3 +256,10 @@ def test_influence_of_a_large_graph_is_that_of_its_near_part() -> None:
     part = influence(edges, 0, InfluenceSettings(most=45))
     assert (part > 0).sum() == 45
     assert np.abs(part - whole)[part > 0].max() < 0.2
+
+
+def test_a_flood_of_sybils_does_not_crowd_the_honest_out() -> None:
+    edges, _ = attacked("cycle", 2_000)
+    voice = influence(edges, 0, InfluenceSettings(most=100))
+    assert voice[1:59].sum() > 40
+    assert voice[60:].sum() == 0.0

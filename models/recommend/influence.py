@@ -43,8 +43,8 @@ class InfluenceSettings:
 def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = None) -> NDArray[np.float32]:
     """Return the weight in 0..1 of each person in what `ego` learns, (n,) float32.
 
-    Of more than `most` people only those whom the walks visit most are looked at closely; the others count nothing
-    (each has fewer visits than any of the first `most`, so little would come of them).
+    Of more than `most` people only those whom the walks visit most are looked at closely, people known through one
+    person last; the others count nothing.
     """
     settings = settings or InfluenceSettings()
     if not ((edges.src == ego) & (edges.weight > 0)).any():
@@ -52,6 +52,7 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
     near = np.arange(edges.n)
     if edges.n > settings.most:
         visits = forward_push(edges, ego, settings.alpha, tolerance=1e-3)
+        visits[_known_through_one(edges, ego)] = 0.0
         visits[ego] = np.inf
         near = np.sort(np.argpartition(-visits, settings.most - 1)[: settings.most])
     step = _steps_among(edges, near, settings.alpha)
@@ -72,6 +73,21 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
     if strangers.any() and settings.fringe > 0:
         voice[strangers] = min(1.0, settings.fringe * float(voice.sum()) / int(strangers.sum()))
     return voice.astype(np.float32)
+
+
+def _known_through_one(edges: TrustEdges, ego: int) -> NDArray[np.bool_]:
+    """Return who is trusted by a single person that the ego does not trust directly: behind a cut for certain.
+
+    They have no influence anyway; left in, a crowd of them would crowd the honest out of those looked at closely.
+    """
+    positive = edges.weight > 0
+    pairs = np.unique(edges.dst[positive] * edges.n + edges.src[positive])
+    target, source = pairs // edges.n, pairs % edges.n
+    near = np.zeros(edges.n, bool)
+    near[edges.dst[positive & (edges.src == ego)]] = True
+    near[ego] = True
+    voices = np.bincount(target, 1.0 + near[source], edges.n)  # one near voice is enough
+    return np.asarray(voices < 2)
 
 
 def _behind_cuts(

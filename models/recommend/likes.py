@@ -31,7 +31,8 @@ class Likes:
 
     `starts` (people + 1,) and `columns` (likes,) int64; `influence` (people,) float32 is the weight of each row in
     whatever is learnt, 1 for everybody by default; `tags` (tags, items) float32 describes the items, or has no row;
-    `trust` (edges, 3) float64 holds `from row, to row, weight` for those who walk along it.
+    `trust` (edges, 3) float64 holds `from row, to row, weight` for those who walk along it; `times` (likes,) int64
+    says when each like was given, and is empty where that is not known.
     """
 
     starts: NDArray[np.int64]
@@ -40,6 +41,7 @@ class Likes:
     influence: NDArray[np.float32]
     tags: NDArray[np.float32]
     trust: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
+    times: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
     def of(
@@ -51,6 +53,7 @@ class Likes:
         influence: NDArray[np.floating] | None = None,
         tags: NDArray[np.floating] | None = None,
         trust: NDArray[np.floating] | None = None,
+        times: NDArray[np.integer] | None = None,
     ) -> Likes:
         """Return the matrix with a one at every (row, column); repeated pairs count once.
 
@@ -63,7 +66,7 @@ class Likes:
             min(rows.min(), columns.min()) < 0 or rows.max() >= n_people or columns.max() >= n_items
         ):
             raise ValueError("a like is outside the matrix")
-        pairs = np.unique(rows * max(n_items, 1) + columns)
+        pairs, first = np.unique(rows * max(n_items, 1) + columns, return_index=True)
         rows, columns = pairs // max(n_items, 1), pairs % max(n_items, 1)
         starts: NDArray[np.int64] = np.searchsorted(rows, np.arange(n_people + 1)).astype(np.int64)
         weight = np.ones(n_people) if influence is None else np.asarray(influence, np.float64)
@@ -76,6 +79,7 @@ class Likes:
             weight.astype(np.float32),
             np.zeros((0, n_items), np.float32) if tags is None else np.asarray(tags, np.float32),
             np.empty((0, 3)) if trust is None else np.asarray(trust, np.float64),
+            np.zeros(0, np.int64) if times is None else times.astype(np.int64)[first],
         )
 
     @property
@@ -132,6 +136,7 @@ class Likes:
             influence=self.influence,
             tags=self.tags,
             trust=self.trust,
+            times=self.times[keep] if len(self.times) else None,
         )
 
     def heard(self) -> Likes:

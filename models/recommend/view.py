@@ -137,6 +137,7 @@ class TrustView:
             np.searchsorted(self._columns, liked.dst[inside]),
             (len(people), len(self._columns)),
             influence=self.voice[people],
+            times=liked.ts[inside].astype(np.int64),
             tags=tags_of([words(item) for item in ids]) if words is not None else None,
         )
         self._people = people
