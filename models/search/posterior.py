@@ -180,7 +180,11 @@ class Posterior:
         )
         used = views > 0
         self.propensities.fit(
-            flat[used] // CLASSES, flat[used] % CLASSES, views[used], hits[used], by_rank_only=by_rank_only
+            flat[used] // CLASSES,
+            flat[used] % CLASSES,
+            views[used].astype(np.float64),
+            hits[used].astype(np.float64),
+            by_rank_only=by_rank_only,
         )
         self._version += 1
 
