@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.clock import Clock
-from flocklet.errors import StoreError, UsageError, WireError
+from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
 from flocklet.home import Home
 from flocklet.identity import Identity, origin_of
 from flocklet.membership import Membership
@@ -25,6 +25,7 @@ from flocklet.models.search.grank import GRank, Settings
 from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document
 from flocklet.models.search.pull import Pull, pull_answer
+from flocklet.models.search.reranker import Reranker
 from flocklet.ranker import Ranked, Ranker
 from flocklet.snapshot import load_index, save_index
 from flocklet.store import Click, Event, Person, Store, StoredDocument
@@ -38,6 +39,8 @@ _log = logging.getLogger("flocklet.device")
 CANDIDATES = 100
 SHOWN_MAX = 10
 OWNER = "me"
+LEAST_QUERIES = 10
+_RERANKER = "reranker"
 STRANGER = 0.1
 """How much a click of somebody counts whom trust does not reach, once there is trust."""
 
@@ -99,6 +102,7 @@ class Device:
         self.log = ClickLog()
         self.ranker = Ranker(clock, Settings() if membership.flock.is_open else Settings.among_friends())
         self._taste: Taste | None = None
+        self._taught = 0
         self._voices: tuple[int, bytes, dict[bytes, float] | None] = (-1, b"", None)
         try:
             self._restore_people()
@@ -255,6 +259,7 @@ class Device:
             if not query.strip():
                 raise UsageError("the query is empty", remedy="flocklet search WORDS...")
             trust = self._trust_of(identity)
+            self._restore_reranker()
             self.ranker.own = {who.origin for who in self._people.values()}
             rng = np.random.default_rng(self.ranker.posterior.impressions)
             ranked = self.ranker.rank(
@@ -272,6 +277,36 @@ class Device:
             )
             query_id = self.store.add_event(identity.origin, query, shown, self.clock.time())
             return Results(query_id, query, found)
+
+    def teach(self) -> bool:
+        """Fit the reranker anew if the clicks have grown by a fifth since the last time; return whether it was fitted.
+
+        Takes seconds; a running peer calls it every few minutes. It stays BM25 unless the clicks justify more.
+        """
+        with self._turn:
+            rates = self.ranker.posterior.every_rate(now_s=self.clock.time())
+            if len(rates) < max(LEAST_QUERIES, self._taught * 6 // 5):
+                return False
+            self._taught = len(rates)
+            reranker = Reranker(self.index)
+            reranker.teach(rates, np.random.default_rng(len(rates)))
+            self.ranker.reranker = reranker
+            weights = reranker.weights.astype("<f4").tobytes() if reranker.is_active else b""
+            self.store.set_meta(_RERANKER, weights)
+            return True
+
+    def _restore_reranker(self) -> None:
+        """Take the weights of the last `teach`, if there are any."""
+        kept = self.store.get_meta(_RERANKER)
+        if not kept or self.ranker.reranker is not None:
+            return
+        self.ranker.reranker = Reranker(self.index)
+        try:
+            weights = np.frombuffer(kept, "<f4").astype(np.float32)
+            rates = self.ranker.posterior.every_rate(now_s=self.clock.time())
+            self.ranker.reranker.load({"weights": weights}, rates)
+        except (SchemaMismatch, ValueError) as error:
+            _log.warning("the stored reranker is left out: %s", error)
 
     def _trust_of(self, person: Identity) -> Callable[[bytes], float] | None:
         """Return how much a person lets the clicks of others count, None for all alike.

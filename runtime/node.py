@@ -41,7 +41,7 @@ from flocklet.discovery import (
 )
 from flocklet.discovery.remembered import RememberedPeer
 from flocklet.endpoint import Endpoint
-from flocklet.errors import ConfigError, FlockletError, PeerRefused, WireError
+from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError, WireError
 from flocklet.gossip import Gossip
 from flocklet.handshake import Party
 from flocklet.home import Home, default_home
@@ -55,6 +55,7 @@ __all__ = ["Node", "NodeSettings"]
 
 _log = logging.getLogger("flocklet.node")
 _TICK_S = 2.0
+_TEACH_S = 300.0
 _REFUSALS_KEPT = 32
 
 
@@ -262,12 +263,19 @@ class Node:
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
-        """Tell the table who was heard: a link ends itself when its peer falls silent."""
+        """Tell the table who was heard (a link ends itself when its peer falls silent); teach the reranker at times."""
+        taught_s = self.clock.monotonic()
         while True:
             await self.clock.sleep(_TICK_S)
             now_s = self.clock.monotonic()
             for link in list(self.endpoint.links.values()):
                 self.table.heard_from(link.peer.device_id, now_s)
+            if now_s >= taught_s + _TEACH_S:
+                taught_s = now_s
+                try:
+                    await self._in_turn(self.device.teach)
+                except StoreError as error:  # searches go on with what was learnt before
+                    _log.warning("the reranker cannot be kept: %s", error)
 
     # -- verbs --
 

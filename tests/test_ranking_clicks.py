@@ -54,7 +54,7 @@ def test_propensities_are_recovered_from_a_log(eta: float) -> None:
     attraction = rng.uniform(0.1, 0.9, 200)
     looked = np.arange(1, 11) ** -eta
     counts: dict[tuple[int, int], list[int]] = {}
-    for _ in range(8_000):
+    for _ in range(4_000):
         shown = rng.choice(200, 10, replace=False)
         clicks = (rng.random(10) < looked) & (rng.random(10) < attraction[shown])
         for pair, kind, click in zip(
@@ -78,7 +78,7 @@ def test_a_cascade_is_recognised_without_being_told() -> None:
     people = click_model("nav")
     counts: dict[tuple[int, int], list[int]] = {}
     gains_of = rng.integers(0, 5, 200)
-    for _ in range(5_000):
+    for _ in range(3_000):
         shown = rng.choice(200, 10, replace=False)
         clicks = people.sample(gains_of[shown][None], rng)[0]
         for pair, kind, click in zip(

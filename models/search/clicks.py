@@ -55,8 +55,8 @@ class CascadeClicks:
         grades = _grades(gains)
         wanted = rng.random(grades.shape) < np.array(self.click)[grades]
         ends = wanted & (rng.random(grades.shape) < np.array(self.stop)[grades])
-        stopped = np.cumsum(ends, axis=1) - ends > 0
-        clicks: NDArray[np.bool_] = wanted & ~stopped
+        stopped = np.cumsum(ends, axis=1) > ends.astype(np.int64)
+        clicks: NDArray[np.bool_] = np.logical_and(wanted, ~stopped)
         return clicks
 
 
@@ -90,8 +90,8 @@ class DbnClicks:
         wanted = rng.random(grades.shape) < np.array(self.attraction)[grades]
         ends = wanted & (rng.random(grades.shape) < np.array(self.satisfaction)[grades])
         ends |= rng.random(grades.shape) >= self.persistence
-        stopped = np.cumsum(ends, axis=1) - ends > 0
-        clicks: NDArray[np.bool_] = wanted & ~stopped
+        stopped = np.cumsum(ends, axis=1) > ends.astype(np.int64)
+        clicks: NDArray[np.bool_] = np.logical_and(wanted, ~stopped)
         return clicks
 
 

@@ -184,8 +184,8 @@ def standardise(column: NDArray[np.floating]) -> Floats:
 
 
 def _bm25(counts: Floats, idf: Floats, lengths: Floats, mean: float, k1: float, b: float) -> Floats:
-    norms = np.float32(k1) * (1 - b + b * lengths / np.float32(mean))
-    result: Floats = np.float32(k1 + 1) * idf * counts / np.maximum(counts + norms[:, None], 1e-9)
+    norms = (k1 * (1 - b + b * lengths / mean)).astype(np.float32)
+    result: Floats = (k1 + 1) * idf * counts / np.maximum(counts + norms[:, None], 1e-9)
     return result
 
 

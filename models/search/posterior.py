@@ -7,9 +7,9 @@ looks already corrects for the position; clicks are not weighted again. An item 
 a query that nobody asked is ranked by the text alone.
 
 One person, one vote: what one identity adds to (C, E) of a (query, item) is scaled down so that neither exceeds `vote`
-(1, times the trust in that identity; the asking person's own clicks may count `own_vote`). Nobody else's rate
-exceeds 1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Old impressions fade by half-life: an
-entry's epoch is its own `ts`, and one from the future counts as new, no more.
+(1, times the trust in that identity; the asking person's own clicks may count `own_vote`). Nobody else's rate exceeds
+1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Old impressions fade by
+half-life: an entry's epoch is its own `ts`, and one from the future counts as new, no more.
 
 The state is counts, so the order of arrival does not matter and any entry can be taken back.
 """
@@ -180,7 +180,11 @@ class Posterior:
         )
         used = views > 0
         self.propensities.fit(
-            flat[used] // CLASSES, flat[used] % CLASSES, views[used], hits[used], by_rank_only=by_rank_only
+            flat[used] // CLASSES,
+            flat[used] % CLASSES,
+            views[used].astype(np.float64),
+            hits[used].astype(np.float64),
+            by_rank_only=by_rank_only,
         )
         self._version += 1
 
@@ -228,6 +232,11 @@ class Posterior:
         return {
             item: float(c / (e + 1)) for item, c, e in zip(cells.items, total, seen, strict=True) if c > 0
         }
+
+    def every_rate(self, *, now_s: float = 0.0) -> dict[str, dict[int, float]]:
+        """Return query -> item -> rate for every query that somebody clicked."""
+        found = {query: self.rates(query, now_s=now_s) for query in self._queries}
+        return {query: rates for query, rates in found.items() if rates}
 
     def explore(
         self, scores: Floats, evidence: Evidence, rng: np.random.Generator, shown: int = 10

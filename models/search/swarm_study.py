@@ -185,7 +185,7 @@ def _forged(
     mean = {name: np.mean([model[name] for model in honest], axis=0) for name in names}
     spread = {name: np.std([model[name] for model in honest], axis=0) for name in names}
 
-    def cast(values: dict[str, NDArray[np.floating]]) -> Parameters:  # type: ignore[type-arg]
+    def cast(values: dict[str, NDArray[np.floating]]) -> Parameters:
         return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
     if attack == "flip":
