@@ -37,7 +37,7 @@ def test_only_the_adapter_imports_tinygrad():
 
 def test_the_names_exist_and_the_environment_is_put_back():
     before = dict(os.environ)
-    tg = load_tinygrad()
+    load_tinygrad()
     assert dict(os.environ) == before
     assert {"PROGRAM", "SOURCE", "SINK", "RANGE", "END"} <= {op.name for op in tg.Ops}
     for name in ("placeholder", "range", "group", "sink", "const", "end", "after", "store"):
@@ -47,7 +47,7 @@ def test_the_names_exist_and_the_environment_is_put_back():
 
 
 def test_a_program_has_the_shape_that_we_read():
-    tg = load_tinygrad()
+    load_tinygrad()
     loops = Loops([8, 8])
     i = loops.loop(8)
     kernel = loops.finish([loops.end([loops.buffers[0][i].store(loops.buffers[1][i] * 2.0)], i)], "twice")
