@@ -55,14 +55,20 @@ def influence(edges: TrustEdges, ego: int, settings: InfluenceSettings | None = 
         visits[_known_through_one(edges, ego)] = 0.0
         visits[ego] = np.inf
         near = np.sort(np.argpartition(-visits, settings.most - 1)[: settings.most])
-    step = _steps_among(edges, near, settings.alpha)
+    src, dst, share = _shares(edges)
+    step = (1.0 - settings.alpha) * _among(src, dst, share, near)
     green = np.asarray(np.linalg.inv(np.eye(len(near)) - step), np.float64)
     me = int(np.searchsorted(near, ego))
     hits = green[me] / np.diag(green)
     heard = np.minimum(1.0, hits / settings.full_at)
     cuts = bottleneck(green, me) >= settings.cut_from
     is_friend = np.isin(near, edges.dst[(edges.src == ego) & (edges.weight > 0)])
-    heard = np.where(is_friend, heard, heard * _vouching(step, cuts))
+    away = ~np.isin(dst, near) & _known_through_one(edges, ego)[dst]
+    lost = np.bincount(src[away], share[away], edges.n)[
+        near
+    ]  # trust in people known through this person alone
+    lost = np.minimum(1.0, lost + (step * cuts).sum(axis=1) / (1.0 - settings.alpha))
+    heard = np.where(is_friend, heard, heard * (1.0 - lost))
     heard = _behind_cuts(heard, hits, cuts, np.where(is_friend, settings.friend_voice, settings.cut_voice))
     voice = np.zeros(edges.n)
     voice[near] = heard
@@ -105,22 +111,18 @@ def _behind_cuts(
     return scaled
 
 
-def _vouching(step: NDArray[np.float64], cuts: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the share of each person's trust that goes to people who are not known through that person alone.
-
-    Whoever trusts nobody has 1: nothing speaks against them.
-    """
-    total = step.sum(axis=1)
-    share = np.divide((step * ~cuts).sum(axis=1), total, out=np.ones_like(total), where=total > 0)
-    return np.asarray(share, np.float64)
-
-
-def _steps_among(edges: TrustEdges, near: NDArray[np.int64], alpha: float) -> NDArray[np.float64]:
-    """Return the transition matrix of the people `near`; whoever steps out of it does not come back."""
+def _shares(edges: TrustEdges) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return source, target and share of the source's trust of every positive edge."""
     positive = edges.weight > 0
     src, dst, weight = edges.src[positive], edges.dst[positive], edges.weight[positive]
-    share = (1.0 - alpha) * weight / np.bincount(src, weight, edges.n)[src]
+    return src, dst, weight / np.bincount(src, weight, edges.n)[src]
+
+
+def _among(
+    src: NDArray[np.int64], dst: NDArray[np.int64], share: NDArray[np.float64], near: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the shares between the people `near` as a matrix; whoever steps out of it does not come back."""
     inside = np.isin(src, near) & np.isin(dst, near)
-    steps = np.zeros((len(near), len(near)))
-    np.add.at(steps, (np.searchsorted(near, src[inside]), np.searchsorted(near, dst[inside])), share[inside])
-    return steps
+    matrix = np.zeros((len(near), len(near)))
+    np.add.at(matrix, (np.searchsorted(near, src[inside]), np.searchsorted(near, dst[inside])), share[inside])
+    return matrix
