@@ -133,7 +133,7 @@ class Posterior:
             self._origins.append(origin)
         cells = self._queries.setdefault(query, Impressions())
         gamma = self.propensities.gamma
-        weight = float(self._faded(np.array([epoch]), self._now_s)[0])
+        weight = float(self._faded(np.array([epoch]), self._now_s)[0]) if self._now_s > 0 else 1.0
         for item, kind, is_clicked in zip(shown, classes_of(clicks).tolist(), clicks.tolist(), strict=True):
             cells.count(number, item, kind, epoch, amount, amount * is_clicked, weight, float(gamma[kind]))
         self._impressions += amount
