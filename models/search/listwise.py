@@ -170,7 +170,7 @@ def fit_close(
 
 def _ratio(differences: Floats) -> float:
     """Return the mean over its standard error."""
-    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
     return float(differences.mean()) / max(error, 1e-12)
 
 
