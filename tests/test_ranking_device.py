@@ -74,7 +74,7 @@ def test_an_explanation_names_text_own_clicks_and_peers(device: Device) -> None:
     best = device.search("tent pegs", is_explained=True).found[0]
     assert best.why is not None
     assert sum(best.why["text"].values()) == pytest.approx(best.text_score, abs=1e-2)
-    assert best.why["own"]["clicks"] == 1.0
+    assert best.why["own"]["clicks"] == 2.0  # the own ones count twice
     assert best.why["peers"]["identities"] == 2
     assert [row["trust"] for row in best.why["peers"]["trust"]] == [1.0, 1.0]
     assert device.search("tent pegs").found[0].why is None

@@ -170,8 +170,8 @@ def fit_close(
 
 def _ratio(differences: Floats) -> float:
     """Return the mean over its standard error."""
-    error = float(differences.std(ddof=1)) / np.sqrt(len(differences))
-    return float(differences.mean() / max(error, 1e-12))
+    error = float(differences.std(ddof=1) / np.sqrt(len(differences)))
+    return float(differences.mean()) / max(error, 1e-12)
 
 
 def _target(lists: Lists) -> Floats:
@@ -188,8 +188,9 @@ def _losses(lists: Lists, weights: Floats) -> Floats:
 
 def _log_softmax(lists: Lists, weights: Floats) -> Floats:
     scores = np.where(lists.mask, (lists.x @ weights.astype(np.float32)).astype(np.float64), -np.inf)
-    scores -= scores.max(axis=1, keepdims=True)
-    result: Floats = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    top = scores.max(axis=1, keepdims=True)
+    scores -= np.where(np.isfinite(top), top, 0.0)  # a list without candidates has no top
+    result: Floats = scores - np.log(np.maximum(np.exp(scores).sum(axis=1, keepdims=True), 1e-300))
     return result
 
 

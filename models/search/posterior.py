@@ -7,9 +7,9 @@ looks already corrects for the position; clicks are not weighted again. An item 
 a query that nobody asked is ranked by the text alone.
 
 One person, one vote: what one identity adds to (C, E) of a (query, item) is scaled down so that neither exceeds `vote`
-(1, times the trust in that identity; the asking person's own clicks may count `own_vote`). Nobody else's rate exceeds
-1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Old impressions fade by
-half-life: an entry's epoch is its own `ts`, and one from the future counts as new, no more.
+(1, times the trust in that identity; the asking person's own clicks count `own_weight` each, up to `own_vote`). Nobody
+else's rate exceeds 1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Old
+impressions fade by half-life: an entry's epoch is its own `ts`, and one from the future counts as new, no more.
 
 The state is counts, so the order of arrival does not matter and any entry can be taken back.
 """
@@ -56,6 +56,7 @@ class PosteriorSettings:
     strength: float = 3.0
     vote: float = 1.0
     own_vote: float = 8.0
+    own_weight: float = 2.0
     half_life_s: float | None = 365 * 86_400.0
     exploration: float = 0.5
     explored_from: int = 1
@@ -133,7 +134,7 @@ class Posterior:
             self._origins.append(origin)
         cells = self._queries.setdefault(query, Impressions())
         gamma = self.propensities.gamma
-        weight = float(self._faded(np.array([epoch]), self._now_s)[0])
+        weight = float(self._faded(np.array([epoch]), self._now_s)[0]) if self._now_s > 0 else 1.0
         for item, kind, is_clicked in zip(shown, classes_of(clicks).tolist(), clicks.tolist(), strict=True):
             cells.count(number, item, kind, epoch, amount, amount * is_clicked, weight, float(gamma[kind]))
         self._impressions += amount
@@ -357,7 +358,8 @@ class Posterior:
         fading = self._faded(cells.epochs(), now_s) if now_epoch else None
         who, which, clicks, looks = cells.sums(version, self.propensities.gamma, fading)
         own = who == self._numbers.get(me, -1)
-        looks = np.where(own, looks, np.maximum(looks, clicks))
+        clicks = np.where(own, self.settings.own_weight * clicks, clicks)
+        looks = np.where(own, self.settings.own_weight * looks, np.maximum(looks, clicks))
         weight = np.where(own, self.settings.own_vote, self.settings.vote)
         scale = np.minimum(1.0, weight / np.maximum(np.maximum(clicks, looks), 1e-9))
         if self.trust is not None:
