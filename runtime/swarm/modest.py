@@ -1,0 +1,431 @@
+"""MoDeST (arXiv 2302.13837): in each round a hash picks a sample that trains and one peer that averages.
+
+Round k: the sample of k trains on the model of k and hands it to the first live peer in the hash order of k + 1. That
+aggregator waits for the sample (or for a timeout and at least `minimum` models), merges, pings the order of k + 1
+until `s` live peers are found, pushes the new model to them and acknowledges the senders. A sender without
+acknowledgement goes to the next peer of the order. An aggregator whose successor is not heard of pushes once more.
+
+A lossy codec sends changes where the receiver holds the base: up to an aggregator that trained too, down to peers that
+trained on the same base; everybody else gets the whole model. The change is applied as it was encoded, by everybody,
+so all hold the same bits. What the downlink's codec leaves out goes into the aggregator's own uplink memory.
+
+`s` = 0 takes everybody: federated averaging with a rotating aggregator. Departures: candidates are pinged in waves
+that double, so that many crashed peers cost few timeouts; a = 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from flocklet.errors import WireError
+from flocklet.models.layout import Vector, vector_id
+from flocklet.swarm.codecs import Fp32
+from flocklet.swarm.interface import Message, PeerId, PeerSampler, Update
+from flocklet.swarm.samplers import Fixed
+from flocklet.swarm.view import PREFIX, View
+
+if TYPE_CHECKING:
+    from flocklet.swarm.peer import Peer
+
+__all__ = ["Modest"]
+
+MAX_NEWS = 64
+
+
+@dataclass(frozen=True)
+class Modest:
+    """Sample size `s` (0: everybody); a round goes on with `success` of the sample. Times in seconds."""
+
+    s: int = 10
+    success: float = 1.0
+    ping_s: float = 1.0
+    aggregation_s: float = 10.0
+    minimum: int = 3
+    inactivity: int = 50
+    name = "modest"
+
+    def sampler(self, members: list[PeerId], seed: int) -> PeerSampler:
+        """Return a sampler of nobody: the sample comes from the view."""
+        return Fixed(tuple(() for _ in members), members)
+
+    async def run(self, peer: Peer) -> None:
+        """Take part until the last round is known."""
+        rounds = _Rounds(self, peer)
+        try:
+            await rounds.run()
+        finally:
+            await rounds.stop()
+
+
+class _Rounds:
+    def __init__(self, schedule: Modest, peer: Peer) -> None:
+        self.schedule, self.peer = schedule, peer
+        members: list[PeerId] = peer.memory["members"]
+        self.view = View(members, inactivity=schedule.inactivity)
+        self.is_lossless = isinstance(peer.strategy.codec, Fp32)
+        self.round = 1  # of the model that we hold
+        self.base = vector_id(peer.x)
+        self.aggregator: PeerId = b""  # who gave us that model
+        self.sample_size = 0
+        self.collected: dict[int, dict[PeerId, Message | Update]] = {}
+        self.aggregated = 1  # newest round that we aggregated
+        self.confirmed = 0  # newest round that a successor told us of
+        self.answered: dict[int, asyncio.Future[bool]] = {}
+        self.news: dict[PeerId, tuple[int, bytes]] = {}  # membership changes: counter, sealed frame
+        self.pending: dict[PeerId, Message] = {}
+        self.whole: Message | None = None  # the newest model that we pushed
+        self.training: asyncio.Task[None] | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # -- living
+
+    async def run(self) -> None:
+        peer = self.peer
+        peer.listen(self._received)
+        if peer.memory.get("joins"):
+            self._announce(True)
+        else:
+            first = self._sample(1)
+            self.sample_size = len(first)
+            if peer.me in first:
+                self._spawn_training(1)
+        await self.done
+
+    async def stop(self) -> None:
+        """Say goodbye and end all tasks."""
+        if not self.done.done():
+            self._announce(False)
+        tasks = [task for task in (*self.tasks, self.training) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _announce(self, is_in: bool) -> None:
+        peer = self.peer
+        others = [p for p in peer.link.peers() if p != peer.me]
+        count = min(len(others), 10 * (self.schedule.s or len(others)))
+        picked = peer.clock.rng("announce").choice(len(others), count, replace=False) if count else []
+        body = {"round": self.round, "in": is_in}
+        peer.link.send([others[int(i)] for i in picked], Message("member", 2 if is_in else 3, body))
+
+    def _sample(self, round: int) -> list[PeerId]:
+        order = self.view.candidates(round)
+        return order[: self.schedule.s] if self.schedule.s else order
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None and not self.done.done():
+            self.done.set_exception(error)
+
+    # -- training
+
+    def _spawn_training(self, round: int) -> None:
+        if self.training is not None:
+            self.training.cancel()  # stale work
+        self.training = asyncio.ensure_future(self._train(round, self.view.candidates(round + 1)))
+        self.training.add_done_callback(self._ended)
+
+    async def _train(self, round: int, order: list[PeerId]) -> None:
+        peer, start = self.peer, self.peer.x
+        trained = await peer.train(round)
+        delta: Message | None = None
+        whole = self._trained(round + 1, trained, b"")
+        skip = 0
+        while skip < len(order):
+            skip, aggregator = await self._first_live(order, skip, round + 1)
+            if aggregator is None:
+                return
+            if aggregator == peer.me:
+                self._take(round + 1, Update(peer.me, trained, peer.claimed, round=round + 1))
+                return
+            message = whole
+            if not self.is_lossless and (not self.schedule.s or aggregator in order[: self.schedule.s]):
+                if delta is None:
+                    body, _ = peer.encoder.encode(trained - start)
+                    delta = self._trained(round + 1, body, self.base)
+                message = delta
+            if await self._hand_in(aggregator, message, whole):
+                return
+            skip += 1
+
+    def _trained(self, round: int, what: Vector | Mapping[str, Any], base: bytes) -> Message:
+        peer = self.peer
+        tensors = what if isinstance(what, Mapping) else peer.layout.split(what)
+        facts: dict[str, Any] = {"view": self.view.pack(round), "of": self.sample_size, "by": self.aggregator[:PREFIX]}
+        if not base and not self.is_lossless:
+            facts["on"] = self.base
+        codec = peer.strategy.codec.name if base else "fp32"
+        return Message("trained", round, {**tensors, **facts}, base=base, codec=codec, n=peer.claimed)
+
+    async def _hand_in(self, aggregator: PeerId, message: Message, whole: Message) -> bool:
+        """Return whether the aggregator, which answers pings all the while, took the model."""
+        peer = self.peer
+        for attempt in (message, whole):
+            answer = self.answered[message.round] = asyncio.get_running_loop().create_future()
+            peer.link.send([aggregator], attempt)
+            while not answer.done():
+                await asyncio.wait([answer], timeout=max(1.0, self.schedule.ping_s))
+                if not answer.done() and not await peer.link.ping(
+                    aggregator, message.round, self.schedule.ping_s
+                ):
+                    return False
+            if answer.result():
+                return True
+            if attempt is whole:
+                break
+        return False
+
+    # -- aggregating
+
+    def _take(self, round: int, item: Message | Update) -> None:
+        if round <= self.aggregated:
+            return
+        held = self.collected.setdefault(round, {})
+        if not held:
+            self._spawn(self._hurry(round))
+        held[item.sender] = item
+        sizes = [m.body.get("of", 0) for m in held.values() if isinstance(m, Message)] or [self.sample_size]
+        wanted = max((size for size in sizes if type(size) is int), default=0)
+        limit = self.schedule.s or len(self.view)
+        if len(held) >= max(1, int(min(wanted, limit) * self.schedule.success)):
+            self._close(round)
+
+    async def _hurry(self, round: int) -> None:
+        await self.peer.clock.sleep(self.schedule.aggregation_s)
+        while round in self.collected and round > self.aggregated:
+            if len(self.collected[round]) >= self.schedule.minimum:
+                self._close(round)
+                return
+            await self.peer.clock.sleep(self.schedule.ping_s)
+
+    def _close(self, round: int) -> None:
+        self.aggregated = round
+        held = self.collected.pop(round)
+        for old in [key for key in self.collected if key <= round]:
+            del self.collected[old]
+        self._spawn(self._aggregate(round, held))
+
+    async def _aggregate(self, round: int, held: dict[PeerId, Message | Update]) -> None:
+        peer = self.peer
+        if self.aggregated != round:
+            return
+        updates, bases = [], {}
+        for sender, item in held.items():
+            self.view.seen(sender, round - 1)
+            update = self._opened(item)
+            if update is not None:
+                updates.append(update)
+                on = (item.base or item.body.get("on")) if isinstance(item, Message) else self.base
+                bases[sender] = on
+        if not updates:
+            return
+        merged = peer.merge(None, updates, round - 1)
+        holders: set[PeerId] = set()
+        small: dict[str, Any] = {}
+        old = self.base
+        if not self.is_lossless and self.round == round - 1:
+            holders = {sender for sender, on in bases.items() if on == self.base}
+            small, seen = peer.encoder.encode_once(merged - peer.x)
+            fresh = peer.x + seen
+            peer.encoder.feed_back((merged - fresh) * len(updates))
+            merged = fresh
+        self._admit()
+        self._hold(round, merged, peer.me)
+        whole = self._aggregated(round, peer.layout.split(merged), b"")
+        delta = self._aggregated(round, small, old) if holders else whole
+        sample = await self._push(round, delta, whole, holders)
+        ok = Message("agg_ack", round, {"ok": True})
+        before = {self.view.find(m.body["by"]) for m in held.values() if isinstance(m, Message) and self._is_by(m)}
+        told = {*held, *(p for p in before if p is not None)} - set(sample) - {peer.me}
+        peer.link.send(sorted(told), ok)
+        if peer.me in sample and round <= peer.rounds:
+            self._spawn_training(round)
+        if round > peer.rounds:
+            self.done.set_result(None)
+        else:
+            await self._watch(round, whole, sample)
+
+    @staticmethod
+    def _is_by(message: Message) -> bool:
+        by = message.body.get("by")
+        return isinstance(by, bytes) and len(by) == PREFIX
+
+    def _opened(self, item: Message | Update) -> Update | None:
+        if isinstance(item, Update):
+            return item
+        if item.base and item.base != self.base:  # we took another model since
+            self.peer.refuse(item.sender, "base")
+            return None
+        return self.peer.update(item, self.peer.x if item.base else None)
+
+    def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes) -> Message:
+        facts: dict[str, Any] = {"view": self.view.pack(round)}
+        if self.news:
+            facts["news"] = [frame for _, frame in list(self.news.values())[-MAX_NEWS:]]
+        codec = self.peer.strategy.codec.name if base else "fp32"
+        return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
+
+    async def _push(self, round: int, delta: Message, whole: Message, holders: set[PeerId]) -> list[PeerId]:
+        """Send the model of `round` to its sample (after the last round: to everybody) and return the sample."""
+        peer = self.peer
+        if round > peer.rounds:
+            sample = self.view.members()
+        else:
+            order = self.view.candidates(round)
+            sample = await self._live(order, self.schedule.s or len(order), round)
+        self.sample_size = len(sample)
+        self.whole = replace(whole, body={**whole.body, "of": len(sample)})
+        receivers = [p for p in sample if p != peer.me]
+        for message, group in (
+            (delta, [p for p in receivers if p in holders]),
+            (whole, [p for p in receivers if p not in holders]),
+        ):
+            if group:
+                peer.link.send(group, replace(message, body={**message.body, "of": len(sample)}))
+        return sample
+
+    async def _watch(self, round: int, whole: Message, sample: list[PeerId]) -> None:
+        """Push again, to whoever lives then, until a successor is heard of."""
+        while True:
+            await self.peer.clock.sleep(2 * self.schedule.aggregation_s)
+            if self.confirmed > round or self.round > round or self.done.done():
+                return
+            sample = await self._push(round, whole, whole, set())
+            if self.peer.me in sample:
+                self._spawn_training(round)
+
+    # -- who lives
+
+    async def _live(self, order: list[PeerId], count: int, round: int) -> list[PeerId]:
+        """Return the first `count` live peers of an order; waves of pings double."""
+        live: list[PeerId] = []
+        at, wave = 0, 0
+        while at < len(order) and len(live) < count:
+            size = (count - len(live)) << wave
+            batch, at, wave = order[at : at + size], at + size, wave + 1
+            answers = await asyncio.gather(*(self._answers(peer, round) for peer in batch))
+            live += [peer for peer, answer in zip(batch, answers, strict=True) if answer]
+        return live[:count]
+
+    async def _first_live(self, order: list[PeerId], skip: int, round: int) -> tuple[int, PeerId | None]:
+        wave = 1
+        while skip < len(order):
+            batch = order[skip : skip + wave]
+            answers = await asyncio.gather(*(self._answers(peer, round) for peer in batch))
+            for place, answer in enumerate(answers):
+                if answer:
+                    return skip + place, batch[place]
+            skip, wave = skip + wave, 2 * wave
+        return skip, None
+
+    async def _answers(self, peer: PeerId, round: int) -> bool:
+        return peer == self.peer.me or await self.peer.link.ping(peer, round, self.schedule.ping_s)
+
+    # -- hearing
+
+    def _received(self, message: Message) -> None:
+        if message.type == "trained":
+            self._on_trained(message)
+        elif message.type == "aggregated":
+            self._on_aggregated(message)
+        elif message.type == "agg_ack":
+            self._on_ack(message)
+        elif message.type == "member":
+            self.pending[message.sender] = message
+        else:
+            self.peer.refuse(message.sender, "type")
+
+    def _on_trained(self, message: Message) -> None:
+        if message.round <= self.aggregated or message.round <= self.round:
+            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": True}))
+            self.peer.refuse(message.sender, "late")
+        elif message.round > self.round + 1000:
+            self.peer.refuse(message.sender, "early")
+        elif message.sender in self.collected.get(message.round, {}):
+            self.peer.refuse(message.sender, "twice")
+        elif message.base and message.base != self.base:
+            self.peer.refuse(message.sender, "base")
+            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
+        else:
+            self._merge_view(message)
+            self._take(message.round, message)
+
+    def _on_aggregated(self, message: Message) -> None:
+        if message.round <= self.round:
+            if message.round < self.round or message.sender == self.aggregator:
+                self.peer.refuse(message.sender, "late")
+            return
+        if message.base and message.base != self.base:
+            self.peer.refuse(message.sender, "base")
+            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
+            return
+        update = self.peer.update(message, self.peer.x if message.base else None)
+        if update is None:
+            return
+        self._merge_view(message)
+        size = message.body.get("of", 0)
+        self.sample_size = size if type(size) is int and 0 < size <= len(self.view) else 0
+        self._hold(message.round, update.vector, message.sender)
+        if message.round > self.peer.rounds:
+            if not self.done.done():
+                self.done.set_result(None)
+        else:
+            self._spawn_training(message.round)
+
+    def _on_ack(self, message: Message) -> None:
+        is_ok = message.body.get("ok") is True
+        if is_ok:
+            self.confirmed = max(self.confirmed, message.round)
+        answer = self.answered.get(message.round)
+        if answer is not None and not answer.done():
+            answer.set_result(is_ok)
+        elif not is_ok and self.whole is not None and self.whole.round == message.round:
+            self.peer.link.send([message.sender], self.whole)
+
+    def _hold(self, round: int, vector: Vector, source: PeerId) -> None:
+        """Take the model of a round as ours; whoever waits for an acknowledgement up to it has one."""
+        self.round, self.base, self.aggregator = round, vector_id(vector), source
+        for waiting in [key for key in self.answered if key <= round]:
+            answer = self.answered.pop(waiting)
+            if not answer.done():
+                answer.set_result(True)
+        self.peer.finish(round - 1, vector)
+
+    # -- membership
+
+    def _merge_view(self, message: Message) -> None:
+        packed, news = message.body.get("view"), message.body.get("news", [])
+        if isinstance(news, list):
+            for frame in news[:MAX_NEWS]:
+                try:
+                    self._change(self.peer.link.open(frame))
+                except (WireError, TypeError):
+                    self.peer.refuse(message.sender, "news")
+        if isinstance(packed, bytes):
+            self.view.merge(packed, message.round)
+        self.view.seen(message.sender, message.round - 1)
+
+    def _admit(self) -> None:
+        """Let the changes that we heard of count from now on: samples stay the same for everybody until then."""
+        pending, self.pending = self.pending, {}
+        for message in pending.values():
+            self._change(message)
+
+    def _change(self, message: Message) -> None:
+        is_in, round = message.body.get("in"), message.body.get("round")
+        if message.type != "member" or type(is_in) is not bool or type(round) is not int:
+            self.peer.refuse(message.sender, "member")
+            return
+        if self.view.change(message.sender, message.round, is_in, min(round, self.round)):
+            self.news[message.sender] = (message.round, message.sealed)
+            if is_in:
+                self.view.seen(message.sender, self.round)
