@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.errors import ConfigError, MissingExtra
+from flocklet.models.mlp import Mlp
+from flocklet.swarm.task import Task, split_dirichlet, stratified
 
-__all__ = ["Images", "load_digits", "load_mnist", "mnist_folder"]
+__all__ = ["Images", "digits_task", "load_digits", "load_mnist", "mnist_folder"]
 
 _DIGITS_FILE = Path("datasets") / "data" / "digits.csv.gz"
+_MOST_SPLIT = 40
 _MNIST_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -82,3 +85,25 @@ def _idx(file: Path) -> NDArray[np.uint8]:
 def _pooled(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Images:
     blocks = pixels.reshape(len(pixels), 14, 2, 14, 2).mean(axis=(2, 4), dtype=np.float32)
     return Images(blocks.reshape(len(pixels), 196) / np.float32(255.0), labels.astype(np.int64))
+
+
+def digits_task(peers: int, seed: int, *, alpha: float = 0.5) -> Task:
+    """Return the digits shared out among peers: 64-64-10, 80/20 stratified, Dirichlet(alpha), 10 rows at least.
+
+    There are too few rows to split among more than 40 peers: beyond that each peer draws 36 rows for itself.
+    """
+    images, rng = load_digits(), np.random.default_rng(seed)
+    train, test = stratified(images.labels, 0.2, rng)
+    labels = images.labels[train]
+    if peers <= _MOST_SPLIT:
+        shares = split_dirichlet(labels, peers, alpha, rng)
+    else:
+        shares = tuple(np.sort(rng.choice(len(train), 36, replace=False)) for _ in range(peers))
+    return Task(
+        Mlp((64, 64, 10)),
+        images.features[train],
+        labels,
+        images.features[test],
+        images.labels[test],
+        shares,
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.errors import UsageError
-from flocklet.models.layout import Vector
+from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.interface import PeerId, Update
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["ATTACKS", "Attack", "add_sybils", "backdoor", "flip_labels", "forge"
 Floats = NDArray[np.float32]
 
 ATTACKS = (
-    "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar",
+    "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
 )  # fmt: skip
 
 
@@ -59,11 +59,13 @@ def forge(kind: str, honest: Floats, own: Vector, rng: np.random.Generator, stre
 class Attack:
     """One attacker. freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows.
 
-    dissensus pushes each neighbour away from what the others say, each in its own direction.
+    dissensus pushes each neighbour away from what the others say, each in its own direction. sybils of one `cabal`
+    listen to nobody and all send the model that the first of them trained.
     """
 
     kind: str
     strength: float | None = None
+    cabal: dict[bytes, Vector] = field(default_factory=dict)
     seen: list[Vector] = field(default_factory=list)
     first: Vector | None = None
 
@@ -77,6 +79,11 @@ class Attack:
         return self.kind not in ("freerider", "stale", "constant", "noise", "uniform")
 
     @property
+    def merges(self) -> bool:
+        """Whether the attacker learns from others."""
+        return self.kind != "sybil"
+
+    @property
     def is_two_faced(self) -> bool:
         """Whether it sends every neighbour something else."""
         return self.kind == "dissensus"
@@ -85,6 +92,8 @@ class Attack:
         """Return the model that goes out instead of `trained`."""
         if self.kind == "liar" or self.is_two_faced:
             return trained
+        if self.kind == "sybil":  # all of them held the same model before: who is first speaks for all
+            return self.cabal.setdefault(vector_id(start), trained)
         if self.kind == "stale":
             self.first = start if self.first is None else self.first
             return self.first

@@ -85,7 +85,9 @@ class _Exchange:
             peer.link.send(neighbours, message)
         senders = getattr(self.sampler, "senders", None)
         expected = senders(peer, step) if senders is not None else neighbours
-        wanted = [p for p in expected if p not in peer.silent and (step == 0 or p in peer.heard)]
+        # Whoever was asked only now (healing) does not answer before it heard of us.
+        is_agreed = step == 0 or not isinstance(self.sampler, Healing)
+        wanted = [p for p in expected if p not in peer.silent and (is_agreed or p in peer.heard)]
         found = await self.inbox.collect(step, wanted, self.schedule.deadline_s)
         self._note_silence(wanted, {message.sender for message in found}, step)
         updates = [update for message in found if (update := self._update(message)) is not None]

@@ -139,6 +139,7 @@ class _Rounds:
         trained = await peer.train(round)
         delta: Message | None = None
         whole = self._trained(round + 1, trained, b"")
+        near = set(self._sample(round))  # who trains on the same model, if all of them live
         skip = 0
         while skip < len(order):
             skip, aggregator = await self._first_live(order, skip, round + 1)
@@ -148,7 +149,7 @@ class _Rounds:
                 self._take(round + 1, Update(peer.me, trained, peer.claimed, round=round + 1))
                 return
             message = whole
-            if not self.is_lossless and (not self.schedule.s or aggregator in order[: self.schedule.s]):
+            if not self.is_lossless and aggregator in near:
                 if delta is None:
                     body, _ = peer.encoder.encode(trained - start)
                     delta = self._trained(round + 1, body, self.base)
@@ -242,16 +243,17 @@ class _Rounds:
         self._hold(round, merged, peer.me)
         whole = self._aggregated(round, peer.layout.split(merged), b"")
         delta = self._aggregated(round, small, old) if holders else whole
-        sample = await self._push(round, delta, whole, holders)
+        is_last = peer.is_last(round - 1, merged)
+        sample = await self._push(round, delta, whole, holders, is_last)
         ok = Message("agg_ack", round, {"ok": True})
         before = {self.view.find(m.body["by"]) for m in held.values() if isinstance(m, Message) and self._is_by(m)}
         told = {*held, *(p for p in before if p is not None)} - set(sample) - {peer.me}
         peer.link.send(sorted(told), ok)
-        if peer.me in sample and round <= peer.rounds:
-            self._spawn_training(round)
-        if round > peer.rounds:
-            self.done.set_result(None)
+        if is_last:
+            self._finish()
         else:
+            if peer.me in sample:
+                self._spawn_training(round)
             await self._watch(round, whole, sample)
 
     @staticmethod
@@ -274,10 +276,12 @@ class _Rounds:
         codec = self.peer.strategy.codec.name if base else "fp32"
         return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
 
-    async def _push(self, round: int, delta: Message, whole: Message, holders: set[PeerId]) -> list[PeerId]:
-        """Send the model of `round` to its sample (after the last round: to everybody) and return the sample."""
+    async def _push(
+        self, round: int, delta: Message, whole: Message, holders: set[PeerId], is_last: bool
+    ) -> list[PeerId]:
+        """Send the model of `round` to its sample (the last one: to everybody) and return the sample."""
         peer = self.peer
-        if round > peer.rounds:
+        if is_last:
             sample = self.view.members()
         else:
             order = self.view.candidates(round)
@@ -299,7 +303,7 @@ class _Rounds:
             await self.peer.clock.sleep(2 * self.schedule.aggregation_s)
             if self.confirmed > round or self.round > round or self.done.done():
                 return
-            sample = await self._push(round, whole, whole, set())
+            sample = await self._push(round, whole, whole, set(), False)
             if self.peer.me in sample:
                 self._spawn_training(round)
 
@@ -375,11 +379,14 @@ class _Rounds:
         size = message.body.get("of", 0)
         self.sample_size = size if type(size) is int and 0 < size <= len(self.view) else 0
         self._hold(message.round, update.vector, message.sender)
-        if message.round > self.peer.rounds:
-            if not self.done.done():
-                self.done.set_result(None)
+        if self.peer.is_last(message.round - 1, update.vector):
+            self._finish()
         else:
             self._spawn_training(message.round)
+
+    def _finish(self) -> None:
+        if not self.done.done():
+            self.done.set_result(None)
 
     def _on_ack(self, message: Message) -> None:
         is_ok = message.body.get("ok") is True

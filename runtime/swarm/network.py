@@ -1,6 +1,7 @@
 """The simulated network: every message becomes a frame of flocklet.wire, with its real bytes, and is decoded from it.
 
-A frame is encoded and decoded once and delivered to all its receivers. Instead of an Ed25519 signature it carries 64
+A frame is encoded and decoded once and delivered to all its receivers; `is_decoded` off skips the decoding (a test
+keeps both runs equal, bit for bit) and saves a third of a simulation's time. Instead of an Ed25519 signature it carries 64
 bytes of keyed hash, which nobody checks: inside one process there is nobody to lie about the sender. Latency,
 bandwidth (one uplink queue per peer), loss and partitions are drawn from the run's seed.
 """
@@ -11,7 +12,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgpack
@@ -36,6 +37,7 @@ class Conditions:
     jitter_s: float = 0.0
     bandwidth: float | None = None
     loss: float = 0.0
+    is_decoded: bool = True
 
 
 class _Stamp:
@@ -113,23 +115,26 @@ class SimLink:
         """Encode once; deliver after latency and the time that the uplink needs."""
         if not peers or not self.is_on:
             return
-        network, now_s = self._network, asyncio.get_running_loop().time()
+        network, loop = self._network, asyncio.get_running_loop()
+        conditions, now_s = network.conditions, loop.time()
         sealed = self._seal(message)
-        parcel = self.open(sealed)
-        conditions = network.conditions
+        size = len(sealed)
+        if conditions.is_decoded:
+            parcel = self.open(sealed)
+        else:
+            parcel = replace(message, sender=self.me, seq=self._seq, sealed=sealed)
         for receiver in peers:
             if not network.can_reach(self.me, receiver):
                 continue
-            network.bytes += len(sealed)
+            network.bytes += size
             network.messages[message.type] += 1
-            self.bytes_out += len(sealed)
+            self.bytes_out += size
             if conditions.loss and network.rng.random() < conditions.loss:
                 continue
             self._free_s = max(self._free_s, now_s)
             if conditions.bandwidth is not None:
-                self._free_s += len(sealed) / conditions.bandwidth
-            loop = asyncio.get_running_loop()
-            loop.call_at(self._free_s + network.delay(), self._deliver, receiver, parcel, len(sealed))
+                self._free_s += size / conditions.bandwidth
+            loop.call_at(self._free_s + network.delay(), self._deliver, receiver, parcel, size)
 
     def _deliver(self, receiver: PeerId, parcel: Message, size: int) -> None:
         network = self._network

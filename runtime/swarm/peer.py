@@ -65,6 +65,7 @@ class Peer:
         rounds: int,
         start: Vector,
         attack: Attack | None = None,
+        is_enough: Callable[[Vector], bool] | None = None,
     ) -> None:
         self.me = me
         self.share = share
@@ -77,6 +78,7 @@ class Peer:
         self.observer = observer
         self.rounds = rounds
         self.attack = attack
+        self._is_enough = is_enough
         self.x = start
         self.round = 0
         self.start = start  # the model before the newest training
@@ -101,6 +103,8 @@ class Peer:
 
     def merge(self, own: Vector | None, updates: list[Update], round: int, *, degree: int = 0) -> Vector:
         """Return the aggregator's answer; updates are sorted by sender, whatever their order of arrival."""
+        if self.attack is not None and not self.attack.merges and own is not None:
+            return own
         context = Context(
             round=round,
             me=self.me,
@@ -120,6 +124,10 @@ class Peer:
         self.x = vector
         self.round = round
         self.observer.model(self, round, vector)
+
+    def is_last(self, round: int, vector: Vector) -> bool:
+        """Return whether the model after `round` ends our part: the last round, or good enough."""
+        return round >= self.rounds or (self._is_enough is not None and self._is_enough(vector))
 
     def update(self, message: Message, reference: Vector | None) -> Update | None:
         """Return what a message contributes, or None after refusing it; `reference` is added if it is a delta."""

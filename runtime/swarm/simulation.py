@@ -108,6 +108,8 @@ class Simulation:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._newest = 0
         self._evaluated = 0
+        self._is_sampled = not hasattr(strategy.schedule, "topology")
+        self._judged_count = 0
 
     def run(self) -> Report:
         """Run to the last round and return what happened; the same object cannot run twice."""
@@ -156,6 +158,7 @@ class Simulation:
         for i in range(len(links)):
             if i not in self.late:
                 self._switch_on(i)
+        self._judged_count = len(self._wanted())
         waiter = asyncio.ensure_future(self._stop.wait())
         while self._tasks and not self._stop.is_set():
             await asyncio.wait([waiter, *self._tasks.values()], return_when=asyncio.FIRST_COMPLETED)
@@ -203,6 +206,9 @@ class Simulation:
 
     def _gone(self, i: int) -> None:
         self.network.links[self.ids[i]].is_on = False
+        self._judged_count = len(self._wanted())
+        for round in sorted(self._models):
+            self._evaluate(round)
 
     # -- watching
 
@@ -212,8 +218,9 @@ class Simulation:
 
     def model(self, peer: Peer, round: int, vector: Vector) -> None:
         """Log a merged model; judge the round when everybody has one."""
-        self.event(peer, "model", round, vector_id(vector))
-        self.report.model_ids.append((round, vector_id(vector).hex()))
+        name = vector_id(vector)
+        self.event(peer, "model", round, name)
+        self.report.model_ids.append((round, name.hex()))
         now_s = peer.clock.now()
         self.report.round_times.setdefault(round, now_s)
         if round % self.every == 0 or round == self.rounds:
@@ -241,15 +248,16 @@ class Simulation:
     def _evaluate(self, round: int) -> None:
         """Judge a round once every judged peer has a model of it; in sampled rounds, once one has."""
         models = self._models.get(round, {})
-        is_sampled = not hasattr(self.strategy.schedule, "topology")
-        wanted = [i for i in range(len(self.peers)) if self._judges(i)]
         if round <= self._evaluated or not models:
             return
-        if is_sampled:
-            wanted = [i for i in models if i not in self.attacks][:1] or list(models)[:1]
-        if not all(i in models for i in wanted):
-            return
-        self._measure(round, {i: models[i] for i in wanted})
+        if self._is_sampled:
+            honest = [i for i in models if i not in self.attacks] or list(models)
+            self._measure(round, {honest[0]: models[honest[0]]})
+        elif len(models) >= self._judged_count and all(i in models for i in self._wanted()):
+            self._measure(round, {i: models[i] for i in self._wanted()})
+
+    def _wanted(self) -> list[int]:
+        return [i for i in range(len(self.peers)) if self._judges(i)]
 
     def _measure(self, round: int, models: dict[int, Vector]) -> None:
         unique = list({id(vector): vector for vector in models.values()}.values())
