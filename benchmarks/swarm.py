@@ -195,16 +195,16 @@ def t4(bench: Bench) -> None:
     end: dict[tuple[str, str], list[float]] = {}
     sizes: list[float] = []
     settings = (
-        ("IID, no attack", None, None, 0), ("IID, 5 noise", None, "noise", 5), ("IID, 5 x -3 mean", None, "ipm", 5),
+        ("IID, no attack", None, None, 0), ("IID, 5 noise", None, "noise", 5), ("IID, 5 x -3 mean", None, "invert", 5),
         ("2 classes, no attack", 2, None, 0), ("2 classes, 5 noise", 2, "noise", 5),
-        ("2 classes, 5 x -3 mean", 2, "ipm", 5), ("2 classes, 12 noise of 22", 2, "noise", 12),
+        ("2 classes, 5 x -3 mean", 2, "invert", 5), ("2 classes, 12 noise of 22", 2, "noise", 12),
     )  # fmt: skip
     for name, per_peer, kind, liars in settings:
         for rule in rules:
             found = []
             for seed in bench.seeds:
                 task, full_bytes = _transfer_task(bench, seed, per_peer, liars)
-                attacks = {10 + i: Attack(kind, 3.0 if kind == "ipm" else 1.0) for i in range(liars)} if kind else {}
+                attacks = {10 + i: Attack(kind) for i in range(liars)} if kind else {}
                 share = liars / (10 + liars)
                 text = rule if rule in ("mean", "median", "bristle") else f"{rule}(f={share:.3f})"
                 report = run(

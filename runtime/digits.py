@@ -48,7 +48,8 @@ def load_digits() -> Images:
     if table is None:
         raise MissingExtra("scikit-learn", "digits", "the digits data set")
     with gzip.open(table, "rt", encoding="ascii") as lines:
-        rows = np.array([line.rstrip("\n").split(",") for line in lines]).astype(np.float32)
+        text = lines.read().strip().replace("\n", ",")
+    rows = np.fromstring(text, np.float32, sep=",").reshape(-1, 65)
     return Images(rows[:, :64] / np.float32(16.0), rows[:, 64].astype(np.int64))
 
 

@@ -83,7 +83,7 @@ class _Reporter:
     def model(self, peer: Peer, round: int, vector: Vector) -> None:
         """Print round, time and accuracy."""
         self.models.append((round, vector_id(vector).hex()))
-        line: dict[str, Any] = {"round": round, "at_s": round_s(time.monotonic() - self.began_s)}
+        line: dict[str, Any] = {"round": round, "at_s": round_s(time.monotonic() - self.began_s), "bytes": peer.link.bytes_out}
         if self._is_judged:
             line["accuracy"] = self.accuracy(vector)
         say("round", line)
@@ -105,6 +105,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     identity = peer_identities(settings.count, settings.seed)[settings.index]
     secret = hashlib.blake2b(f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock")
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
+    task = digits_task(settings.count, settings.seed)
     table = PeerTable(
         identity.device_id, party.flock.tag, np.random.default_rng(), TableSettings(allow_loopback=True)
     )
@@ -142,7 +143,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
             ) from error
         say("ready", {"links": len(endpoint.links)})
         await asyncio.to_thread(sys.stdin.readline)
-        summary = await _rounds(settings, link)
+        summary = await _rounds(settings, link, task)
         await link.flush()
         say("done", {})
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need us
@@ -161,9 +162,8 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
     return found
 
 
-async def _rounds(settings: PeerSettings, link: SwarmLink) -> dict[str, Any]:
+async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
     strategy = Strategy.parse(settings.strategy)
-    task = digits_task(settings.count, settings.seed)
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     peer = Peer(

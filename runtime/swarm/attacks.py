@@ -28,6 +28,7 @@ Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
+    "invert",
 )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def forge(kind: str, honest: Floats, own: Vector, rng: np.random.Generator, stre
 class Attack:
     """One attacker. freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows.
 
-    dissensus pushes each neighbour away from what the others say, each in its own direction. sybils of one `cabal`
+    invert sends -strength (3) times the mean of the models that it was sent. dissensus pushes each neighbour away from what the others say, each in its own direction. sybils of one `cabal`
     listen to nobody and all send the model that the first of them trained.
     """
 
@@ -76,7 +77,7 @@ class Attack:
     @property
     def trains(self) -> bool:
         """Whether the attacker computes an honest update at all."""
-        return self.kind not in ("freerider", "stale", "constant", "noise", "uniform")
+        return self.kind not in ("freerider", "stale", "constant", "noise", "uniform", "invert")
 
     @property
     def merges(self) -> bool:
@@ -97,6 +98,9 @@ class Attack:
         if self.kind == "stale":
             self.first = start if self.first is None else self.first
             return self.first
+        if self.kind == "invert":
+            models = np.stack(self.seen or [start])
+            return np.asarray(models.mean(axis=0) * np.float32(-(3.0 if self.strength is None else self.strength)))
         if self.kind == "freerider":
             return self.seen[-1] if self.seen else start
         honest = np.stack([*self.seen, trained]) - start

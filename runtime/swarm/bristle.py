@@ -1,7 +1,8 @@
 """Bristle (arXiv 2110.11006): choose whom to look at, judge them class by class, take what they are better at.
 
 Only the output layer is learnt, one column per class. The prioritiser keeps the nearest models and a few random
-others. The integrator scores each class by F1 on a small shared probe set. The announced number of classes may be a
+others. The integrator asks each peer for the classes that it recalls best and scores them by F1 on a small shared
+probe set. The announced number of classes may be a
 lie: it is bounded by the number of classes on which the model shows any skill.
 Departures, as in the project's reference: F1 instead of recall, no sequence penalty, weight 0 where both scores are 0,
 scores capped at 1e4.
@@ -20,18 +21,20 @@ from flocklet.models.layout import Vector
 from flocklet.swarm.interface import Context, Update
 from flocklet.swarm.task import Learner, Task
 
-__all__ = ["Bristle", "f1_scores"]
+__all__ = ["Bristle", "class_scores"]
 
 Scores = NDArray[np.float64]
 
 
-def f1_scores(predicted: NDArray[np.intp], labels: NDArray[np.int64], classes: int) -> Scores:
-    """Return F1 per model and class, (N, C), from predictions (N, T)."""
+def class_scores(
+    predicted: NDArray[np.intp], labels: NDArray[np.int64], classes: int
+) -> tuple[Scores, Scores]:
+    """Return F1 and recall per model and class, (N, C) each, from predictions (N, T)."""
     onehot = labels[:, None] == np.arange(classes)
     guessed = predicted[:, :, None] == np.arange(classes)
-    right = (guessed & onehot).sum(axis=1)
-    total = guessed.sum(axis=1) + onehot.sum(axis=0)
-    return np.asarray(np.divide(2.0 * right, total, out=np.zeros(right.shape), where=total > 0))
+    right, there = (guessed & onehot).sum(axis=1), onehot.sum(axis=0)
+    f1 = 2.0 * right / np.maximum(guessed.sum(axis=1) + there, 1)
+    return f1, right / np.maximum(there, 1)
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,12 @@ class Bristle:
         if not chosen:
             return own
         classes = int(task.labels.max()) + 1
-        scores = self._scores([own, *(update.vector for update in chosen)], task, classes)
+        f1, recall = self._scores([own, *(update.vector for update in chosen)], task, classes)
         mine = np.isin(np.arange(classes), context.memory.get("classes", np.arange(classes)))
         weights = np.zeros((len(chosen), classes))
-        for row, (update, theirs) in enumerate(zip(chosen, scores[1:], strict=True)):
-            weights[row] = _weights(scores[0], theirs, mine, update.classes or classes)
+        for row, update in enumerate(chosen):
+            selected = _selected(recall[row + 1], f1[row + 1], update.classes or classes)
+            weights[row] = _weights(recall[0], recall[row + 1], mine, selected) * _certainty(f1[row + 1], selected)
         return self._mix(own, chosen, weights, task.model)
 
     def _prioritise(
@@ -68,9 +72,9 @@ class Bristle:
         extra = rng.permutation(rest)[: round(self.explore * len(rest))]
         return [updates[int(i)] for i in np.sort(np.concatenate([near, extra]))]
 
-    def _scores(self, vectors: list[Vector], task: Task, classes: int) -> Scores:
+    def _scores(self, vectors: list[Vector], task: Task, classes: int) -> tuple[Scores, Scores]:
         predicted = task.model.predict(np.stack(vectors), task.features[task.probe])
-        return f1_scores(predicted, task.labels[task.probe], classes)
+        return class_scores(predicted, task.labels[task.probe], classes)
 
     def _mix(self, own: Vector, chosen: Sequence[Update], weights: Scores, model: Learner) -> Vector:
         mixed = own.copy()
@@ -84,15 +88,21 @@ class Bristle:
         return mixed
 
 
-def _weights(own: Scores, theirs: Scores, mine: NDArray[np.bool_], announced: int) -> Scores:
-    """Return one weight per class for one peer."""
-    skilled = int((theirs > 0).sum())
-    best = np.argsort(-theirs, kind="stable")[: min(announced, skilled)]
-    selected = np.zeros(len(own), bool)
-    selected[best] = True
-    if not selected.any():
-        return np.zeros(len(own))
-    certainty = max(0.0, float(theirs[selected].mean() - theirs[selected].std()))
+def _selected(recall: Scores, f1: Scores, announced: int) -> NDArray[np.bool_]:
+    """Return the classes that a peer is asked for: its best by recall (its own data's), at most those it announced."""
+    skilled = int((f1 > 0).sum())
+    selected = np.zeros(len(recall), bool)
+    selected[np.lexsort((-f1, -recall))[: min(announced, skilled)]] = True
+    return selected
+
+
+def _certainty(f1: Scores, selected: NDArray[np.bool_]) -> float:
+    """Return how evenly good a peer is: a model that says one class for everything has a low F1 there."""
+    return max(0.0, float(f1[selected].mean() - f1[selected].std())) if selected.any() else 0.0
+
+
+def _weights(own: Scores, theirs: Scores, mine: NDArray[np.bool_], selected: NDArray[np.bool_]) -> Scores:
+    """Return one weight per class for one peer, from recalls."""
     away = 10.0 * np.abs(theirs - own)
     score = np.where(theirs > own, np.minimum(away ** (3 + own), 1e4), -(away ** (4 + own)))
     weights = np.where(selected & mine, _squash(np.maximum(score, -100.0)), 0.0)
@@ -100,7 +110,7 @@ def _weights(own: Scores, theirs: Scores, mine: NDArray[np.bool_], announced: in
     if foreign.any():
         weights[foreign] = _squash(np.array(score[foreign].sum()))
     weights[(theirs == 0) & (own == 0)] = 0.0
-    return weights * certainty
+    return weights
 
 
 def _squash(score: Scores) -> Scores:

@@ -147,6 +147,7 @@ class Link(Protocol):
     """The network as one peer sees it."""
 
     me: PeerId
+    bytes_out: int
 
     def peers(self) -> list[PeerId]:
         """Return who can be reached as far as discovery knows, sorted, without ourselves."""
