@@ -28,7 +28,9 @@ from flocklet.swarm.task import Task, split_by_class, split_dirichlet, split_iid
 from flocklet.swarm.topologies import Graph, barabasi_albert, regular
 
 Rows = list[dict[str, Any]]
-FAST = Conditions(is_decoded=False)  # frames are encoded for real; a test shows that decoding them changes nothing
+FAST = Conditions(
+    is_decoded=False
+)  # frames are encoded for real; a test shows that decoding them changes nothing
 
 
 run = functools.partial(Simulation, conditions=FAST)
@@ -49,7 +51,14 @@ class Bench:
         return self._mnist
 
     def task(
-        self, seed: int, rows: int, peers: int, sizes: Sequence[int], alpha: float | None, *, tests: int = 3000
+        self,
+        seed: int,
+        rows: int,
+        peers: int,
+        sizes: Sequence[int],
+        alpha: float | None,
+        *,
+        tests: int = 3000,
     ) -> Task:
         train, test = self.mnist
         rng = np.random.default_rng(seed)
@@ -65,7 +74,15 @@ class Bench:
             Mlp(sizes), train.features[picked], labels, test.features[kept], test.labels[kept], shares
         )
 
-    def add(self, target: str, what: str, unit: str, values: Sequence[float], need: str = "", is_met: Callable[[float], bool] | None = None) -> float:
+    def add(
+        self,
+        target: str,
+        what: str,
+        unit: str,
+        values: Sequence[float],
+        need: str = "",
+        is_met: Callable[[float], bool] | None = None,
+    ) -> float:
         middle = float(np.median(values))
         row = {
             "target": target, "what": what, "unit": unit, "median": middle, "low": float(np.min(values)),
@@ -74,7 +91,10 @@ class Bench:
         }  # fmt: skip
         self.rows.append(row)
         verdict = "" if row["met"] is None else ("met" if row["met"] else "NOT MET")
-        print(f"{target:4} {what:58} {middle:10.4g} [{row['low']:.4g}, {row['high']:.4g}] {unit:12} {need:10} {verdict}", flush=True)
+        print(
+            f"{target:4} {what:58} {middle:10.4g} [{row['low']:.4g}, {row['high']:.4g}] {unit:12} {need:10} {verdict}",
+            flush=True,
+        )
         return middle
 
 
@@ -112,9 +132,7 @@ def t2(bench: Bench) -> None:
         order = rng.permutation(100).tolist()
         script = [Happening(20 + 2 * i, "leave", (order[i],)) for i in range(25)]
         script += [Happening(21 + 2 * i, "join", (order[99 - i],)) for i in range(25)]
-        report = run(
-            strategy, task, seed=seed, rounds=100, every=10, script=script, late=order[75:]
-        ).run()
+        report = run(strategy, task, seed=seed, rounds=100, every=10, script=script, late=order[75:]).run()
         times = sorted(report.round_times.values())
         stall.append(float(np.max(np.diff(times))))
         moved.append(report.accuracy)
@@ -147,7 +165,9 @@ def t3(bench: Bench) -> None:
             found.append(report.accuracy)
         end[name] = found
         control = name == "IID, random inits, average"
-        bench.add("T3", name, "accuracy", found, "< .5" if control else "", (lambda x: x < 0.5) if control else None)
+        bench.add(
+            "T3", name, "accuracy", found, "< .5" if control else "", (lambda x: x < 0.5) if control else None
+        )
     gap = 100 * (np.array(end["IID, same init, average"]) - np.array(end["IID, random inits, corrected"]))
     bench.add("T3", "same init - random inits corrected", "points", gap, "<= 1", lambda x: x <= 1)
 
@@ -219,8 +239,17 @@ def t4(bench: Bench) -> None:
     for name, per_peer, kind, _ in settings:
         if per_peer and kind:
             ours = np.array(end[name, "bristle"])
-            bench.add("T4", f"{name}: Bristle / Krum", "x", ours / end[name, "krum"], ">= 2.3", lambda x: x >= 2.3)
-            bench.add("T4", f"{name}: Bristle / median", "x", ours / end[name, "median"], ">= 1.15", lambda x: x >= 1.15)
+            bench.add(
+                "T4", f"{name}: Bristle / Krum", "x", ours / end[name, "krum"], ">= 2.3", lambda x: x >= 2.3
+            )
+            bench.add(
+                "T4",
+                f"{name}: Bristle / median",
+                "x",
+                ours / end[name, "median"],
+                ">= 1.15",
+                lambda x: x >= 1.15,
+            )
     for name in ("IID, no attack", "2 classes, no attack"):
         cost = 100 * (np.array(end[name, "mean"]) - np.array(end[name, "bristle"]))
         bench.add("T4", f"{name}: cost against mean", "points", cost, "<= 3", lambda x: x <= 3)
@@ -275,7 +304,14 @@ def t5(bench: Bench) -> None:
             setting = f"{sybils} sybils, {edges} edges: {name}"
             is_ours = name in ("SybilWall", "centred")
             is_clean = sybils == 0 and name == "centred"
-            bench.add("T5", setting, "accuracy", accuracy, ">= .75" if is_clean else "", (lambda x: x >= 0.75) if is_clean else None)
+            bench.add(
+                "T5",
+                setting,
+                "accuracy",
+                accuracy,
+                ">= .75" if is_clean else "",
+                (lambda x: x >= 0.75) if is_clean else None,
+            )
             if not sybils:
                 continue
             if is_ours:
@@ -303,13 +339,31 @@ def t8(bench: Bench) -> None:
             end[name] = found
             bench.add("T8", f"{graph}: {name}", "accuracy", found)
         gain = 100 * (np.array(end["SAM .2 + MGS Q=4"]) - np.array(end["DFedAvgM"]))
-        bench.add("T8", f"{graph}: SAM + MGS against DFedAvgM", "points", gain, f">= {need:g}", lambda x, n=need: x >= n)
+        bench.add(
+            "T8",
+            f"{graph}: SAM + MGS against DFedAvgM",
+            "points",
+            gain,
+            f">= {need:g}",
+            lambda x, n=need: x >= n,
+        )
 
 
 def t11(bench: Bench) -> None:
     """Codecs both ways: 10 peers, all train, rotating aggregator, alpha .5, bytes and rounds to .88."""
     base: tuple[np.ndarray, np.ndarray] | None = None
-    for codec in ("fp32", "fp16", "int8", "int4", "topk(0.1)", "topk(0.05)", "topk(0.05,ef=0)", "topk(0.01)", "sign", "randk(0.1)"):
+    for codec in (
+        "fp32",
+        "fp16",
+        "int8",
+        "int4",
+        "topk(0.1)",
+        "topk(0.05)",
+        "topk(0.05,ef=0)",
+        "topk(0.01)",
+        "sign",
+        "randk(0.1)",
+    ):
         rounds, sent = [], []
         for seed in bench.seeds:
             task = bench.task(seed, 20000, 10, (196, 48, 10), 0.5)
@@ -326,7 +380,14 @@ def t11(bench: Bench) -> None:
             base = np.array(rounds), np.array(sent)
         elif codec in ("int4", "topk(0.05)"):
             bench.add("T11", f"{codec}: bytes saved", "x", base[1] / sent, ">= 20", lambda x: x >= 20)
-            bench.add("T11", f"{codec}: more rounds", "x", np.array(rounds) / base[0], "<= 1.25", lambda x: x <= 1.25)
+            bench.add(
+                "T11",
+                f"{codec}: more rounds",
+                "x",
+                np.array(rounds) / base[0],
+                "<= 1.25",
+                lambda x: x <= 1.25,
+            )
 
 
 def t12(bench: Bench) -> None:
@@ -349,11 +410,15 @@ def t12(bench: Bench) -> None:
                 found = {point[0]: point[3] for point in report.curve}
                 label = f"30 % {name} lost, {'healing' if heal else 'no healing'}"
                 for round in (25, 80):
-                    gaps.setdefault(f"{label}, behind at round {round}", []).append(100 * (curve[round] - found[round]))
+                    gaps.setdefault(f"{label}, behind at round {round}", []).append(
+                        100 * (curve[round] - found[round])
+                    )
         gaps.setdefault("no loss, round 80 (accuracy)", []).append(curve[80])
     for name, values in gaps.items():
         is_ours = ", healing" in name and "round 25" in name
-        bench.add("T12", name, "points", values, "<= 1" if is_ours else "", (lambda x: x <= 1) if is_ours else None)
+        bench.add(
+            "T12", name, "points", values, "<= 1" if is_ours else "", (lambda x: x <= 1) if is_ours else None
+        )
 
 
 def matrix(bench: Bench) -> None:
@@ -364,11 +429,20 @@ def matrix(bench: Bench) -> None:
             line = f"{attack:14}"
             for rule in LAB_RULES:
                 found = [
-                    duel(bench.task(seed, 20000, 15, (196, 32, 10), alpha), rule, attack, f=3, rounds=rounds, seed=seed)
+                    duel(
+                        bench.task(seed, 20000, 15, (196, 32, 10), alpha),
+                        rule,
+                        attack,
+                        f=3,
+                        rounds=rounds,
+                        seed=seed,
+                    )
                     for seed in bench.seeds
                 ]
                 accuracy, success = np.median(found, axis=0)
-                shown = f"{accuracy:.3f}" + (f" ({100 * success:.0f}%)" if attack in ("label flip", "backdoor") else "")
+                shown = f"{accuracy:.3f}" + (
+                    f" ({100 * success:.0f}%)" if attack in ("label flip", "backdoor") else ""
+                )
                 line += f"{shown:>17}"
                 bench.rows.append({
                     "target": "matrix", "split": name, "attack": attack, "rule": rule, "median": float(accuracy),
@@ -391,9 +465,13 @@ def scale(bench: Bench) -> None:
     )  # fmt: skip
     reports = []
     for seed in (1, 1, 2):
-        sim = run(Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)"), task, seed=seed, rounds=100, every=100)
+        sim = run(
+            Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)"), task, seed=seed, rounds=100, every=100
+        )
         reports.append(sim.run())
-        print(f"     seed {seed}: {reports[-1].wall_s:.1f} s, log {reports[-1].log_hash}, accuracy {reports[-1].accuracy:.3f}")
+        print(
+            f"     seed {seed}: {reports[-1].wall_s:.1f} s, log {reports[-1].log_hash}, accuracy {reports[-1].accuracy:.3f}"
+        )
     seconds = [report.wall_s for report in reports]
     bench.add("T16", "1,000 peers x 100 rounds, one-peer exponential", "s", seconds, "< 60", lambda x: x < 60)
     bench.add("T16", "peer-rounds per second", "1/s", [1e5 / s for s in seconds])

@@ -11,9 +11,10 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.errors import SchemaMismatch
 from flocklet.models.base import Parameters, schema_hash
-from numpy.typing import NDArray
 
 __all__ = ["Layout", "Vector", "vector_id"]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from flocklet.models.layout import Layout, Vector
 from numpy.typing import NDArray
+
+from flocklet.models.layout import Layout, Vector
 
 __all__ = ["Mlp"]
 
@@ -52,7 +53,9 @@ class Mlp:
             activations.append(out)
         return activations
 
-    def gradient(self, params: Floats, features: Floats, labels: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    def gradient(
+        self, params: Floats, features: Floats, labels: NDArray[np.integer]
+    ) -> tuple[Floats, Floats]:
         """Return the gradient (N, P) of the mean cross-entropy and its value (N,).
 
         `features` is (N, B, F), `labels` (N, B).

@@ -59,8 +59,13 @@ async def launch(
             )
             processes.append(
                 await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "flocklet.swarmpeer", as_json(settings),
-                    stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment,
+                    sys.executable,
+                    "-m",
+                    "flocklet.swarmpeer",
+                    as_json(settings),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    env=environment,
                 )  # fmt: skip
             )
         await _until(processes, "ready", on_round)

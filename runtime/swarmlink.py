@@ -22,7 +22,7 @@ from flocklet.link import Link
 from flocklet.swarm.interface import Message, PeerId, generator
 from flocklet.wire import Frame, Limits, open_frame, seal
 
-__all__ = ["MODEL_LIMITS", "SystemTime", "SwarmLink"]
+__all__ = ["MODEL_LIMITS", "SwarmLink", "SystemTime"]
 
 log = logging.getLogger("flocklet.swarm")
 

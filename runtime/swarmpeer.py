@@ -83,7 +83,11 @@ class _Reporter:
     def model(self, peer: Peer, round: int, vector: Vector) -> None:
         """Print round, time and accuracy."""
         self.models.append((round, vector_id(vector).hex()))
-        line: dict[str, Any] = {"round": round, "at_s": round_s(time.monotonic() - self.began_s), "bytes": peer.link.bytes_out}
+        line: dict[str, Any] = {
+            "round": round,
+            "at_s": round_s(time.monotonic() - self.began_s),
+            "bytes": peer.link.bytes_out,
+        }
         if self._is_judged:
             line["accuracy"] = self.accuracy(vector)
         say("round", line)
@@ -103,7 +107,9 @@ def say(kind: str, facts: dict[str, Any]) -> None:
 async def learn(settings: PeerSettings) -> dict[str, Any]:
     """Meet the others, learn with them and return the summary."""
     identity = peer_identities(settings.count, settings.seed)[settings.index]
-    secret = hashlib.blake2b(f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock")
+    secret = hashlib.blake2b(
+        f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock"
+    )
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
     task = digits_task(settings.count, settings.seed)
     table = PeerTable(

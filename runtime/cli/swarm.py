@@ -26,15 +26,25 @@ def add_parser(verbs: Any) -> None:
     )
     swarm.add_argument("--peers", type=int, default=10, metavar="N", help="how many (default: 10)")
     swarm.add_argument("--model", default="digits", choices=["digits"], help="what they learn")
-    swarm.add_argument("--strategy", default="modest", metavar="TEXT", help="how they learn (default: modest)")
-    swarm.add_argument("--codec", default="", metavar="NAME", help="fp32, fp16, int8, int4, topk(0.05), sign ...")
+    swarm.add_argument(
+        "--strategy", default="modest", metavar="TEXT", help="how they learn (default: modest)"
+    )
+    swarm.add_argument(
+        "--codec", default="", metavar="NAME", help="fp32, fp16, int8, int4, topk(0.05), sign ..."
+    )
     swarm.add_argument("--rounds", type=int, default=40, metavar="N", help="at most (default: 40)")
-    swarm.add_argument("--stop-at", type=float, default=0.95, metavar="SHARE", help="accuracy that ends it; 0: never")
+    swarm.add_argument(
+        "--stop-at", type=float, default=0.95, metavar="SHARE", help="accuracy that ends it; 0: never"
+    )
     swarm.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same run")
     swarm.add_argument("--simulate", action="store_true", help="in virtual time, in this process")
-    swarm.add_argument("--attack", default="", metavar="KIND", help="noise, signflip, alie, ipm, freerider ...")
+    swarm.add_argument(
+        "--attack", default="", metavar="KIND", help="noise, signflip, alie, ipm, freerider ..."
+    )
     swarm.add_argument("--attackers", type=int, default=0, metavar="N", help="how many peers attack")
-    swarm.add_argument("--plot", type=Path, metavar="FILE", help="write accuracy against bytes and time as SVG")
+    swarm.add_argument(
+        "--plot", type=Path, metavar="FILE", help="write accuracy against bytes and time as SVG"
+    )
     swarm.set_defaults(run=_swarm)
 
 
@@ -46,7 +56,9 @@ def _swarm(args: argparse.Namespace) -> int:
     if args.peers < 2 or args.rounds < 1:
         raise UsageError("a swarm needs two peers and one round", remedy="--peers 2 --rounds 1, or more")
     if not 0 <= args.attackers < args.peers or (args.attackers and not args.attack):
-        raise UsageError("--attackers needs --attack and at least one honest peer", remedy="fewer --attackers")
+        raise UsageError(
+            "--attackers needs --attack and at least one honest peer", remedy="fewer --attackers"
+        )
     text = _strategy(args)
     Strategy.parse(text)
     attacks = {args.peers - 1 - i: Attack(args.attack) for i in range(args.attackers)}

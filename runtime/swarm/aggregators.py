@@ -18,7 +18,7 @@ from flocklet.swarm.averaging import NOTHING, stacked
 from flocklet.swarm.interface import Context, Update
 from flocklet.swarm.similarity import flag, fltrust, foolsgold_weights
 
-__all__ = ["CentredClipping", "Flag", "FlTrust", "FoolsGold", "NormBound", "Ranked", "SybilWall"]
+__all__ = ["CentredClipping", "FlTrust", "Flag", "FoolsGold", "NormBound", "Ranked", "SybilWall"]
 
 RULES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "trimmed": robust.trimmed_mean,

@@ -32,7 +32,9 @@ ATTACKS = (
 )  # fmt: skip
 
 
-def forge(kind: str, honest: Floats, own: Vector, rng: np.random.Generator, strength: float | None = None) -> Vector:
+def forge(
+    kind: str, honest: Floats, own: Vector, rng: np.random.Generator, strength: float | None = None
+) -> Vector:
     """Return a forged change (n,) given the honest changes (p, n) and our own honest one.
 
     noise: Gaussian of `strength` (1); uniform: U[0, 1) times strength (1); signflip: -strength (1) own; scale:
@@ -50,7 +52,9 @@ def forge(kind: str, honest: Floats, own: Vector, rng: np.random.Generator, stre
         z = np.float32(1.0 if strength is None else strength)
         return np.asarray(honest.mean(axis=0) - z * honest.std(axis=0), np.float32)
     if kind == "ipm":
-        return np.asarray(honest.mean(axis=0) * np.float32(-0.5 if strength is None else -strength), np.float32)
+        return np.asarray(
+            honest.mean(axis=0) * np.float32(-0.5 if strength is None else -strength), np.float32
+        )
     if kind == "constant":
         return np.full_like(own, 100.0 if strength is None else strength)
     raise UsageError(f"no attack {kind!r}", remedy=", ".join(ATTACKS))
@@ -100,7 +104,9 @@ class Attack:
             return self.first
         if self.kind == "invert":
             models = np.stack(self.seen or [start])
-            return np.asarray(models.mean(axis=0) * np.float32(-(3.0 if self.strength is None else self.strength)))
+            return np.asarray(
+                models.mean(axis=0) * np.float32(-(3.0 if self.strength is None else self.strength))
+            )
         if self.kind == "freerider":
             return self.seen[-1] if self.seen else start
         honest = np.stack([*self.seen, trained]) - start

@@ -50,7 +50,9 @@ class Bristle:
         """Return our output layer with each class mixed by who is better at it."""
         task = context.task
         if own is None or task is None or task.probe is None:
-            raise UsageError("Bristle needs an own model and a probe set", remedy="use gossip and a task with a probe")
+            raise UsageError(
+                "Bristle needs an own model and a probe set", remedy="use gossip and a task with a probe"
+            )
         chosen = self._prioritise(own, updates, context.rng)
         if not chosen:
             return own
@@ -60,12 +62,12 @@ class Bristle:
         weights = np.zeros((len(chosen), classes))
         for row, update in enumerate(chosen):
             selected = _selected(recall[row + 1], f1[row + 1], update.classes or classes)
-            weights[row] = _weights(recall[0], recall[row + 1], mine, selected) * _certainty(f1[row + 1], selected)
+            weights[row] = _weights(recall[0], recall[row + 1], mine, selected) * _certainty(
+                f1[row + 1], selected
+            )
         return self._mix(own, chosen, weights, task.model)
 
-    def _prioritise(
-        self, own: Vector, updates: Sequence[Update], rng: np.random.Generator
-    ) -> list[Update]:
+    def _prioritise(self, own: Vector, updates: Sequence[Update], rng: np.random.Generator) -> list[Update]:
         order = np.argsort([float(np.linalg.norm(update.vector - own)) for update in updates], kind="stable")
         count = round(self.nearest * len(updates))
         near, rest = order[:count], order[count:]

@@ -70,9 +70,7 @@ class Int8:
 
     def encode(self, vector: Vector, layout: Layout, rng: np.random.Generator) -> dict[str, ArrayValue]:
         """Return one scale and int8 codes per tensor."""
-        return {
-            name: _quantised(tensor, 8, 127.0, None) for name, tensor in layout.split(vector).items()
-        }
+        return {name: _quantised(tensor, 8, 127.0, None) for name, tensor in layout.split(vector).items()}
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,9 @@ class Batched:
                 part = tickets[at : at + self._chunk]
                 start = np.stack([ticket.start for ticket in part])
                 rows = [ticket.rows for ticket in part]
-                for ticket, row in zip(part, self._trainer.train(self._task, start, rows, round), strict=True):
+                for ticket, row in zip(
+                    part, self._trainer.train(self._task, start, rows, round), strict=True
+                ):
                     ticket.result = row.copy()
         self.trained += len(waiting)
 

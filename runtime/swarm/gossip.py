@@ -80,7 +80,9 @@ class _Exchange:
             self.records.send(neighbours, step)
         if peer.attack is not None and peer.attack.is_two_faced:
             for other in neighbours:
-                peer.link.send([other], self._message(peer.attack.face(x, other, peer), step, len(neighbours)))
+                peer.link.send(
+                    [other], self._message(peer.attack.face(x, other, peer), step, len(neighbours))
+                )
         else:
             peer.link.send(neighbours, message)
         senders = getattr(self.sampler, "senders", None)

@@ -13,7 +13,9 @@ __all__ = ["Inbox"]
 class Inbox:
     """Messages by step and sender; `refuse(sender, reason)` hears of what is dropped."""
 
-    def __init__(self, refuse: Callable[[PeerId, str], None], *, window: int = 16, senders: int = 4096) -> None:
+    def __init__(
+        self, refuse: Callable[[PeerId, str], None], *, window: int = 16, senders: int = 4096
+    ) -> None:
         self._refuse = refuse
         self._window = window
         self._senders = senders

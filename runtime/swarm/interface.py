@@ -82,10 +82,11 @@ class Message:
         """Return the tensors as one vector (P,), decoded once; raise SchemaMismatch or WireError."""
         known = self.__dict__.get("_vector")
         if known is None:
-            dense = {
-                name: value if isinstance(value, np.ndarray) else value.to_dense()
-                for name, value in self.tensors.items()
-            }
+            with np.errstate(over="ignore"):  # what overflows is refused below
+                dense = {
+                    name: value if isinstance(value, np.ndarray) else value.to_dense()
+                    for name, value in self.tensors.items()
+                }
             known = layout.join(dense)
             if not np.isfinite(known).all():
                 raise WireError("a tensor holds a value that is not finite", reason="finite")

@@ -3,7 +3,8 @@
 Round k: the sample of k trains on the model of k and hands it to the first live peer in the hash order of k + 1. That
 aggregator waits for the sample (or for a timeout and at least `minimum` models), merges, pings the order of k + 1
 until `s` live peers are found, pushes the new model to them and acknowledges the senders. A sender without
-acknowledgement goes to the next peer of the order. An aggregator whose successor is not heard of pushes once more.
+acknowledgement goes to the next peer of the order. While a merge waits, who is missing is pinged: the dead are not
+waited for. An aggregator whose successor is not heard of pushes once more, and its senders hand in once more.
 
 A lossy codec sends changes where the receiver holds the base: up to an aggregator that trained too, down to peers that
 trained on the same base; everybody else gets the whole model. The change is applied as it was encoded, by everybody,
@@ -69,13 +70,14 @@ class _Rounds:
         self.round = 1  # of the model that we hold
         self.base = vector_id(peer.x)
         self.aggregator: PeerId = b""  # who gave us that model
-        self.sample_size = 0
+        self.sample = b""  # who trains on that model: 8 bytes of each id
         self.collected: dict[int, dict[PeerId, Message | Update]] = {}
         self.aggregated = 1  # newest round that we aggregated
         self.confirmed = 0  # newest round that a successor told us of
         self.answered: dict[int, asyncio.Future[bool]] = {}
         self.news: dict[PeerId, tuple[int, bytes]] = {}  # membership changes: counter, sealed frame
         self.pending: dict[PeerId, Message] = {}
+        self.senders: list[PeerId] = []  # whose models we merged last
         self.whole: Message | None = None  # the newest model that we pushed
         self.training: asyncio.Task[None] | None = None
         self.tasks: set[asyncio.Task[None]] = set()
@@ -90,14 +92,14 @@ class _Rounds:
             self._announce(True)
         else:
             first = self._sample(1)
-            self.sample_size = len(first)
+            self.sample = _prefixes(first)
             if peer.me in first:
                 self._spawn_training(1)
         await self.done
 
     async def stop(self) -> None:
         """Say goodbye and end all tasks."""
-        if not self.done.done():
+        if not self.done.done() or self.done.cancelled():
             self._announce(False)
         tasks = [task for task in (*self.tasks, self.training) if task is not None]
         for task in tasks:
@@ -155,13 +157,21 @@ class _Rounds:
                     delta = self._trained(round + 1, body, self.base)
                 message = delta
             if await self._hand_in(aggregator, message, whole):
-                return
+                # Whoever took it may die with the whole next sample: hand in again unless a later round is heard of.
+                await peer.clock.sleep(3 * self.schedule.aggregation_s)
+                if self.confirmed > round + 1 or self.round > round + 1:
+                    return
+                skip = -1
             skip += 1
 
     def _trained(self, round: int, what: Vector | Mapping[str, Any], base: bytes) -> Message:
         peer = self.peer
         tensors = what if isinstance(what, Mapping) else peer.layout.split(what)
-        facts: dict[str, Any] = {"view": self.view.pack(round), "of": self.sample_size, "by": self.aggregator[:PREFIX]}
+        facts: dict[str, Any] = {
+            "view": self.view.pack(round),
+            "of": self.sample,
+            "by": self.aggregator[:PREFIX],
+        }
         if not base and not self.is_lossless:
             facts["on"] = self.base
         codec = peer.strategy.codec.name if base else "fp32"
@@ -174,10 +184,8 @@ class _Rounds:
             answer = self.answered[message.round] = asyncio.get_running_loop().create_future()
             peer.link.send([aggregator], attempt)
             while not answer.done():
-                await asyncio.wait([answer], timeout=max(1.0, self.schedule.ping_s))
-                if not answer.done() and not await peer.link.ping(
-                    aggregator, message.round, self.schedule.ping_s
-                ):
+                await asyncio.wait([answer], timeout=self.schedule.ping_s / 2)
+                if not answer.done() and not await self._answers(aggregator, message.round):
                     return False
             if answer.result():
                 return True
@@ -194,19 +202,34 @@ class _Rounds:
         if not held:
             self._spawn(self._hurry(round))
         held[item.sender] = item
-        sizes = [m.body.get("of", 0) for m in held.values() if isinstance(m, Message)] or [self.sample_size]
-        wanted = max((size for size in sizes if type(size) is int), default=0)
-        limit = self.schedule.s or len(self.view)
-        if len(held) >= max(1, int(min(wanted, limit) * self.schedule.success)):
+        wanted = len(self._expected(held))
+        if len(held) >= max(1, int(wanted * self.schedule.success)):
             self._close(round)
 
+    def _expected(self, held: Mapping[PeerId, Message | Update]) -> set[PeerId]:
+        """Return who trains for this merge, as those say who handed in; at most `s` members each."""
+        limit = self.schedule.s or len(self.view)
+        found = set(held)
+        for item in held.values():
+            packed = item.body.get("of") if isinstance(item, Message) else self.sample
+            if isinstance(packed, bytes) and len(packed) <= limit * PREFIX:
+                names = (self.view.find(packed[at : at + PREFIX]) for at in range(0, len(packed), PREFIX))
+                found |= {peer for peer in names if peer is not None}
+        return found
+
     async def _hurry(self, round: int) -> None:
-        await self.peer.clock.sleep(self.schedule.aggregation_s)
-        while round in self.collected and round > self.aggregated:
-            if len(self.collected[round]) >= self.schedule.minimum:
-                self._close(round)
+        """Close a merge when all who are missing are dead, or after `aggregation_s` with `minimum` models."""
+        clock, began = self.peer.clock, self.peer.clock.now()
+        while True:
+            await clock.sleep(self.schedule.ping_s / 2)
+            if round not in self.collected:
                 return
-            await self.peer.clock.sleep(self.schedule.ping_s)
+            held = self.collected[round]
+            missing = sorted(self._expected(held) - held.keys())
+            alive = any(await asyncio.gather(*(self._answers(peer, round) for peer in missing)))
+            is_late = clock.now() - began > self.schedule.aggregation_s
+            if round in self.collected and (not alive or (is_late and len(held) >= self.schedule.minimum)):
+                self._close(round)
 
     def _close(self, round: int) -> None:
         self.aggregated = round
@@ -246,7 +269,10 @@ class _Rounds:
         is_last = peer.is_last(round - 1, merged)
         sample = await self._push(round, delta, whole, holders, is_last)
         ok = Message("agg_ack", round, {"ok": True})
-        before = {self.view.find(m.body["by"]) for m in held.values() if isinstance(m, Message) and self._is_by(m)}
+        before = {
+            self.view.find(m.body["by"]) for m in held.values() if isinstance(m, Message) and self._is_by(m)
+        }
+        self.senders = sorted(set(held) - {peer.me})
         told = {*held, *(p for p in before if p is not None)} - set(sample) - {peer.me}
         peer.link.send(sorted(told), ok)
         if is_last:
@@ -286,15 +312,15 @@ class _Rounds:
         else:
             order = self.view.candidates(round)
             sample = await self._live(order, self.schedule.s or len(order), round)
-        self.sample_size = len(sample)
-        self.whole = replace(whole, body={**whole.body, "of": len(sample)})
+        self.sample = _prefixes(sample)
+        self.whole = replace(whole, body={**whole.body, "of": self.sample})
         receivers = [p for p in sample if p != peer.me]
         for message, group in (
             (delta, [p for p in receivers if p in holders]),
             (whole, [p for p in receivers if p not in holders]),
         ):
             if group:
-                peer.link.send(group, replace(message, body={**message.body, "of": len(sample)}))
+                peer.link.send(group, replace(message, body={**message.body, "of": self.sample}))
         return sample
 
     async def _watch(self, round: int, whole: Message, sample: list[PeerId]) -> None:
@@ -332,7 +358,12 @@ class _Rounds:
         return skip, None
 
     async def _answers(self, peer: PeerId, round: int) -> bool:
-        return peer == self.peer.me or await self.peer.link.ping(peer, round, self.schedule.ping_s)
+        if peer == self.peer.me:
+            return True
+        news = self.pending.get(peer)
+        if news is not None and news.body.get("in") is False:
+            return False  # it said goodbye
+        return await self.peer.link.ping(peer, round, self.schedule.ping_s)
 
     # -- hearing
 
@@ -376,8 +407,8 @@ class _Rounds:
         if update is None:
             return
         self._merge_view(message)
-        size = message.body.get("of", 0)
-        self.sample_size = size if type(size) is int and 0 < size <= len(self.view) else 0
+        packed = message.body.get("of")
+        self.sample = packed if isinstance(packed, bytes) and len(packed) <= PREFIX * len(self.view) else b""
         self._hold(message.round, update.vector, message.sender)
         if self.peer.is_last(message.round - 1, update.vector):
             self._finish()
@@ -392,6 +423,9 @@ class _Rounds:
         is_ok = message.body.get("ok") is True
         if is_ok:
             self.confirmed = max(self.confirmed, message.round)
+            if message.round == self.aggregated + 1 and self.senders:
+                self.peer.link.send(self.senders, Message("agg_ack", message.round, {"ok": True}))
+                self.senders = []
         answer = self.answered.get(message.round)
         if answer is not None and not answer.done():
             answer.set_result(is_ok)
@@ -436,3 +470,7 @@ class _Rounds:
             self.news[message.sender] = (message.round, message.sealed)
             if is_in:
                 self.view.seen(message.sender, self.round)
+
+
+def _prefixes(peers: list[PeerId]) -> bytes:
+    return b"".join(peer[:PREFIX] for peer in peers)

@@ -75,13 +75,12 @@ class SimNetwork:
 
     def can_reach(self, sender: PeerId, receiver: PeerId) -> bool:
         """Return whether both are on and on one island."""
+        return self.links[sender].is_on and self.can_arrive(sender, receiver)
+
+    def can_arrive(self, sender: PeerId, receiver: PeerId) -> bool:
+        """Return whether what is on its way arrives: its sender may be gone by then."""
         link = self.links.get(receiver)
-        return (
-            link is not None
-            and link.is_on
-            and self.links[sender].is_on
-            and self.islands.get(sender) == self.islands.get(receiver)
-        )
+        return link is not None and link.is_on and self.islands.get(sender) == self.islands.get(receiver)
 
     def delay(self) -> float:
         """Return the latency of one message."""
@@ -138,7 +137,7 @@ class SimLink:
 
     def _deliver(self, receiver: PeerId, parcel: Message, size: int) -> None:
         network = self._network
-        if network.can_reach(self.me, receiver):
+        if network.can_arrive(self.me, receiver):
             network.on_delivery(receiver, parcel, size)
             network.links[receiver]._handler(parcel)
 

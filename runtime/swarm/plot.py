@@ -21,7 +21,9 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float, float]]], *, title: 
     body = [_panel(left, 60, "bytes sent (MB)"), _panel(right, 440, "time (s)")]
     for number, name in enumerate(lines):
         y = 50 + 16 * number
-        body.append(f'<rect x="80" y="{y - 9}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>')
+        body.append(
+            f'<rect x="80" y="{y - 9}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>'
+        )
         body.append(f'<text x="95" y="{y}">{escape(name)}</text>')
     body.append(f'<text x="60" y="22" font-size="14">{escape(title)}</text>')
     return _svg(800, 330, body)
@@ -44,7 +46,9 @@ def heat_map(
             value, x = values[row, column], x0 + j * cell_w
             ink = "#fff" if value < 0.35 or value > 0.8 else "#000"
             weight = ' font-weight="bold"' if value >= best - 0.0005 else ""
-            body.append(f'<rect x="{x}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(value)}" stroke="#fff"/>')
+            body.append(
+                f'<rect x="{x}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(value)}" stroke="#fff"/>'
+            )
             body.append(
                 f'<text x="{x + cell_w / 2}" y="{y + 17}" text-anchor="middle" fill="{ink}"{weight}>{value:.3f}</text>'
             )
@@ -65,7 +69,9 @@ def _panel(lines: Mapping[str, Sequence[tuple[float, float]]], x0: float, label:
         path = " ".join(f"{x0 + width * x / top:.1f},{y0 + height * (1 - y):.1f}" for x, y in points)
         colour = _COLOURS[number % len(_COLOURS)]
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-    parts.append(f'<text x="{x0 + width / 2}" y="{y0 + height + 36}" text-anchor="middle">{escape(label)}</text>')
+    parts.append(
+        f'<text x="{x0 + width / 2}" y="{y0 + height + 36}" text-anchor="middle">{escape(label)}</text>'
+    )
     return "".join(parts)
 
 

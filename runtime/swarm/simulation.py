@@ -25,7 +25,7 @@ from flocklet.swarm.network import Conditions, SimNetwork
 from flocklet.swarm.peer import Peer
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
-from flocklet.swarm.virtual import VirtualTime, run_virtual
+from flocklet.swarm.virtual import StandStill, VirtualTime, run_virtual
 
 __all__ = ["Report", "Simulation", "peer_identities", "start_model"]
 
@@ -33,7 +33,9 @@ __all__ = ["Report", "Simulation", "peer_identities", "start_model"]
 def peer_identities(count: int, seed: int) -> list[Identity]:
     """Return the identities of the peers of a run, from its seed; the device of index i has the i-th."""
     return [
-        Identity.from_seed(hashlib.blake2b(b"%d/%d" % (seed, i), digest_size=32, person=b"flocklet-swarm").digest())
+        Identity.from_seed(
+            hashlib.blake2b(b"%d/%d" % (seed, i), digest_size=32, person=b"flocklet-swarm").digest()
+        )
         for i in range(count)
     ]
 
@@ -56,6 +58,7 @@ class Report:
     model_ids: list[tuple[int, str]] = field(default_factory=list)  # (round, id of the models after it)
     round_times: dict[int, float] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
+    is_dead: bool = False  # nobody could go on before the last round
     wall_s: float = 0.0
     trained: int = 0
 
@@ -114,9 +117,12 @@ class Simulation:
     def run(self) -> Report:
         """Run to the last round and return what happened; the same object cannot run twice."""
         began = time.perf_counter()
-        run_virtual(self._main())
-        self._judge_rest()
         report = self.report
+        try:
+            run_virtual(self._main())
+        except StandStill:
+            report.is_dead = True
+        self._judge_rest()
         report.log_hash = self._digest.hexdigest()
         report.bytes, report.messages = self.network.bytes, self.network.messages
         report.pings = self.network.pings
@@ -167,6 +173,8 @@ class Simulation:
                     del self._tasks[i]
                     task.result()
         waiter.cancel()
+        for link in self.network.links.values():
+            link.is_on = False
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -270,7 +278,7 @@ class Simulation:
         self._evaluated = round
         for old in [key for key in self._models if key <= round]:
             del self._models[old]
-        if self.stop_at is not None and mean >= self.stop_at or self._evaluated >= self.rounds:
+        if (self.stop_at is not None and mean >= self.stop_at) or self._evaluated >= self.rounds:
             self._stop.set()
 
     @staticmethod

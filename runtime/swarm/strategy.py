@@ -30,7 +30,9 @@ _PART = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:\(([^()]*)\))?\s*")
 
 
 def _graph(kind: str, first: str) -> Callable[..., Gossip]:
-    def make(value: Scalar | None = None, /, *, q: int = 1, heal: int = 0, deadline: float = 5.0, **more: Any) -> Gossip:
+    def make(
+        value: Scalar | None = None, /, *, q: int = 1, heal: int = 0, deadline: float = 5.0, **more: Any
+    ) -> Gossip:
         if value is not None:
             more[first] = value
         return Gossip(Topology(kind, **more), q=q, heal=heal, deadline_s=deadline)

@@ -31,7 +31,9 @@ class Learner(Protocol):
         """Return fresh parameters, (P,)."""
         ...
 
-    def gradient(self, params: Floats, features: Floats, labels: NDArray[np.integer]) -> tuple[Floats, Floats]:
+    def gradient(
+        self, params: Floats, features: Floats, labels: NDArray[np.integer]
+    ) -> tuple[Floats, Floats]:
         """Return gradients (N, P) and losses (N,) of N peers on features (N, B, F) and labels (N, B)."""
         ...
 
@@ -91,7 +93,9 @@ def split_dirichlet(
         cuts = [
             (np.cumsum(rng.dirichlet(np.full(peers, alpha)))[:-1] * len(rows)).astype(int) for rows in classes
         ]
-        sizes = sum(np.diff(cut, prepend=0, append=len(rows)) for cut, rows in zip(cuts, classes, strict=True))
+        sizes = sum(
+            np.diff(cut, prepend=0, append=len(rows)) for cut, rows in zip(cuts, classes, strict=True)
+        )
         if np.min(sizes) >= minimum:
             parts = [np.split(rows, cut) for cut, rows in zip(cuts, classes, strict=True)]
             return tuple(np.sort(np.concatenate([part[i] for part in parts])) for i in range(peers))

@@ -40,7 +40,8 @@ def regular(n: int, degree: int, rng: np.random.Generator) -> Graph:
     """
     if not 2 <= degree < n or n * degree % 2:
         raise UsageError(
-            f"no {degree}-regular connected graph on {n} vertices", remedy="2 <= degree < peers, one of them even"
+            f"no {degree}-regular connected graph on {n} vertices",
+            remedy="2 <= degree < peers, one of them even",
         )
     for _ in range(_TRIES):
         edges = [(i, (i + step) % n) for i in range(n) for step in range(1, degree // 2 + 1)]
@@ -85,7 +86,9 @@ def geometric(n: int, radius: float, rng: np.random.Generator) -> Graph:
         graph = _graph(n, [(int(i), int(j)) for i, j in pairs])
         if len(components(graph)) == 1:
             return graph
-    raise UsageError(f"no connected geometric graph of {n} points at radius {radius:g}", remedy="a larger radius")
+    raise UsageError(
+        f"no connected geometric graph of {n} points at radius {radius:g}", remedy="a larger radius"
+    )
 
 
 def one_peer_exponential(n: int, step: int) -> Graph:

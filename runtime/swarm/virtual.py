@@ -16,9 +16,13 @@ import numpy as np
 from flocklet.errors import FlockletError
 from flocklet.swarm.interface import PeerId, generator
 
-__all__ = ["VirtualLoop", "VirtualTime", "run_virtual"]
+__all__ = ["StandStill", "VirtualLoop", "VirtualTime", "run_virtual"]
 
 T = TypeVar("T")
+
+
+class StandStill(FlockletError):
+    """Report that every task waits and no timer is set: nothing can ever happen again."""
 
 
 class _Quiet(selectors.SelectSelector):
@@ -30,7 +34,7 @@ class _Quiet(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop in virtual seconds; raises FlockletError when everybody waits for ever."""
+    """An event loop in virtual seconds; raises StandStill when everybody waits for ever."""
 
     def __init__(self) -> None:
         super().__init__(_Quiet())
@@ -44,13 +48,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         ready, scheduled = self._ready, self._scheduled  # type: ignore[attr-defined]
         if not ready:
             if not scheduled:
-                raise FlockletError("virtual time stands still: every task waits and no timer is set")
+                raise StandStill("virtual time stands still: every task waits and no timer is set")
             self._now_s = max(self._now_s, scheduled[0]._when)
         super()._run_once()  # type: ignore[misc]
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end in virtual time."""
+    """Run a coroutine to its end in virtual time; not from inside another event loop (use `asyncio.to_thread`)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        main.close()
+        raise FlockletError(
+            "virtual time cannot run inside a running event loop", remedy="call it in asyncio.to_thread"
+        )
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
