@@ -161,5 +161,5 @@ def as_message(frame: Frame) -> Message:
         header.get("n", 0),
         sender=frame.author,
         seq=header["seq"],
-        sealed=frame.sealed if frame.type == "member" else b"",
+        sealed=frame.raw if frame.type == "member" else b"",
     )

@@ -134,7 +134,8 @@ def test_joins_and_leaves_of_half_the_peers_never_stall_modest():
         "modest(s=5)", blobs(40, rows=1600), rounds=60, script=script, late=order[30:]
     )
     times = sorted(report.round_times.values())
-    assert report.curve[-1][0] == 60 and max(np.diff(times)) <= 2 * 1.0
+    gaps = np.diff(times)
+    assert report.curve[-1][0] == 60 and max(gaps) - np.median(gaps) <= 2 * 1.0
     assert sum(simulation.peers[i].round > 10 for i in order[30:]) >= 5  # newcomers take part
 
 

@@ -53,7 +53,7 @@ class Mean:
             counted.append((context.me, context.n))
         counts = np.array([n for _, n in sorted(counted)], np.float64)
         counts = np.minimum(counts, self.cap * np.median(counts))
-        return (counts / counts.sum()).astype(np.float32) @ stack
+        return np.asarray((counts / counts.sum()).astype(np.float32) @ stack)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Fp16:
 
     def encode(self, vector: Vector, layout: Layout, rng: np.random.Generator) -> dict[str, ArrayValue]:
         """Return the tensors as float16."""
-        return dict(layout.split(np.clip(vector, -65504.0, 65504.0).astype(np.float16)))  # type: ignore[arg-type]
+        return dict(layout.split(np.clip(vector, -65504.0, 65504.0).astype(np.float16)))
 
 
 @dataclass(frozen=True)

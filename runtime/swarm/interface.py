@@ -214,8 +214,11 @@ class Aggregator(Protocol):
 
     needs: frozenset[str]
 
-    def merge(self, own: Vector, updates: Sequence[Update], context: Context) -> Vector:
-        """Return the merged model (P,) from our own and the others', which are sorted by sender."""
+    def merge(self, own: Vector | None, updates: Sequence[Update], context: Context) -> Vector:
+        """Return the merged model (P,) from our own (None: an aggregator that did not train) and the others'.
+
+        The updates are sorted by sender.
+        """
         ...
 
 

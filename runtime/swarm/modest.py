@@ -110,9 +110,9 @@ class _Rounds:
         peer = self.peer
         others = [p for p in peer.link.peers() if p != peer.me]
         count = min(len(others), 10 * (self.schedule.s or len(others)))
-        picked = peer.clock.rng("announce").choice(len(others), count, replace=False) if count else []
+        order = peer.clock.rng("announce").permutation(len(others))[:count].tolist()
         body = {"round": self.round, "in": is_in}
-        peer.link.send([others[int(i)] for i in picked], Message("member", 2 if is_in else 3, body))
+        peer.link.send([others[i] for i in order], Message("member", 2 if is_in else 3, body))
 
     def _sample(self, round: int) -> list[PeerId]:
         order = self.view.candidates(round)

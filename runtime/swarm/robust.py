@@ -26,7 +26,7 @@ def squared_distances(stack: Floats) -> NDArray[np.float64]:
     rows = stack - stack.mean(axis=0)
     gram = rows.astype(np.float64) @ rows.T.astype(np.float64)
     norms = np.diag(gram)
-    return np.maximum(norms[:, None] + norms[None] - 2 * gram, 0.0)
+    return np.asarray(np.maximum(norms[:, None] + norms[None] - 2 * gram, 0.0))
 
 
 def median(stack: Floats, f: int = 0) -> Floats:

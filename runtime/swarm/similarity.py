@@ -32,7 +32,7 @@ def foolsgold_weights(stack: Floats) -> NDArray[np.float64]:
     weights[weights == 1.0] = 0.99
     with np.errstate(divide="ignore"):
         logits = np.log(weights / (1.0 - weights)) + 0.5
-    return np.clip(logits, 0.0, 1.0)
+    return np.asarray(np.clip(logits, 0.0, 1.0))
 
 
 def fltrust(stack: Floats, root: Floats) -> Floats:

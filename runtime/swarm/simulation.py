@@ -6,6 +6,7 @@ The event log is a running BLAKE2b of everything that happened, with its virtual
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import time
 from collections import Counter
@@ -210,9 +211,9 @@ class Simulation:
                 self.network.links[self.ids[i]].is_on = False
             if task is not None:
                 task.cancel()
-                task.add_done_callback(lambda done, i=i: self._gone(i))
+                task.add_done_callback(functools.partial(self._gone, i))
 
-    def _gone(self, i: int) -> None:
+    def _gone(self, i: int, _: asyncio.Task[None]) -> None:
         self.network.links[self.ids[i]].is_on = False
         self._judged_count = len(self._wanted())
         for round in sorted(self._models):

@@ -25,7 +25,11 @@ class Learner(Protocol):
     """A model of which many copies can be trained at once; `flocklet.models.mlp.Mlp` is one."""
 
     layout: Layout
-    output: tuple[str, ...]
+
+    @property
+    def output(self) -> tuple[str, ...]:
+        """The names of the last layer's tensors."""
+        ...
 
     def init(self, rng: np.random.Generator) -> Vector:
         """Return fresh parameters, (P,)."""
