@@ -108,6 +108,8 @@ def duel(
     x = task.model.init(generator(seed, b"", "start"))
     before = np.zeros_like(x)
     for _ in range(rounds):
+        if not np.isfinite(x).all():  # the attack won: the model left the numbers
+            return float(task.accuracy(np.zeros_like(x)[None])[0]), 0.0
         rows = np.stack([rng.choice(share, batch) for share in task.shares])
         features, labels = learnt.features[rows], learnt.labels[rows]
         if kind == "backdoor":
@@ -115,14 +117,15 @@ def duel(
                 liars, batch, -1
             )
             labels[honest:] = 1
-        changes = task.model.gradient(np.broadcast_to(x, (peers, x.size)).copy(), features, labels)[0]
-        for i in attackers:
-            if kind == "freerider":
-                changes[i] = before
-            elif kind not in ("labels", "backdoor"):
-                changes[i] = forge(kind, changes[:honest], changes[i], rng, strength)
-        before = merge(changes, changes[0])
-        x = x - np.float32(lr) * before
+        with np.errstate(over="ignore", invalid="ignore"):
+            changes = task.model.gradient(np.broadcast_to(x, (peers, x.size)).copy(), features, labels)[0]
+            for i in attackers:
+                if kind == "freerider":
+                    changes[i] = before
+                elif kind not in ("labels", "backdoor"):
+                    changes[i] = forge(kind, changes[:honest], changes[i], rng, strength)
+            before = merge(changes, changes[0])
+            x = x - np.float32(lr) * before
     return float(task.accuracy(x[None])[0]), _success(task, x, kind, width)
 
 
