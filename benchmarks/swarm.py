@@ -147,7 +147,9 @@ def t2b(bench: Bench) -> None:
     lost = 100 * (np.array(calm) - np.array(crashed))
     bench.add("T2b", "cost of the crash", "points", lost, "<= 1", lambda x: x <= 1)
     bench.add("T2c", "25 leave and 25 join, round 100", "accuracy", moved)
-    bench.add("T2c", "longest stall beyond a usual round (ping timeout 1 s)", "s", stall, "<= 2", lambda x: x <= 2)
+    bench.add(
+        "T2c", "longest stall beyond a usual round (ping timeout 1 s)", "s", stall, "<= 2", lambda x: x <= 2
+    )
 
 
 def t3(bench: Bench) -> None:

@@ -6,6 +6,7 @@ Needs scikit-learn (it holds the images): pip install 'flocklet[digits]'
 from pathlib import Path
 
 import numpy as np
+
 from flocklet.digits import digits_task
 from flocklet.swarm.churn import Happening, hubs
 from flocklet.swarm.plot import curves

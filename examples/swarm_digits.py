@@ -19,7 +19,9 @@ def main() -> None:
     print(f"simulated: {report.accuracy:.3f} after {report.curve[-1][0]} rounds, {report.bytes / 1e6:.2f} MB")
 
     real = asyncio.run(launch(10, STRATEGY, seed=1, rounds=40, stop_at=0.95))
-    print(f"real: {real.summaries[0]['accuracy']:.3f} in {real.training_s:.1f} s, {real.bytes_out / 1e6:.2f} MB")
+    print(
+        f"real: {real.summaries[0]['accuracy']:.3f} in {real.training_s:.1f} s, {real.bytes_out / 1e6:.2f} MB"
+    )
 
 
 if __name__ == "__main__":

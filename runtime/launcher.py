@@ -66,7 +66,7 @@ async def launch(
                     stdin=asyncio.subprocess.PIPE,
                     stdout=asyncio.subprocess.PIPE,
                     env=environment,
-                )  # fmt: skip
+                )
             )
         await _until(processes, "ready", on_round)
         result.met_s = time.monotonic() - began

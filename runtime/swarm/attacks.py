@@ -62,10 +62,12 @@ def forge(
 
 @dataclass
 class Attack:
-    """One attacker. freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows.
+    """One attacker.
 
-    invert sends -strength (3) times the mean of the models that it was sent. dissensus pushes each neighbour away from what the others say, each in its own direction. sybils of one `cabal`
-    listen to nobody and all send the model that the first of them trained.
+    freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows; invert sends
+    -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
+    others say, each in its own direction; sybils of one `cabal` listen to nobody and all send the model that the
+    first of them trained.
     """
 
     kind: str

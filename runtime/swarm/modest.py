@@ -21,10 +21,10 @@ from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from flocklet.errors import WireError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Fp32
 from flocklet.swarm.interface import Message, PeerId, PeerSampler, Update
+from flocklet.swarm.members import Members
 from flocklet.swarm.samplers import Fixed
 from flocklet.swarm.view import PREFIX, View
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from flocklet.swarm.peer import Peer
 
 __all__ = ["Modest"]
-
-MAX_NEWS = 64
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,9 @@ class Modest:
 class _Rounds:
     def __init__(self, schedule: Modest, peer: Peer) -> None:
         self.schedule, self.peer = schedule, peer
-        members: list[PeerId] = peer.memory["members"]
-        self.view = View(members, inactivity=schedule.inactivity)
+        known: list[PeerId] = peer.memory["members"]
+        self.view = View(known, inactivity=schedule.inactivity)
+        self.members = Members(peer, self.view)
         self.is_lossless = isinstance(peer.strategy.codec, Fp32)
         self.round = 1  # of the model that we hold
         self.base = vector_id(peer.x)
@@ -75,8 +74,6 @@ class _Rounds:
         self.aggregated = 1  # newest round that we aggregated
         self.confirmed = 0  # newest round that a successor told us of
         self.answered: dict[int, asyncio.Future[bool]] = {}
-        self.news: dict[PeerId, tuple[int, bytes]] = {}  # membership changes: counter, sealed frame
-        self.pending: dict[PeerId, Message] = {}
         self.senders: list[PeerId] = []  # whose models we merged last
         self.whole: Message | None = None  # the newest model that we pushed
         self.training: asyncio.Task[None] | None = None
@@ -89,7 +86,7 @@ class _Rounds:
         peer = self.peer
         peer.listen(self._received)
         if peer.memory.get("joins"):
-            self._announce(True)
+            self.members.announce(True, self.round, 10 * self.schedule.s)
         else:
             first = self._sample(1)
             self.sample = _prefixes(first)
@@ -100,19 +97,11 @@ class _Rounds:
     async def stop(self) -> None:
         """Say goodbye and end all tasks."""
         if not self.done.done() or self.done.cancelled():
-            self._announce(False)
+            self.members.announce(False, self.round, 10 * self.schedule.s)
         tasks = [task for task in (*self.tasks, self.training) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _announce(self, is_in: bool) -> None:
-        peer = self.peer
-        others = [p for p in peer.link.peers() if p != peer.me]
-        count = min(len(others), 10 * (self.schedule.s or len(others)))
-        order = peer.clock.rng("announce").permutation(len(others))[:count].tolist()
-        body = {"round": self.round, "in": is_in}
-        peer.link.send([others[i] for i in order], Message("member", 2 if is_in else 3, body))
 
     def _sample(self, round: int) -> list[PeerId]:
         order = self.view.candidates(round)
@@ -262,7 +251,7 @@ class _Rounds:
             fresh = peer.x + seen
             peer.encoder.feed_back((merged - fresh) * len(updates))
             merged = fresh
-        self._admit()
+        self.members.admit(self.round)
         self._hold(round, merged, peer.me)
         whole = self._aggregated(round, peer.layout.split(merged), b"")
         delta = self._aggregated(round, small, old) if holders else whole
@@ -297,8 +286,8 @@ class _Rounds:
 
     def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes) -> Message:
         facts: dict[str, Any] = {"view": self.view.pack(round)}
-        if self.news:
-            facts["news"] = [frame for _, frame in list(self.news.values())[-MAX_NEWS:]]
+        if news := self.members.news():
+            facts["news"] = news
         codec = self.peer.strategy.codec.name if base else "fp32"
         return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
 
@@ -360,9 +349,8 @@ class _Rounds:
     async def _answers(self, peer: PeerId, round: int) -> bool:
         if peer == self.peer.me:
             return True
-        news = self.pending.get(peer)
-        if news is not None and news.body.get("in") is False:
-            return False  # it said goodbye
+        if self.members.has_left(peer):
+            return False
         return await self.peer.link.ping(peer, round, self.schedule.ping_s)
 
     # -- hearing
@@ -375,7 +363,7 @@ class _Rounds:
         elif message.type == "agg_ack":
             self._on_ack(message)
         elif message.type == "member":
-            self.pending[message.sender] = message
+            self.members.heard(message)
         else:
             self.peer.refuse(message.sender, "type")
 
@@ -391,7 +379,7 @@ class _Rounds:
             self.peer.refuse(message.sender, "base")
             self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
         else:
-            self._merge_view(message)
+            self.members.merge(message, self.round)
             self._take(message.round, message)
 
     def _on_aggregated(self, message: Message) -> None:
@@ -406,7 +394,7 @@ class _Rounds:
         update = self.peer.update(message, self.peer.x if message.base else None)
         if update is None:
             return
-        self._merge_view(message)
+        self.members.merge(message, self.round)
         packed = message.body.get("of")
         self.sample = packed if isinstance(packed, bytes) and len(packed) <= PREFIX * len(self.view) else b""
         self._hold(message.round, update.vector, message.sender)
@@ -440,36 +428,6 @@ class _Rounds:
             if not answer.done():
                 answer.set_result(True)
         self.peer.finish(round - 1, vector)
-
-    # -- membership
-
-    def _merge_view(self, message: Message) -> None:
-        packed, news = message.body.get("view"), message.body.get("news", [])
-        if isinstance(news, list):
-            for frame in news[:MAX_NEWS]:
-                try:
-                    self._change(self.peer.link.open(frame))
-                except (WireError, TypeError):
-                    self.peer.refuse(message.sender, "news")
-        if isinstance(packed, bytes):
-            self.view.merge(packed, message.round)
-        self.view.seen(message.sender, message.round - 1)
-
-    def _admit(self) -> None:
-        """Let the changes that we heard of count from now on: samples stay the same for everybody until then."""
-        pending, self.pending = self.pending, {}
-        for message in pending.values():
-            self._change(message)
-
-    def _change(self, message: Message) -> None:
-        is_in, round = message.body.get("in"), message.body.get("round")
-        if message.type != "member" or type(is_in) is not bool or type(round) is not int:
-            self.peer.refuse(message.sender, "member")
-            return
-        if self.view.change(message.sender, message.round, is_in, min(round, self.round)):
-            self.news[message.sender] = (message.round, message.sealed)
-            if is_in:
-                self.view.seen(message.sender, self.round)
 
 
 def _prefixes(peers: list[PeerId]) -> bytes:
