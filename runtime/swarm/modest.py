@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Fp32
 from flocklet.swarm.interface import Message, PeerId, PeerSampler, Update
+from flocklet.swarm.liveness import Liveness
 from flocklet.swarm.members import Members
 from flocklet.swarm.samplers import Fixed
 from flocklet.swarm.view import PREFIX, View
@@ -65,6 +66,7 @@ class _Rounds:
         known: list[PeerId] = peer.memory["members"]
         self.view = View(known, inactivity=schedule.inactivity)
         self.members = Members(peer, self.view)
+        self.liveness = Liveness(peer.me, peer.link, self.members, schedule.ping_s)
         self.is_lossless = isinstance(peer.strategy.codec, Fp32)
         self.round = 1  # of the model that we hold
         self.base = vector_id(peer.x)
@@ -133,7 +135,7 @@ class _Rounds:
         near = set(self._sample(round))  # who trains on the same model, if all of them live
         skip = 0
         while skip < len(order):
-            skip, aggregator = await self._first_live(order, skip, round + 1)
+            skip, aggregator = await self.liveness.first(order, skip, round + 1)
             if aggregator is None:
                 return
             if aggregator == peer.me:
@@ -174,7 +176,7 @@ class _Rounds:
             peer.link.send([aggregator], attempt)
             while not answer.done():
                 await asyncio.wait([answer], timeout=self.schedule.ping_s / 2)
-                if not answer.done() and not await self._answers(aggregator, message.round):
+                if not answer.done() and not await self.liveness.answers(aggregator, message.round):
                     return False
             if answer.result():
                 return True
@@ -215,7 +217,7 @@ class _Rounds:
                 return
             held = self.collected[round]
             missing = sorted(self._expected(held) - held.keys())
-            alive = any(await asyncio.gather(*(self._answers(peer, round) for peer in missing)))
+            alive = any(await asyncio.gather(*(self.liveness.answers(peer, round) for peer in missing)))
             is_late = clock.now() - began > self.schedule.aggregation_s
             if round in self.collected and (not alive or (is_late and len(held) >= self.schedule.minimum)):
                 self._close(round)
@@ -300,7 +302,7 @@ class _Rounds:
             sample = self.view.members()
         else:
             order = self.view.candidates(round)
-            sample = await self._live(order, self.schedule.s or len(order), round)
+            sample = await self.liveness.live(order, self.schedule.s or len(order), round)
         self.sample = _prefixes(sample)
         self.whole = replace(whole, body={**whole.body, "of": self.sample})
         receivers = [p for p in sample if p != peer.me]
@@ -321,37 +323,6 @@ class _Rounds:
             sample = await self._push(round, whole, whole, set(), False)
             if self.peer.me in sample:
                 self._spawn_training(round)
-
-    # -- who lives
-
-    async def _live(self, order: list[PeerId], count: int, round: int) -> list[PeerId]:
-        """Return the first `count` live peers of an order; waves of pings double."""
-        live: list[PeerId] = []
-        at, wave = 0, 0
-        while at < len(order) and len(live) < count:
-            size = (count - len(live)) << wave
-            batch, at, wave = order[at : at + size], at + size, wave + 1
-            answers = await asyncio.gather(*(self._answers(peer, round) for peer in batch))
-            live += [peer for peer, answer in zip(batch, answers, strict=True) if answer]
-        return live[:count]
-
-    async def _first_live(self, order: list[PeerId], skip: int, round: int) -> tuple[int, PeerId | None]:
-        wave = 1
-        while skip < len(order):
-            batch = order[skip : skip + wave]
-            answers = await asyncio.gather(*(self._answers(peer, round) for peer in batch))
-            for place, answer in enumerate(answers):
-                if answer:
-                    return skip + place, batch[place]
-            skip, wave = skip + wave, 2 * wave
-        return skip, None
-
-    async def _answers(self, peer: PeerId, round: int) -> bool:
-        if peer == self.peer.me:
-            return True
-        if self.members.has_left(peer):
-            return False
-        return await self.peer.link.ping(peer, round, self.schedule.ping_s)
 
     # -- hearing
 
