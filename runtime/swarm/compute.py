@@ -1,0 +1,83 @@
+"""Where training runs: all simulated peers that are due, in one stacked computation; or one peer in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flocklet.models.layout import Vector
+from flocklet.swarm.task import Rows, Task
+
+if TYPE_CHECKING:
+    from flocklet.swarm.interface import Trainer
+    from flocklet.swarm.peer import Peer
+
+__all__ = ["Batched", "Threaded"]
+
+
+class _Ticket:
+    def __init__(self, start: Vector, rows: Rows, round: int) -> None:
+        self.start, self.rows, self.round = start, rows, round
+        self.result: Vector | None = None
+
+
+class Batched:
+    """Train simulated peers together: when the first of the waiting peers is due, all of them are computed.
+
+    A request is complete when it is made, so computing it early changes nothing. `step_s` is the virtual time of one
+    local step; `speed` may slow single peers down.
+    """
+
+    def __init__(self, task: Task, trainer: Trainer, *, step_s: float = 0.001, chunk: int = 128) -> None:
+        self._task, self._trainer = task, trainer
+        self._step_s, self._chunk = step_s, chunk
+        self._waiting: list[_Ticket] = []
+        self.speed: dict[bytes, float] = {}
+        self.trained = 0
+
+    async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
+        """Return the trained model of one peer after its virtual duration."""
+        ticket = _Ticket(start, rows, round)
+        self._waiting.append(ticket)
+        try:
+            await asyncio.sleep(self._step_s * len(rows) * self.speed.get(peer.me, 1.0))
+        except asyncio.CancelledError:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+            raise
+        if ticket.result is None:
+            self._compute()
+        if ticket.result is None:
+            raise AssertionError("a ticket was not computed")
+        return ticket.result
+
+    def _compute(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        groups: dict[tuple[int, int], list[_Ticket]] = {}
+        for ticket in waiting:
+            groups.setdefault((ticket.rows.shape[1], ticket.round), []).append(ticket)
+        for (_, round), tickets in groups.items():
+            tickets.sort(key=lambda ticket: -len(ticket.rows))
+            for at in range(0, len(tickets), self._chunk):
+                part = tickets[at : at + self._chunk]
+                start = np.stack([ticket.start for ticket in part])
+                rows = [ticket.rows for ticket in part]
+                for ticket, row in zip(
+                    part, self._trainer.train(self._task, start, rows, round), strict=True
+                ):
+                    ticket.result = row.copy()
+        self.trained += len(waiting)
+
+
+class Threaded:
+    """Train one real peer in a thread, so that its links stay alive; same bits as in simulation."""
+
+    def __init__(self, task: Task, trainer: Trainer) -> None:
+        self._task, self._trainer = task, trainer
+
+    async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
+        """Return the trained model."""
+        trained = await asyncio.to_thread(self._trainer.train, self._task, start[None], [rows], round)
+        return np.ascontiguousarray(trained[0])
