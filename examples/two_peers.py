@@ -1,4 +1,4 @@
-"""Two peers on this machine: one finds the answer, the other one ranks it first from then on.
+"""Two peers on this machine: one finds the answer, and the other one ranks it higher from then on.
 
 Run it: python examples/two_peers.py
 """
@@ -44,7 +44,7 @@ async def main() -> None:
             for node in (laptop, pi):
                 await node.add([folder / "notes"])
             before = await pi.search("fuse")
-            print("the pi shows first:", before["found"][0]["title"])
+            print(f"the pi shows {order(before)}")
 
             # The laptop's owner looks for the same thing and clicks the note about the pump.
             results = await laptop.search("fuse")
@@ -55,11 +55,14 @@ async def main() -> None:
             while (await pi.status())["clicks"] == 0:  # gossip brings the signed click over
                 await asyncio.sleep(0.01)
             after = await pi.search("fuse")
-            first = after["found"][0]
-            print(f"{time.monotonic() - begun_s:.2f} s after the click the pi shows first: {first['title']}")
+            print(f"{time.monotonic() - begun_s:.2f} s after the click the pi shows {order(after)}")
             print(f"rank of the right note on the pi: {rank(before)} before, {rank(after)} after")
             sent = (await laptop.status())["bytes_out"]
             print(f"the laptop sent {sent} bytes in all")
+
+
+def order(results: dict) -> str:
+    return ", ".join(hit["title"] for hit in results["found"])
 
 
 def rank(results: dict) -> int:

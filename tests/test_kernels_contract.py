@@ -37,7 +37,7 @@ def test_only_the_adapter_imports_tinygrad():
 
 def test_the_names_exist_and_the_environment_is_put_back():
     before = dict(os.environ)
-    load_tinygrad()
+    tg = load_tinygrad()
     assert dict(os.environ) == before
     assert {"PROGRAM", "SOURCE", "SINK", "RANGE", "END"} <= {op.name for op in tg.Ops}
     for name in ("placeholder", "range", "group", "sink", "const", "end", "after", "store"):

@@ -52,7 +52,7 @@ async def test_virtual_time_says_when_everybody_waits_for_ever():
 
 
 def test_the_private_method_that_virtual_time_overrides_is_there():
-    assert callable(asyncio.BaseEventLoop._run_once)
+    assert callable(getattr(asyncio.BaseEventLoop, "_run_once", None))
     loop = VirtualLoop()
     assert loop._ready is not None and loop._scheduled == []
     loop.close()

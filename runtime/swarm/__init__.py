@@ -3,5 +3,3 @@
 Strategy = PeerSampler x Trainer x Codec x Aggregator x Schedule
 report = Simulation(Strategy.parse("modest(s=10)|int4|trimmed(0.2)"), task, seed=1, rounds=50).run()
 """
-
-__all__: list[str] = []
