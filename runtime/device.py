@@ -9,12 +9,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flocklet.answers import Found, PastClick, Results, snippet_of
 from flocklet.clock import Clock
 from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
 from flocklet.home import Home
@@ -32,7 +32,7 @@ from flocklet.store import Click, Event, Person, Store, StoredDocument
 from flocklet.taste import Taste
 from flocklet.wire import content_id
 
-__all__ = ["CANDIDATES", "Device", "Found", "PastClick", "Results"]
+__all__ = ["CANDIDATES", "OWNER", "Device"]
 
 _log = logging.getLogger("flocklet.device")
 
@@ -43,43 +43,6 @@ LEAST_QUERIES = 10
 _RERANKER = "reranker"
 STRANGER = 0.1
 """How much a click of somebody counts whom trust does not reach, once there is trust."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One shown result: `rank` counts from 1, `score` is the ranking's (by default the posterior click rate),
-    `votes` the G-Rank score, `text_score` BM25's. `why` is filled when it was asked for.
-    """
-
-    rank: int
-    item_id: int
-    title: str
-    path: str | None
-    snippet: str
-    votes: float
-    text_score: float
-    score: float = 0.0
-    why: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """The answer to a query; `query_id` is what a click refers to."""
-
-    query_id: int
-    query: str
-    found: tuple[Found, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PastClick:
-    """A click that happened before flocklet was here: who asked what, what was shown, and the index clicked."""
-
-    person: str
-    query: str
-    shown: tuple[int, ...]
-    clicked: int
-    at_s: float
 
 
 class Device:
@@ -360,7 +323,7 @@ class Device:
         score, votes, text = (float(column[at]) for column in (ranked.scores, ranked.votes, ranked.text))
         if stored is None:  # taken out by another process between two calls
             return Found(at + 1, item_id, "(removed)", None, "", votes, text, score, why)
-        snippet = _snippet(stored.text, query)
+        snippet = snippet_of(stored.text, query)
         title = stored.title or stored.key
         return Found(at + 1, item_id, title, stored.path, snippet, votes, text, score, why)
 
@@ -515,14 +478,3 @@ def _document(stored: StoredDocument) -> Document:
 def _proof_of(public_key: bytes, packed: bytes) -> Proof:
     size = int.from_bytes(packed[:2], "big")
     return Proof(public_key, packed[2 : 2 + size], packed[2 + size :])
-
-
-def _snippet(text: str, query: str, *, width: int = 160) -> str:
-    """Return about `width` characters of `text` around the first word of `query` that it holds."""
-    flat = " ".join(text[:20_000].split())
-    lower = flat.lower()
-    places = [at for word in query.lower().split() if (at := lower.find(word)) >= 0]
-    start = max(0, min(places, default=0) - width // 4)
-    start = flat.rfind(" ", 0, start) + 1 if start else 0
-    end = start + width
-    return ("… " if start else "") + flat[start:end].rstrip() + (" …" if end < len(flat) else "")

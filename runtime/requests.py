@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from flocklet.advice import ADVICE
-from flocklet.device import Device, PastClick
+from flocklet.answers import PastClick
+from flocklet.device import Device
 from flocklet.documents import Skipped, read_documents
 from flocklet.errors import UsageError
 from flocklet.models.search.items import Document, item_id_of

@@ -23,7 +23,7 @@ from flocklet.home import Home
 from flocklet.membership import create_membership, load_membership
 
 LOOPBACK = "127.0.0.1"
-FLOCK = Flock.closed(b"f" * 16)
+FLOCK = Flock.generate()  # so that test runs side by side do not meet
 NOTES = {
     "tent": "drive the pegs of the tent in at an angle",
     "soup": "a soup of onions for the tent",
