@@ -103,8 +103,9 @@ async def test_peers_meet_by_mdns_and_gossip_on_their_own(tmp_path: Path, notes:
         results = await a.search("bowline")
         await a.click(results["query_id"], 1)
         await until(lambda: len(b.device.log) == 1 and len(c.device.log) == 1)
-        assert {row["liveness"] for row in a.peers()} == {"alive"}
-        assert {source for row in a.peers() for source in row["sources"]} >= {"mdns"}
+        ours = [row for row in a.peers() if not row["is_foreign"]]  # other flocks may be on this machine too
+        assert {row["liveness"] for row in ours} == {"alive"}
+        assert {source for row in ours for source in row["sources"]} >= {"mdns"}
 
 
 async def test_clicks_reach_a_peer_of_a_peer(tmp_path: Path, notes: Path) -> None:
