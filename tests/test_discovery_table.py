@@ -394,5 +394,5 @@ class TableMachine(RuleBasedStateMachine):
         assert due_s is None or not math.isnan(due_s)
 
 
-TableMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TableMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestTableMachine = TableMachine.TestCase
