@@ -25,7 +25,11 @@ Number = Any
 class Vehicle:
     """Constants of a vehicle; every field is any number, so that a batch can hold a different vehicle per row.
 
-    Units: kg, kg m², m, N, N m per N, s, rpm. `lag_up` and `lag_down` are the motors' first-order time constants.
+    Units: kg, kg m², m, N, N m per N, s, rpm (or any other unit of rotor speed, as long as `thrust` and the range of
+    commands use it too). `lag_up` and `lag_down` are the motors' first-order time constants. `start_fraction` of the
+    range is the rotors' speed at the start of an episode; `force_scale` (N) and `torque_scale` (N m) are the standard
+    deviations of the disturbances per axis: 5 % of the weight, and weight / 10000 times 1 m. They and the observation
+    are the simulator's, not the vehicle's, so `models.flight.environment` alone uses them.
     """
 
     mass: Number = 0.027
@@ -40,6 +44,9 @@ class Vehicle:
     rpm_min: Number = 0.0
     rpm_max: Number = 21702.0
     gravity: Number = 9.81
+    start_fraction: Number = 0.5
+    force_scale: Number = 0.027 * 9.81 / 20
+    torque_scale: Number = 0.027 * 9.81 / 10000
 
 
 CRAZYFLIE = Vehicle()
