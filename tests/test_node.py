@@ -128,7 +128,9 @@ async def test_another_flock_is_refused_on_both_sides(tmp_path: Path) -> None:
         assert {row["reason"] for row in [*a.refusals, *stranger.refusals]} == {"flock"}
         assert not a.endpoint.links
         assert not stranger.endpoint.links
-        await until(lambda: "flock" in stranger.peers()[0]["problem"])  # the dialler notes it after the refusal is told
+        await until(
+            lambda: "flock" in stranger.peers()[0]["problem"]
+        )  # the dialler notes it after the refusal is told
 
 
 async def test_the_open_flock_takes_anybody_but_not_members_of_a_closed_one(tmp_path: Path) -> None:
