@@ -91,14 +91,15 @@ class Program:
 
     def source(self, tile: Tile) -> str:
         """Return the C text of the program (imports tinygrad)."""
-        from flocklet.kernels.tinygrad_adapter import PREAMBLE, render_c
+        from flocklet.kernels.portable_c import PREAMBLE, write_c
+        from flocklet.kernels.tinygrad_adapter import nodes_of
 
         texts: list[str] = []
         slots: dict[str, list[int]] = {}
         for call in self.calls:
             symbol = call.kernel.symbol
             if symbol not in slots:
-                text, slots[symbol] = render_c(call.kernel.emit(symbol, tile))
+                text, slots[symbol] = write_c(nodes_of(call.kernel.emit(symbol, tile)), symbol)
                 texts.append(text)
         number = {name: i for i, name in enumerate(self.sizes)}
         lines = [f"void {ENTRY}(float *const *b, long lo, long hi) {{", "  for (long s = lo; s < hi; ++s) {"]
