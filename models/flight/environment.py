@@ -10,7 +10,6 @@ reward, termination, curriculum). That task has no domain randomisation; here ev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from flocklet.models.flight import dynamics
+from flocklet.models.flight.blocks import advance
 from flocklet.models.flight.dynamics import ACTIONS, STATES, Vehicle
 
 __all__ = [
@@ -237,30 +236,6 @@ def reward(
     cost = cost + weights.action * _sum_squares(action - _HOVER)
     out = is_lost(after, (options or Options()).limit_m)
     return np.where(out, np.zeros_like(cost), 2.0 - 0.5 * cost)
-
-
-def advance(
-    body: Floats,
-    action: Floats,
-    vehicles: Vehicle,
-    force: Floats | None = None,
-    torque: Floats | None = None,
-    dt_s: float = DT_S,
-) -> Floats:
-    """Return the bodies (n, 17) `dt_s` later under actions (n, 4): one RK4 step of `dynamics`."""
-    after = dynamics.step(
-        _rows(body),
-        _rows(action),
-        dt_s,
-        vehicles,
-        None if force is None else _rows(force),
-        None if torque is None else _rows(torque),
-    )
-    return np.stack(after, axis=1)
-
-
-def _rows(values: Floats) -> Sequence[Floats]:
-    return list(np.ascontiguousarray(values.T))
 
 
 def step(

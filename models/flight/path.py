@@ -6,33 +6,42 @@ Source: Learning to Fly in Seconds (Eschmann, Albani & Loianno, RA-L 2024), traj
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WARM_UP_S", "FigureEight"]
+__all__ = ["WARM_UP_S", "FigureEight", "Path"]
 
 WARM_UP_S = 2.0
+
+
+class Path(Protocol):
+    """What can be followed."""
+
+    def at(self, time_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return position (m) and velocity (m/s) of the target, (3,) for all rows or (n, 3)."""
+        ...
 
 
 @dataclass(frozen=True)
 class FigureEight:
     """A lying eight of 2 m x 1 m (times `scale`) flown in `period_s`; the speed ramps up linearly for two seconds.
 
-    It starts and crosses itself at the origin. Peak speed: sqrt(2) * 2 pi / period_s * scale in m/s.
+    It starts at the origin, where it crosses itself. Peak speed: sqrt(2) * 2 pi / period_s * scale in m/s. A period
+    per row, (n,), gives a target per row.
     """
 
-    period_s: float = 5.5
+    period_s: Any = 5.5
     scale: float = 1.0
 
     @property
-    def duration_s(self) -> float:
+    def duration_s(self) -> Any:
         """Return the length of the test flight: the warm-up and two laps."""
         return WARM_UP_S + 2 * self.period_s
 
     def at(self, time_s: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return position (m) and velocity (m/s) of the target, (3,) each, or (n, 3) for times (n,)."""
+        """Return position and velocity of the target, (3,), or (n, 3) for times or periods (n,)."""
         t = np.asarray(time_s, np.float64)
         ramp = t < WARM_UP_S
         progress = np.where(ramp, t * t / (2 * WARM_UP_S), t - WARM_UP_S / 2) / self.period_s
