@@ -30,6 +30,7 @@ __all__ = ["Report", "Settings", "Trainer"]
 Floats = NDArray[Any]
 _FIELDS = 24
 _POOL = 4096
+_LOOK_BACK = 20
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,11 @@ class _Shard:
     """The vehicles of one thread: where they start, what they follow, and what happens to them."""
 
     def __init__(
-        self, flight: Flight, settings: Settings, fleet: Callable[[np.random.Generator, int], Vehicle], rng: np.random.Generator
+        self,
+        flight: Flight,
+        settings: Settings,
+        fleet: Callable[[np.random.Generator, int], Vehicle],
+        rng: np.random.Generator,
     ) -> None:
         self.flight = flight
         self.settings = settings
@@ -124,7 +129,9 @@ class _Shard:
         start -= start % flight.noise[0].size
         count = steps * flight.noise[0].size
         flight.noise[:steps].reshape(-1)[:] = self._normals[start : start + count]
-        flight.cost[:] = replace(self.settings.cost, scale=1.0 / (steps * flight.shape.rows * self.settings.threads)).numbers()
+        flight.cost[:] = replace(
+            self.settings.cost, scale=1.0 / (steps * flight.shape.rows * self.settings.threads)
+        ).numbers()
         cost = flight.fly(steps)
         flight.gradient(steps)
         return cost * steps * flight.shape.rows * self.settings.threads
@@ -145,7 +152,10 @@ def _noise_size(shape: Shape) -> int:
 
 
 class Trainer:
-    """Train one policy. `update` does one step; `params` are the weights so far, (13828,) float32."""
+    """Train one policy. `update` does one step; `params` are the weights so far, (13828,) float32.
+
+    `survival` and `mean_cost` are means over the last 20 windows, `best` the weights after the best such stretch.
+    """
 
     def __init__(
         self,
@@ -173,6 +183,10 @@ class Trainer:
             self._adam.buffers[name][:] = 0.0
         self._pool = ThreadPoolExecutor(max(1, settings.threads - 1)) if settings.threads > 1 else None
         self.done = 0
+        self.survival = self.mean_cost = math.nan
+        self.best = self.params.copy()
+        self._lowest = math.inf
+        self._recent: list[tuple[float, float]] = []
         self._applied = 0
         self._kept = self._state()
         self._bad = 0
@@ -202,9 +216,14 @@ class Trainer:
             note = self._recover()
         self._each(lambda shard: shard.carry_on(s.steps))
         self.done += 1
-        if is_applied and self.done % 20 == 0 and np.isfinite(self.params).all():
-            self._kept = self._state()
         lost = float(np.mean([shard.lost for shard in self._shards]))
+        self._recent = [*self._recent[1 - _LOOK_BACK :], (cost, lost)]
+        self.mean_cost, losses = (float(x) for x in np.mean(self._recent, axis=0))
+        self.survival = 1.0 - losses
+        if is_applied and self.done % _LOOK_BACK == 0 and np.isfinite(self.params).all():
+            self._kept = self._state()
+            if self.mean_cost < self._lowest:
+                self._lowest, self.best = self.mean_cost, self._kept[0]
         return Report(self.done, cost, lost, norm, is_applied, note)
 
     def _apply(self, norm: float, rate: float) -> None:

@@ -29,7 +29,16 @@ from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import ACTIONS, STATES
 from flocklet.models.flight.turn import DISTURBANCES, PITCH, SEEN, TARGETS, VEHICLE, kernels
 
-__all__ = ["CHUNK", "HISTORY", "NET", "Shape", "adam_program", "backward_program", "forward_program", "weights_program"]
+__all__ = [
+    "CHUNK",
+    "HISTORY",
+    "NET",
+    "Shape",
+    "adam_program",
+    "backward_program",
+    "forward_program",
+    "weights_program",
+]
 
 HISTORY = 32
 CHUNK = 10  # steps of a window whose weight gradients are summed in one go
@@ -88,9 +97,7 @@ def forward_program(shape: Shape) -> Program:
     h1 = View(program.buffer("h1", n * _HIDDEN).buffer, 0, n * _HIDDEN)
     h2 = View(program.buffer("h2", n * _HIDDEN).buffer, 0, n * _HIDDEN)
     action = program.scratch("action", n * ACTIONS)
-    program.call(
-        made["observe"], flight["states"], View("targets", 0, TARGETS * n), noise, seen
-    )
+    program.call(made["observe"], flight["states"], View("targets", 0, TARGETS * n), noise, seen)
 
     def parameters(i: int) -> tuple[View, View]:
         return View("params", layers[i].weights), View("params", layers[i].bias)
@@ -128,7 +135,9 @@ def backward_program(shape: Shape) -> Program:
     down = {name: View(view.buffer, 0, -view.step) for name, view in flight.items()}
     flow, dseen = program.buffer("flow", STATES * n), program.buffer("dseen", n * SEEN)
     program.buffer("pull", shape.first.log_size + ACTIONS)
-    turned = [program.buffer(f"turned{i + 1}", layer.inputs * layer.outputs) for i, layer in enumerate(NET.layers)]
+    turned = [
+        program.buffer(f"turned{i + 1}", layer.inputs * layer.outputs) for i, layer in enumerate(NET.layers)
+    ]
     program.call(
         made["backward"],
         down["states"],

@@ -52,12 +52,18 @@ class Range:
 
 RANGES: dict[str, Range] = {
     "mass": Range(
-        0.025, 0.050, "log", "kg", "the class; data sheets: 27 g to 42 g at take-off, Brushless 32 g and payload"
+        0.025,
+        0.050,
+        "log",
+        "kg",
+        "the class; data sheets: 27 g to 42 g at take-off, Brushless 32 g and payload",
     ),
     "inertia_x": Range(
         3.5e-6, 3.0e-5, "log", "kg m²", "LTF 3.85e-6, Luis & Le Ny 1.395e-5, Förster 1.66e-5, Landry 2.395e-5"
     ),
-    "inertia_y_over_x": Range(0.9, 1.15, "uniform", "", "Luis & Le Ny 1.03, Förster 1.00, payload on one axis"),
+    "inertia_y_over_x": Range(
+        0.9, 1.15, "uniform", "", "Luis & Le Ny 1.03, Förster 1.00, payload on one axis"
+    ),
     "inertia_z_over_x": Range(
         1.3, 2.0, "uniform", "", "Landry 1.35, LTF 1.55, Luis & Le Ny 1.56, Förster 1.77, a flat plate 2"
     ),
@@ -67,10 +73,18 @@ RANGES: dict[str, Range] = {
     "lag_up": Range(0.03, 0.15, "log", "s", "RAPTOR 0.03-0.10, LTF 0.15"),
     "lag_down": Range(0.03, 0.30, "log", "s", "RAPTOR 0.03-0.30"),
     "rotor_offset": Range(
-        0.022, 0.036, "uniform", "m", "whoops 0.023, Luis & Le Ny 0.028, data sheets 0.0325 and 0.0354 (Brushless)"
+        0.022,
+        0.036,
+        "uniform",
+        "m",
+        "whoops 0.023, Luis & Le Ny 0.028, data sheets 0.0325 and 0.0354 (Brushless)",
     ),
     "torque_per_thrust": Range(
-        0.004, 0.03, "log", "m", "RAPTOR 0.005 and more, Förster 0.00596, Luis & Le Ny 0.0251; a fifth of margin"
+        0.004,
+        0.03,
+        "log",
+        "m",
+        "RAPTOR 0.005 and more, Förster 0.00596, Luis & Le Ny 0.0251; a fifth of margin",
     ),
     "linear_share": Range(0.0, 0.5, "uniform", "", "LTF 0, Förster 0.0677 / (0.0677 + 0.0915) = 0.43"),
 }

@@ -194,7 +194,9 @@ def input_grad_through(rows: int, inputs: int, outputs: int) -> Kernel:
     D holds the slope of the layer below and becomes its dZ.
     """
     if rows % 4 or inputs % 16:
-        raise ValueError("rows must be a multiple of 4 and inputs of 16: a tile that overlaps would act twice")
+        raise ValueError(
+            "rows must be a multiple of 4 and inputs of 16: a tile that overlaps would act twice"
+        )
     sizes = (rows * outputs, outputs * inputs, rows * inputs)
 
     def emit(symbol: str, tile: Tile) -> Any:
