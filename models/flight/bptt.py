@@ -8,7 +8,7 @@ training that diverges goes back to the last finite state and says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from flocklet.kernels.executable import Executable
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import ACTIONS, Vehicle
-from flocklet.models.flight.environment import HISTORY, NOISE, Options, State, reset
+from flocklet.models.flight.environment import HISTORY, NOISE, Options, reset
 from flocklet.models.flight.paths import Mix, Paths
-from flocklet.models.flight.programs import CHUNK, NET, Shape, adam_program
+from flocklet.models.flight.programs import NET, Shape, adam_program
 from flocklet.models.flight.vehicle import leaves
 from flocklet.models.flight.window import Flight, Programs, turn_weights
 
