@@ -222,11 +222,20 @@ def test_training_that_diverges_goes_back_to_the_last_finite_state() -> None:
     assert trainer.update().is_applied
 
 
-def test_a_few_updates_without_a_compiler_lower_the_cost() -> None:
-    settings = small(rows=16, threads=1, steps=20, longest=20, fresh=0.0, updates=30, rate=1e-2)
-    _, reports = trained(settings, 12)
-    assert reports[-1].cost < reports[0].cost
-    assert all(report.is_applied for report in reports)
+def test_following_the_gradient_lowers_the_cost_and_against_it_raises_it() -> None:
+    flight = Flight(Programs(Shape(8, STEPS, 32), is_native=False))
+    start = parameters(np.float32)
+    costs = {}
+    for sign in (-1.0, 1.0):
+        params = start.copy()
+        costs[sign] = []
+        for _ in range(4):
+            set_up(flight, params)
+            costs[sign].append(flight.fly(STEPS))
+            gradient = flight.gradient(STEPS)
+            params += np.float32(sign * 0.02 / np.linalg.norm(gradient)) * gradient
+    assert costs[-1.0] == sorted(costs[-1.0], reverse=True)
+    assert costs[1.0] == sorted(costs[1.0])
 
 
 def test_policies_go_in_and_out() -> None:

@@ -31,6 +31,7 @@ Floats = NDArray[Any]
 _FIELDS = 24
 _POOL = 4096
 _LOOK_BACK = 20
+_WORSE = 3.0
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,10 @@ class _Shard:
         flight.disturbances[:, index] = self._disturbances[:, take]
         flight.vehicles[:, index] = self._vehicles[:, take]
 
+    def start_afresh(self) -> None:
+        """Replace every vehicle."""
+        self._put(np.arange(self.flight.shape.rows))
+
     def window(self, steps: int) -> float:
         """Fly one window and leave its gradient in `flight.grads`; return its mean cost."""
         flight = self.flight
@@ -190,6 +195,8 @@ class Trainer:
         self._applied = 0
         self._kept = self._state()
         self._bad = 0
+        self._slower = 1.0
+        self._patience = 10 * _LOOK_BACK
 
     def update(self, *, progress: float | None = None) -> Report:
         """Fly one window, apply one step of Adam; `progress` in [0, 1] sets the learning rate (default: by updates)."""
@@ -206,6 +213,7 @@ class Trainer:
         norm = math.sqrt(float(np.dot(grads, grads)))
         part = self.done / s.updates if progress is None else progress
         rate = s.rate * 0.5 * (1 + math.cos(math.pi * min(part, 1.0))) + s.rate_end
+        rate *= self._slower
         if self.done < s.warm:
             rate *= (self.done + 1) / s.warm
         note = ""
@@ -220,10 +228,8 @@ class Trainer:
         self._recent = [*self._recent[1 - _LOOK_BACK :], (cost, lost)]
         self.mean_cost, losses = (float(x) for x in np.mean(self._recent, axis=0))
         self.survival = 1.0 - losses
-        if is_applied and self.done % _LOOK_BACK == 0 and np.isfinite(self.params).all():
-            self._kept = self._state()
-            if self.mean_cost < self._lowest:
-                self._lowest, self.best = self.mean_cost, self._kept[0]
+        if is_applied and self.done % _LOOK_BACK == 0:
+            note = self._look_back()
         return Report(self.done, cost, lost, norm, is_applied, note)
 
     def _apply(self, norm: float, rate: float) -> None:
@@ -242,11 +248,34 @@ class Trainer:
         self._bad += 1
         if self._bad < 3:
             return "the gradient is not finite: this update is skipped"
+        self._go_back()
+        return "training diverged: it goes on from the last finite state"
+
+    def _look_back(self) -> str:
+        """Keep this state if training goes well; go back if the policy has got much worse than it was."""
+        if self.mean_cost < self._lowest:
+            self._lowest = self.mean_cost
+            self._kept = self._state()
+            self.best = self._kept[0]
+        elif self.mean_cost > _WORSE * self._lowest and self.done > self._patience:
+            self._slower *= 0.5
+            self._go_back()
+            return (
+                f"the cost rose from {self._lowest:.2f} to {self.mean_cost:.2f}: "
+                "training goes on from its best state, half as fast"
+            )
+        elif self.mean_cost < 1.5 * self._lowest:
+            self._kept = self._state()
+        return ""
+
+    def _go_back(self) -> None:
         self._bad = 0
+        self._patience = self.done + 5 * _LOOK_BACK
         params, first, second, self._applied = self._kept
         self.params[:] = params
         self._adam.buffers["first"][:], self._adam.buffers["second"][:] = first, second
-        return "training diverged: it goes on from the last finite state"
+        for shard in self._shards:
+            shard.start_afresh()
 
     def _state(self) -> tuple[Floats, Floats, Floats, int]:
         buffers = self._adam.buffers
