@@ -46,6 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "export": ("export", "write a policy as C for a microcontroller, with its proof"),
     "verify": ("export", "prove an export on this machine and on emulated cores"),
     "bench-search": ("bench_search", "measure the ranking on a judged collection"),
+    "fly": ("fly", "train and judge policies that fly"),
     "swarm": ("swarm", "learn together: real peers, or thousands in virtual time"),
     "demo": ("demo", "watch a flock of real peers learn together"),
 }

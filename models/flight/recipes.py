@@ -1,0 +1,87 @@
+"""Recipes: settings of the trainer for each task, and policies to and from its parameters.
+
+`hover` is the quick one: 150 windows of 80 steps, a policy in well under a second. Its policy looks at the newest 8 of
+the 32 past actions (the weights of the others are zero), which costs half the time and hovers no worse. `track` adds
+moving targets, `recover` throws of any attitude without walls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flocklet.models.flight.bptt import Settings
+from flocklet.models.flight.cost import Cost
+from flocklet.models.flight.dynamics import Vehicle
+from flocklet.models.flight.environment import Options
+from flocklet.models.flight.paths import Mix
+from flocklet.models.flight.policy import Policy
+from flocklet.models.flight.programs import NET
+from flocklet.models.flight.randomise import draw, same
+
+__all__ = ["TASKS", "Fleet", "fleet_of", "parameters_of", "policy_of", "recipe"]
+
+Fleet = Callable[[np.random.Generator, int], Vehicle]
+Floats = NDArray[Any]
+
+TASKS = ("hover", "track", "recover")
+
+_QUICK = Settings(
+    steps=80,
+    updates=150,
+    lags=8,
+    rate=15e-3,
+    cost=Cost(position=6.0, wall=1000.0, inside=0.4),
+)
+_LONG = Settings(
+    steps=120,
+    updates=3000,
+    rate=4e-3,
+    cost=Cost(position=6.0, wall=1000.0, inside=0.4, effort=0.0),
+)
+_THROW = Options(guided=0.0, position_m=0.0, angle_rad=math.pi, velocity_m_s=1.0, rate_rad_s=1.0, limit_m=1e3)
+
+
+def recipe(task: str = "hover", *, is_fleet: bool = False, updates: int | None = None) -> Settings:
+    """Return the settings for a task; `is_fleet` when every vehicle is another one, `updates` for a longer training."""
+    if task == "hover":
+        found = _LONG if is_fleet or (updates or 0) > 2 * _QUICK.updates else _QUICK
+    elif task == "track":
+        found = replace(_LONG, mix=Mix(eights=0.3, wanders=0.3))
+    elif task == "recover":
+        cost = replace(_LONG.cost, wall=0.0, cap=1e4, attitude=4.0)
+        found = replace(_LONG, updates=600, options=_THROW, cost=cost, limit_m=5.0, fresh=0.3)
+    else:
+        raise ValueError(f"no such task: {task!r}")
+    if is_fleet:
+        found = replace(found, cost=replace(found.cost, effort=0.0))
+    return replace(found, updates=updates or found.updates)
+
+
+def fleet_of(vehicle: Vehicle | None) -> Fleet:
+    """Return what draws vehicles to train on: always `vehicle`, or with None one of the class at random each time."""
+    if vehicle is None:
+        return lambda rng, n: draw(rng, n)
+    return lambda rng, n: same(vehicle, n)
+
+
+def policy_of(params: Floats) -> Policy:
+    """Return the policy of the trainer's parameters."""
+    return Policy(tuple(NET.export(params)))
+
+
+def parameters_of(policy: Policy) -> Floats:
+    """Return a policy as the trainer's parameters, (13828,) float32; raise ValueError for another shape."""
+    kinds = [kind for _, _, kind in policy.layers]
+    if policy.sizes != NET.sizes or kinds != [layer.activation for layer in NET.layers]:
+        shape = "-".join(map(str, NET.sizes))
+        raise ValueError(
+            f"the trainer knows policies of {shape} with fast_tanh, not {policy.sizes} with {kinds}"
+        )
+    parts = [part.reshape(-1) for weights, bias, _ in policy.layers for part in (weights.T, bias)]
+    return np.concatenate(parts).astype(np.float32)

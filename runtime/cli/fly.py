@@ -1,0 +1,16 @@
+"""The verb `fly` and its sub-verbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flocklet.cli import fly_train
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb; every sub-verb adds itself."""
+    fly = verbs.add_parser("fly", help="train and judge policies that fly", description="Quadrotor policies.")
+    below = fly.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=verbs._parser_class)
+    fly_train.add_parser(below)
