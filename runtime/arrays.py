@@ -134,12 +134,19 @@ def _dtype(payload: bytes) -> np.dtype[Any]:
 
 
 def _check_finite(values: NDArray[Any]) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind != "f":
+        return
+    if values.dtype == np.float32 and values.flags.c_contiguous:
+        flat = values.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(flat.dot(flat)):  # NaN and infinity cannot cancel in a sum of squares
+                return
+    if not np.isfinite(values).all():
         raise WireError("an array holds NaN or infinity", reason="finite")
 
 
 def _pack_shape(shape: tuple[int, ...]) -> bytes:
-    if len(shape) > MAX_DIMS or any(dim >= 1 << 32 for dim in shape):
+    if len(shape) > MAX_DIMS or max(shape, default=0) >= 1 << 32:
         raise WireError(
             f"shape {shape} does not fit: at most {MAX_DIMS} dimensions below 2^32", reason="shape"
         )
