@@ -266,10 +266,16 @@ def _encode_quantised(value: Quantised) -> bytes:
     lanes[:size] = unsigned
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     packed = np.bitwise_or.reduce(lanes.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8).tobytes()
-    small = zlib.compress(packed, 6)
+    small = _deflate(packed)
     compressor, codes_bytes = (1, small) if len(small) < len(packed) else (0, packed)
     head = bytes([bits, compressor]) + _pack_shape(value.shape) + U32.pack(value.block)
     return head + value.scales.astype("<f4").tobytes() + codes_bytes
+
+
+def _deflate(data: bytes) -> bytes:
+    """Return the smaller of two zlib streams: small changes are runs of zeros, for which matching runs only is best."""
+    runs = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    return min(runs.compress(data) + runs.flush(), zlib.compress(data, 6), key=len)
 
 
 def _decode_quantised(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Quantised:

@@ -77,7 +77,8 @@ class Simulation:
     """One run of `strategy` on `task` by all its peers.
 
     `attacks` maps peer index -> Attack; `judged` are the indices whose accuracy counts (default: the honest ones that
-    are on); `stop_at` ends the run at an accuracy; `every` is how often accuracy is measured, in rounds.
+    are on); `stop_at` ends the run at an accuracy; `every` is how often accuracy is measured, in rounds;
+    `speeds` multiplies the time that each peer trains.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Simulation:
         stop_at: float | None = None,
         step_s: float = 0.001,
         graph: Sequence[Sequence[int]] | None = None,
+        speeds: Sequence[float] | None = None,
     ) -> None:
         self.strategy, self.task, self.seed, self.rounds = strategy, task, seed, rounds
         self.attacks = dict(attacks or {})
@@ -104,6 +106,7 @@ class Simulation:
         self.judged = None if judged is None else set(judged)
         self.stop_at, self.shared_start, self.graph = stop_at, shared_start, graph
         self.conditions = conditions or Conditions()
+        self.speeds = speeds
         self.compute = Batched(task, strategy.trainer, step_s=step_s)
         self.report = Report()
         self.peers: list[Peer] = []
@@ -163,6 +166,8 @@ class Simulation:
                 else start_model(self.task, self.seed, link.me, is_shared=False),
                 attack=self.attacks.get(i),
             )
+            if self.speeds is not None:
+                self.compute.speed[link.me] = self.speeds[i]
             peer.memory["sampler"] = sampler
             peer.memory["members"] = members
             self.peers.append(peer)
