@@ -48,15 +48,18 @@ class Layout:
 
     def join(self, tensors: Mapping[str, NDArray[np.floating]]) -> Vector:
         """Return the vector of `tensors`; raise SchemaMismatch when they are not exactly those of this layout."""
-        if tensors.keys() != self.shapes.keys():
-            odd = sorted(tensors.keys() ^ self.shapes.keys())[0]
-            raise SchemaMismatch(f"tensor {odd!r} is on one side only")
+        self.check({name: tensor.shape for name, tensor in tensors.items()})
         vector = np.empty(self.size, np.float32)
-        for name, where in self.slices.items():
-            if tensors[name].shape != self.shapes[name]:
-                raise SchemaMismatch(
-                    f"tensor {name!r} has shape {tensors[name].shape}, expected {self.shapes[name]}"
-                )
-            with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):
+            for name, where in self.slices.items():
                 vector[where] = tensors[name].reshape(-1)
         return vector
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise SchemaMismatch unless these are exactly the names and shapes of this layout."""
+        if shapes.keys() != self.shapes.keys():
+            odd = sorted(shapes.keys() ^ self.shapes.keys())[0]
+            raise SchemaMismatch(f"tensor {odd!r} is on one side only")
+        for name, shape in self.shapes.items():
+            if tuple(shapes[name]) != shape:
+                raise SchemaMismatch(f"tensor {name!r} has shape {shapes[name]}, expected {shape}")

@@ -134,12 +134,19 @@ def _dtype(payload: bytes) -> np.dtype[Any]:
 
 
 def _check_finite(values: NDArray[Any]) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    if values.dtype.kind != "f":
+        return
+    if values.dtype == np.float32 and values.flags.c_contiguous:
+        flat = values.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if math.isfinite(flat.dot(flat)):  # NaN and infinity cannot cancel in a sum of squares
+                return
+    if not np.isfinite(values).all():
         raise WireError("an array holds NaN or infinity", reason="finite")
 
 
 def _pack_shape(shape: tuple[int, ...]) -> bytes:
-    if len(shape) > MAX_DIMS or any(dim >= 1 << 32 for dim in shape):
+    if len(shape) > MAX_DIMS or max(shape, default=0) >= 1 << 32:
         raise WireError(
             f"shape {shape} does not fit: at most {MAX_DIMS} dimensions below 2^32", reason="shape"
         )
@@ -259,10 +266,16 @@ def _encode_quantised(value: Quantised) -> bytes:
     lanes[:size] = unsigned
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     packed = np.bitwise_or.reduce(lanes.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8).tobytes()
-    small = zlib.compress(packed, 6)
+    small = _deflate(packed)
     compressor, codes_bytes = (1, small) if len(small) < len(packed) else (0, packed)
     head = bytes([bits, compressor]) + _pack_shape(value.shape) + U32.pack(value.block)
     return head + value.scales.astype("<f4").tobytes() + codes_bytes
+
+
+def _deflate(data: bytes) -> bytes:
+    """Return the smaller of two zlib streams: small changes are runs of zeros, for which matching runs only is best."""
+    runs = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    return min(runs.compress(data) + runs.flush(), zlib.compress(data, 6), key=len)
 
 
 def _decode_quantised(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Quantised:

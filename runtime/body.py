@@ -55,6 +55,8 @@ def pack_body(body: Mapping[str, Any]) -> bytes:
 
 
 def _sendable(value: Any) -> Any:
+    if type(value) in (int, str, bytes, bool):
+        return value
     if isinstance(value, np.ndarray | Sparse | Quantised):
         return msgpack.ExtType(*encode_array(value))
     if isinstance(value, float) and not math.isfinite(value):

@@ -45,6 +45,7 @@ __all__ = [
     "content_id",
     "encode_hop",
     "frame_type",
+    "join_frame",
     "open_frame",
     "pack_body",
     "seal",
@@ -149,6 +150,13 @@ def frame_type(data: bytes) -> str:
     header_size = PREFIX.unpack_from(data)[1]
     name: str = parse_header(data[PREFIX.size : PREFIX.size + header_size])["type"]
     return name
+
+
+def join_frame(header: Mapping[str, Any], body: bytes, signature: bytes) -> bytes:
+    """Return the bytes of an author frame from its parts; nothing is checked (the simulator's frames are not signed)."""
+    packed: bytes = msgpack.packb(header)
+    head = PREFIX.pack(2 + len(packed) + len(body) + len(signature), len(packed))
+    return b"".join((head, packed, body, signature))
 
 
 def _join(header: Mapping[str, Any], body: bytes, author: Identity | None = None) -> bytes:

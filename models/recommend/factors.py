@@ -48,6 +48,10 @@ class Factors:
         for _ in range(self.rounds):
             self._solve_people(likes, people, items)
             self._solve_items(likes, people, items)
+        self.use(items)
+
+    def use(self, items: Matrix) -> None:
+        """Take item vectors (items, rank) that were learnt elsewhere, for example in a swarm."""
         self._items = items
         self._square = np.float32(self.unobserved) * (items.T @ items)
 

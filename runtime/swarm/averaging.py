@@ -47,7 +47,9 @@ class Mean:
         """Return the average."""
         stack = stacked(own, updates, context.me)
         if not self.by_samples:
-            return np.asarray(stack.mean(axis=0, dtype=np.float32))
+            total: Vector = np.add.reduce(stack, axis=0)
+            total /= np.float32(len(stack))
+            return total
         counted = [(update.sender, update.n) for update in updates]
         if own is not None:
             counted.append((context.me, context.n))

@@ -33,19 +33,19 @@ class Batched:
     def __init__(self, task: Task, trainer: Trainer, *, step_s: float = 0.001, chunk: int = 128) -> None:
         self._task, self._trainer = task, trainer
         self._step_s, self._chunk = step_s, chunk
-        self._waiting: list[_Ticket] = []
+        self._waiting: dict[int, _Ticket] = {}
+        self._groups: dict[float, list[asyncio.Future[None]]] = {}  # due time -> who waits for it
         self.speed: dict[bytes, float] = {}
         self.trained = 0
 
     async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
         """Return the trained model of one peer after its virtual duration."""
         ticket = _Ticket(start, rows, round)
-        self._waiting.append(ticket)
+        self._waiting[id(ticket)] = ticket
         try:
-            await asyncio.sleep(self._step_s * len(rows) * self.speed.get(peer.me, 1.0))
+            await self._due(self._step_s * len(rows) * self.speed.get(peer.me, 1.0))
         except asyncio.CancelledError:
-            if ticket in self._waiting:
-                self._waiting.remove(ticket)
+            self._waiting.pop(id(ticket), None)
             raise
         if ticket.result is None:
             self._compute()
@@ -53,8 +53,24 @@ class Batched:
             raise AssertionError("a ticket was not computed")
         return ticket.result
 
+    def _due(self, delay_s: float) -> asyncio.Future[None]:
+        """Return a future of our own that is done after `delay_s`; all that are due at one instant share a timer."""
+        loop = asyncio.get_running_loop()
+        due_s, mine = loop.time() + delay_s, loop.create_future()
+        group = self._groups.get(due_s)
+        if group is None:
+            group = self._groups[due_s] = []
+            loop.call_at(due_s, self._wake, due_s)
+        group.append(mine)
+        return mine
+
+    def _wake(self, due_s: float) -> None:
+        for future in self._groups.pop(due_s):
+            if not future.done():
+                future.set_result(None)
+
     def _compute(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = list(self._waiting.values()), {}
         groups: dict[tuple[int, int], list[_Ticket]] = {}
         for ticket in waiting:
             groups.setdefault((ticket.rows.shape[1], ticket.round), []).append(ticket)

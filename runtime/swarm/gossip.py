@@ -121,7 +121,10 @@ class _Exchange:
             self.public = self.public + seen
         codec = peer.strategy.codec.name if base else "fp32"
         facts = {"d": degree, "c": len(peer.memory["classes"])}
-        return Message("send", step, {**body, **facts}, base=base, codec=codec, n=peer.claimed)
+        message = Message("send", step, {**body, **facts}, base=base, codec=codec, n=peer.claimed)
+        if self.is_lossless:
+            message.__dict__["_vector"] = x
+        return message
 
     def _update(self, message: Message) -> Update | None:
         peer, reference = self.peer, None

@@ -23,6 +23,8 @@ class Inbox:
         self._step = 0
         self._missing: set[PeerId] = set()
         self._waiter: asyncio.Future[None] | None = None
+        self._deadline_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
     def put(self, message: Message) -> None:
         """Keep a message for its step; the first one of a sender counts."""
@@ -52,14 +54,27 @@ class Inbox:
             del self._steps[old]
         self._missing = set(wanted) - self._steps.get(step, {}).keys()
         if self._missing:
-            self._waiter = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._waiter, self._deadline_s = loop.create_future(), loop.time() + deadline_s
+            if self._timer is None:
+                self._timer = loop.call_at(self._deadline_s, self._is_late, loop)
+            elif self._timer.when() > self._deadline_s:
+                self._timer.cancel()
+                self._timer = loop.call_at(self._deadline_s, self._is_late, loop)
             try:
-                async with asyncio.timeout(deadline_s):
-                    await self._waiter
-            except TimeoutError:
-                pass
+                await self._waiter
             finally:
                 self._waiter = None
         self._step = step + 1
         held = self._steps.pop(step, {})
         return [held[sender] for sender in sorted(held)]
+
+    def _is_late(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the wait whose time is up. One timer serves many waits: most end long before it fires."""
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if loop.time() >= self._deadline_s:
+            self._waiter.set_result(None)
+        else:
+            self._timer = loop.call_at(self._deadline_s, self._is_late, loop)

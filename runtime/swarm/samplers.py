@@ -15,9 +15,9 @@ from flocklet.swarm.interface import PeerId, generator
 from flocklet.swarm.topologies import (
     Graph,
     barabasi_albert,
+    exponential_hop,
     full,
     geometric,
-    one_peer_exponential,
     regular,
     ring,
 )
@@ -81,13 +81,14 @@ class OnePeer:
 
     def neighbours(self, peer: Peer, step: int) -> list[PeerId]:
         """Return the one receiver of this step."""
-        return [self._members[one_peer_exponential(len(self._members), step)[self._index[peer.me]][0]]]
+        return [self._at(self._index[peer.me] + exponential_hop(len(self._members), step))]
 
     def senders(self, peer: Peer, step: int) -> list[PeerId]:
         """Return the one peer that sends to us at this step."""
-        n, me = len(self._members), self._index[peer.me]
-        hop = one_peer_exponential(n, step)[0][0]
-        return [self._members[(me - hop) % n]]
+        return [self._at(self._index[peer.me] - exponential_hop(len(self._members), step))]
+
+    def _at(self, i: int) -> PeerId:
+        return self._members[i % len(self._members)]
 
 
 class Healing:

@@ -77,7 +77,8 @@ class Simulation:
     """One run of `strategy` on `task` by all its peers.
 
     `attacks` maps peer index -> Attack; `judged` are the indices whose accuracy counts (default: the honest ones that
-    are on); `stop_at` ends the run at an accuracy; `every` is how often accuracy is measured, in rounds.
+    are on); `stop_at` ends the run at an accuracy; `every` is how often accuracy is measured, in rounds;
+    `speeds` multiplies the time that each peer trains.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Simulation:
         stop_at: float | None = None,
         step_s: float = 0.001,
         graph: Sequence[Sequence[int]] | None = None,
+        speeds: Sequence[float] | None = None,
     ) -> None:
         self.strategy, self.task, self.seed, self.rounds = strategy, task, seed, rounds
         self.attacks = dict(attacks or {})
@@ -104,6 +106,7 @@ class Simulation:
         self.judged = None if judged is None else set(judged)
         self.stop_at, self.shared_start, self.graph = stop_at, shared_start, graph
         self.conditions = conditions or Conditions()
+        self.speeds = speeds
         self.compute = Batched(task, strategy.trainer, step_s=step_s)
         self.report = Report()
         self.peers: list[Peer] = []
@@ -114,6 +117,7 @@ class Simulation:
         self._evaluated = 0
         self._is_sampled = not hasattr(strategy.schedule, "topology")
         self._judged_count = 0
+        self._failure: BaseException | None = None
 
     def run(self) -> Report:
         """Run to the last round and return what happened; the same object cannot run twice."""
@@ -145,6 +149,7 @@ class Simulation:
         self.ids = [link.me for link in links]
         members = [link.me for i, link in enumerate(links) if i not in self.late]
         sampler = self._sampler(members)
+        start = start_model(self.task, self.seed, b"") if self.shared_start else None
         for i, link in enumerate(links):
             peer = Peer(
                 me=link.me,
@@ -156,9 +161,13 @@ class Simulation:
                 compute=self.compute,
                 observer=self,
                 rounds=self.rounds,
-                start=start_model(self.task, self.seed, link.me, is_shared=self.shared_start),
+                start=start
+                if start is not None
+                else start_model(self.task, self.seed, link.me, is_shared=False),
                 attack=self.attacks.get(i),
             )
+            if self.speeds is not None:
+                self.compute.speed[link.me] = self.speeds[i]
             peer.memory["sampler"] = sampler
             peer.memory["members"] = members
             self.peers.append(peer)
@@ -166,14 +175,9 @@ class Simulation:
             if i not in self.late:
                 self._switch_on(i)
         self._judged_count = len(self._wanted())
-        waiter = asyncio.ensure_future(self._stop.wait())
-        while self._tasks and not self._stop.is_set():
-            await asyncio.wait([waiter, *self._tasks.values()], return_when=asyncio.FIRST_COMPLETED)
-            for i, task in list(self._tasks.items()):
-                if task.done():
-                    del self._tasks[i]
-                    task.result()
-        waiter.cancel()
+        await self._stop.wait()
+        if self._failure is not None:
+            raise self._failure
         for link in self.network.links.values():
             link.is_on = False
         for task in self._tasks.values():
@@ -192,7 +196,17 @@ class Simulation:
 
     def _switch_on(self, i: int) -> None:
         self.network.links[self.ids[i]].is_on = True
-        self._tasks[i] = asyncio.ensure_future(self.strategy.schedule.run(self.peers[i]))
+        task = self._tasks[i] = asyncio.ensure_future(self.strategy.schedule.run(self.peers[i]))
+        task.add_done_callback(functools.partial(self._ended, i))
+
+    def _ended(self, i: int, task: asyncio.Task[None]) -> None:
+        """Forget a peer that is through; end the run with the last one, or with the first that failed."""
+        if self._tasks.get(i) is task:
+            del self._tasks[i]
+        if not task.cancelled() and task.exception() is not None and self._failure is None:
+            self._failure = task.exception()
+        if self._failure is not None or not self._tasks:
+            self._stop.set()
 
     def _happen(self, what: Happening) -> None:
         self._log(b"happening/%s" % what.kind.encode(), what.round, repr(what.peers).encode())
@@ -270,7 +284,9 @@ class Simulation:
 
     def _measure(self, round: int, models: dict[int, Vector]) -> None:
         unique = list({id(vector): vector for vector in models.values()}.values())
-        accuracies = self.task.accuracy(np.stack(unique))
+        accuracies = np.concatenate(
+            [self.task.accuracy(np.stack(unique[at : at + 128])) for at in range(0, len(unique), 128)]
+        )
         by_id = dict(zip(map(id, unique), accuracies, strict=True))
         self.report.accuracies = np.array([by_id[id(models[i])] for i in sorted(models)])
         mean = float(self.report.accuracies.mean())

@@ -8,87 +8,33 @@ kind (schedule, trainer, codec, aggregator) at most one is given; "vc" wraps the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flocklet.errors import UsageError
-from flocklet.swarm.aggregators import CentredClipping, Flag, FlTrust, FoolsGold, NormBound, Ranked, SybilWall
-from flocklet.swarm.averaging import Mean, Metropolis, VarianceCorrected
-from flocklet.swarm.bristle import Bristle
-from flocklet.swarm.codecs import Fp16, Fp32, Int4, Int8, RandomK, Sign, TopK
-from flocklet.swarm.gossip import Gossip
+from flocklet.swarm.averaging import Mean, VarianceCorrected
+from flocklet.swarm.codecs import Fp32
 from flocklet.swarm.interface import Aggregator, Codec, Schedule, Trainer
-from flocklet.swarm.modest import Modest
-from flocklet.swarm.samplers import Topology
-from flocklet.swarm.trainers import Gradient, Sam, Sgd
+from flocklet.swarm.registry import Scalar, parts
+from flocklet.swarm.trainers import Sgd
 
 __all__ = ["Strategy"]
 
-Scalar = int | float | str | bool
 _PART = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:\(([^()]*)\))?\s*")
 
 
-def _graph(kind: str, first: str) -> Callable[..., Gossip]:
-    def make(
-        value: Scalar | None = None, /, *, q: int = 1, heal: int = 0, deadline: float = 5.0, **more: Any
-    ) -> Gossip:
-        if value is not None:
-            more[first] = value
-        return Gossip(Topology(kind, **more), q=q, heal=heal, deadline_s=deadline)
+def _modest() -> Schedule:
+    from flocklet.swarm.modest import Modest
 
-    return make
-
-
-def _ranked(rule: str) -> Callable[..., Ranked]:
-    return lambda f=0.2, **more: Ranked(rule, f, **more)
-
-
-def _parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
-    """Return name -> (kind, factory)."""
-    return {
-        "modest": ("schedule", Modest),
-        "fedavg": ("schedule", lambda **more: Modest(s=0, **more)),
-        "full": ("schedule", _graph("full", "degree")),
-        "ring": ("schedule", _graph("ring", "degree")),
-        "regular": ("schedule", _graph("regular", "degree")),
-        "ba": ("schedule", _graph("ba", "m")),
-        "geometric": ("schedule", _graph("geometric", "radius")),
-        "onepeer": ("schedule", _graph("onepeer", "degree")),
-        "sgd": ("trainer", Sgd),
-        "sam": ("trainer", lambda rho=0.05, **more: Sam(rho=rho, **more)),
-        "gradient": ("trainer", Gradient),
-        "fp32": ("codec", Fp32),
-        "fp16": ("codec", Fp16),
-        "int8": ("codec", Int8),
-        "int4": ("codec", Int4),
-        "topk": ("codec", lambda share=0.05, ef=True: TopK(share, bool(ef))),
-        "randk": ("codec", lambda share=0.1: RandomK(share)),
-        "sign": ("codec", lambda ef=True: Sign(bool(ef))),
-        "mean": ("aggregator", Mean),
-        "weighted": ("aggregator", lambda cap=3.0: Mean(by_samples=True, cap=cap)),
-        "metropolis": ("aggregator", Metropolis),
-        **{
-            rule: ("aggregator", _ranked(rule))
-            for rule in ("trimmed", "median", "rfa", "krum", "multikrum", "bulyan")
-        },
-        "cclip": ("aggregator", CentredClipping),
-        "normbound": ("aggregator", NormBound),
-        "fltrust": ("aggregator", FlTrust),
-        "flag": ("aggregator", Flag),
-        "foolsgold": ("aggregator", FoolsGold),
-        "sybilwall": ("aggregator", SybilWall),
-        "centred": ("aggregator", lambda: SybilWall(is_centred=True)),
-        "bristle": ("aggregator", Bristle),
-        "vc": ("correction", VarianceCorrected),
-    }
+    return Modest()
 
 
 @dataclass(frozen=True)
 class Strategy:
     """How a swarm learns together. `text` is how it was written, for tables."""
 
-    schedule: Schedule = field(default_factory=Modest)
+    schedule: Schedule = field(default_factory=_modest)
     trainer: Trainer = field(default_factory=Sgd)
     codec: Codec = field(default_factory=Fp32)
     aggregator: Aggregator = field(default_factory=Mean)
@@ -96,14 +42,14 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if "gossip" in self.aggregator.needs and (
-            not isinstance(self.codec, Fp32) or not isinstance(self.schedule, Gossip)
+            not isinstance(self.codec, Fp32) or getattr(self.schedule, "name", "") != "gossip"
         ):
             raise UsageError("SybilWall passes whole models on", remedy="use it with a graph and fp32")
 
     @classmethod
     def parse(cls, text: str) -> Strategy:
         """Return the strategy that `text` describes; raise UsageError naming the part that is wrong."""
-        known, found = _parts(), {}
+        known, found = parts(), {}
         correction: VarianceCorrected | None = None
         for part in text.split("|"):
             match = _PART.fullmatch(part)
@@ -127,7 +73,7 @@ class Strategy:
     def names() -> dict[str, list[str]]:
         """Return kind -> names."""
         table: dict[str, list[str]] = {}
-        for name, (kind, _) in _parts().items():
+        for name, (kind, _) in parts().items():
             table.setdefault(kind, []).append(name)
         return table
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flocklet.errors import UsageError
 from flocklet.models.layout import Layout, Vector
 
-__all__ = ["Learner", "Task", "split_by_class", "split_dirichlet", "split_iid", "stratified"]
+__all__ = ["Learner", "Task", "class_names", "split_by_class", "split_dirichlet", "split_iid", "stratified"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -71,10 +71,15 @@ class Task:
         return replace(self, labels=labels)
 
 
+def class_names(labels: Rows) -> Rows:
+    """Return the classes that occur, sorted; labels are small non-negative integers (np.unique loads masked arrays)."""
+    return np.flatnonzero(np.bincount(labels))
+
+
 def stratified(labels: Rows, share: float, rng: np.random.Generator) -> tuple[Rows, Rows]:
     """Return (train rows, test rows): of each class `share` of the rows is held out."""
     test: list[Rows] = []
-    for label in np.unique(labels):
+    for label in class_names(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         test.append(rows[: round(share * len(rows))])
     held_out = np.sort(np.concatenate(test))
@@ -92,7 +97,7 @@ def split_dirichlet(
     labels: Rows, peers: int, alpha: float, rng: np.random.Generator, *, minimum: int = 10, tries: int = 10000
 ) -> tuple[Rows, ...]:
     """Return shares whose class mix is drawn from Dirichlet(alpha), redrawn until each has `minimum` rows."""
-    classes = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    classes = [rng.permutation(np.flatnonzero(labels == label)) for label in class_names(labels)]
     for _ in range(tries):
         cuts = [
             (np.cumsum(rng.dirichlet(np.full(peers, alpha)))[:-1] * len(rows)).astype(int) for rows in classes
@@ -113,7 +118,7 @@ def split_by_class(
     labels: Rows, peers: int, per_peer: int, rng: np.random.Generator, *, rows_each: int | None = None
 ) -> tuple[Rows, ...]:
     """Return shares of `per_peer` classes each; classes are dealt in turn, so that all are held equally often."""
-    names = np.unique(labels)
+    names = class_names(labels)
     deck = np.concatenate([rng.permutation(names) for _ in range(-(-peers * per_peer // len(names)))])
     hands: list[Sequence[int]] = [deck[i * per_peer : (i + 1) * per_peer].tolist() for i in range(peers)]
     holders = {int(name): [i for i in range(peers) if name in hands[i]] for name in names}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flocklet.errors import UsageError
 
 __all__ = [
-    "Graph", "barabasi_albert", "components", "full", "geometric", "metropolis", "one_peer_exponential", "regular",
+    "Graph", "barabasi_albert", "components", "exponential_hop", "full", "geometric", "metropolis", "one_peer_exponential", "regular",
     "ring",
 ]  # fmt: skip
 
@@ -93,8 +93,13 @@ def geometric(n: int, radius: float, rng: np.random.Generator) -> Graph:
 
 def one_peer_exponential(n: int, step: int) -> Graph:
     """Return the directed one-peer graph of this step: i sends to i + 2^(step mod log2 n) (Ying et al. 2021)."""
-    hops = max(1, (n - 1).bit_length())
-    return tuple(((i + 2 ** (step % hops)) % n,) for i in range(n))
+    hop = exponential_hop(n, step)
+    return tuple(((i + hop) % n,) for i in range(n))
+
+
+def exponential_hop(n: int, step: int) -> int:
+    """Return how far each of n peers sends at this step of the one-peer exponential graph."""
+    return 1 << step % max(1, (n - 1).bit_length())
 
 
 def components(graph: Graph) -> list[list[int]]:

@@ -24,7 +24,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Sgd:
-    """Take `steps` steps on `batch` rows each (or `epochs` passes): v <- m v + g; x <- x - lr decay^round v."""
+    """Take `steps` steps on `batch` rows each (or `epochs` passes): v <- m v + g; x <- x - lr decay^round v.
+
+    `frozen` names tensors that stay as they are, joined by "+" ("w0+b0"); `output_only` freezes all but the last layer.
+    """
 
     lr: float = 0.1
     momentum: float = 0.0
@@ -33,6 +36,7 @@ class Sgd:
     epochs: float = 0.0
     decay: float = 1.0
     output_only: bool = False
+    frozen: str = ""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.lr <= 0 or self.epochs < 0:
@@ -57,8 +61,8 @@ class Sgd:
             params, velocity = trained[:active], None if momenta is None else momenta[:active]
             picked = np.stack([plan[step] for plan in rows[:active]])
             gradient = self._gradient(task, params, task.features[picked], task.labels[picked])
-            if self.output_only:
-                _freeze(task, gradient)
+            if self.output_only or self.frozen:
+                self._freeze(task, gradient)
             if velocity is None:
                 gradient *= lr
                 params -= gradient
@@ -70,6 +74,15 @@ class Sgd:
 
     def _gradient(self, task: Task, params: Floats, features: Floats, labels: Rows) -> Floats:
         return task.model.gradient(params, features, labels)[0]
+
+    def _freeze(self, task: Task, gradient: Floats) -> None:
+        frozen = self.frozen.split("+") if self.frozen else []
+        slices = task.model.layout.slices
+        if odd := [name for name in frozen if name not in slices]:
+            raise UsageError(f"no tensor {odd[0]!r} to freeze", remedy=f"one of {', '.join(slices)}")
+        for name, where in slices.items():
+            if name in frozen or (self.output_only and name not in task.model.output):
+                gradient[:, where] = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +106,3 @@ class Gradient(Sgd):
     steps: int = 1
     batch: int = 256
 
-
-def _freeze(task: Task, gradient: Floats) -> None:
-    for name, where in task.model.layout.slices.items():
-        if name not in task.model.output:
-            gradient[:, where] = 0.0

@@ -1,0 +1,121 @@
+"""The pieces of a strategy by name: kind and factory. Modules are imported when their piece is asked for.
+
+A device that runs one strategy keeps only that one's code in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+__all__ = ["Scalar", "parts"]
+
+Scalar = int | float | str | bool
+
+
+def parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
+    """Return name -> (kind, factory); kinds are schedule, trainer, codec, aggregator and correction."""
+    return {
+        "modest": ("schedule", _piece("modest:Modest")),
+        "fedavg": ("schedule", _piece("modest:Modest", s=0)),
+        "full": ("schedule", _graph("full", "degree")),
+        "ring": ("schedule", _graph("ring", "degree")),
+        "regular": ("schedule", _graph("regular", "degree")),
+        "ba": ("schedule", _graph("ba", "m")),
+        "geometric": ("schedule", _graph("geometric", "radius")),
+        "onepeer": ("schedule", _graph("onepeer", "degree")),
+        "window": ("schedule", _piece("asynchronous:Window")),
+        "buffer": ("schedule", _piece("asynchronous:Buffer")),
+        "async": ("schedule", _piece("asynchronous:Buffer", count=1)),
+        "poisson": ("schedule", _piece("poisson:PoissonPairs")),
+        "sgd": ("trainer", _piece("trainers:Sgd")),
+        "sam": ("trainer", _sam),
+        "gradient": ("trainer", _piece("trainers:Gradient")),
+        "fp32": ("codec", _piece("codecs:Fp32")),
+        "fp16": ("codec", _piece("codecs:Fp16")),
+        "int8": ("codec", _piece("codecs:Int8")),
+        "int4": ("codec", _piece("codecs:Int4")),
+        "topk": ("codec", _topk),
+        "randk": ("codec", _randk),
+        "sign": ("codec", _sign),
+        "mean": ("aggregator", _piece("averaging:Mean")),
+        "weighted": ("aggregator", _weighted),
+        "metropolis": ("aggregator", _piece("averaging:Metropolis")),
+        **{
+            rule: ("aggregator", _ranked(rule))
+            for rule in ("trimmed", "median", "rfa", "krum", "multikrum", "bulyan")
+        },
+        "cclip": ("aggregator", _piece("aggregators:CentredClipping")),
+        "normbound": ("aggregator", _piece("aggregators:NormBound")),
+        "fltrust": ("aggregator", _piece("aggregators:FlTrust")),
+        "flag": ("aggregator", _piece("aggregators:Flag")),
+        "foolsgold": ("aggregator", _piece("aggregators:FoolsGold")),
+        "sybilwall": ("aggregator", _piece("aggregators:SybilWall")),
+        "centred": ("aggregator", _piece("aggregators:SybilWall", is_centred=True)),
+        "bristle": ("aggregator", _piece("bristle:Bristle")),
+        "matching": ("aggregator", _piece("matching:Matching")),
+        "vc": ("correction", _piece("averaging:VarianceCorrected")),
+    }
+
+
+def _piece(where: str, **fixed: Scalar) -> Callable[..., Any]:
+    module, _, name = where.partition(":")
+
+    def make(*values: Scalar, **named: Scalar) -> Any:
+        return getattr(import_module(f"flocklet.swarm.{module}"), name)(*values, **fixed, **named)
+
+    return make
+
+
+def _graph(kind: str, first: str) -> Callable[..., Any]:
+    def make(
+        value: Scalar | None = None, /, *, q: int = 1, heal: int = 0, deadline: float = 5.0, **more: Any
+    ) -> Any:
+        from flocklet.swarm.gossip import Gossip
+        from flocklet.swarm.samplers import Topology
+
+        if value is not None:
+            more[first] = value
+        return Gossip(Topology(kind, **more), q=q, heal=heal, deadline_s=deadline)
+
+    return make
+
+
+def _ranked(rule: str) -> Callable[..., Any]:
+    def make(f: float = 0.2, **more: Any) -> Any:
+        from flocklet.swarm.aggregators import Ranked
+
+        return Ranked(rule, f, **more)
+
+    return make
+
+
+def _sam(rho: float = 0.05, **more: Any) -> Any:
+    from flocklet.swarm.trainers import Sam
+
+    return Sam(rho=rho, **more)
+
+
+def _topk(share: float = 0.05, ef: bool = True) -> Any:
+    from flocklet.swarm.codecs import TopK
+
+    return TopK(share, bool(ef))
+
+
+def _randk(share: float = 0.1) -> Any:
+    from flocklet.swarm.codecs import RandomK
+
+    return RandomK(share)
+
+
+def _sign(ef: bool = True) -> Any:
+    from flocklet.swarm.codecs import Sign
+
+    return Sign(bool(ef))
+
+
+def _weighted(cap: float = 3.0) -> Any:
+    from flocklet.swarm.averaging import Mean
+
+    return Mean(by_samples=True, cap=cap)
