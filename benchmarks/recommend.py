@@ -1,10 +1,12 @@
 """Measure recommendation, trust and their defence beside implicit ALS, EASE in NumPy and meritrank-python.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py [--seeds 5] [--victims 60]
-        [--only quality,partial,protocol,attack,trust,ingest,latency,signals,bandit] [--cache DIR] [--json FILE] [--svg FILE]
+        [--only quality,partial,protocol,attack,trust,ingest,latency,signals,bandit] [--cache DIR] [--json FILE]
+        [--svg FILE] [--keep DIR]
 
 MovieLens 100K is fetched into the cache once (2.1 MB). Peers that are not installed are rows that say so:
-`pip install implicit meritrank-python` (the latter is GPL: it is run here, never copied).
+`pip install implicit meritrank-python networkx` (GPL: it is run here, never copied). With `--keep` the result of each
+seed is kept there, and a run that was cut short goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import recommend_attack
@@ -53,7 +56,8 @@ class ImplicitAls:
     """implicit's ALS: 64 factors, regularisation .05, alpha 1, 15 iterations (specs/recommendation.md, 7)."""
 
     name = "implicit ALS"
-    settings: ClassVar = {"regularization": 0.05, "alpha": 1.0}
+    factors = 64
+    settings: Mapping[str, float] = MappingProxyType({"regularization": 0.05, "alpha": 1.0})
 
     def fit(self, likes: Likes) -> None:
         from implicit.cpu.als import AlternatingLeastSquares
@@ -62,7 +66,7 @@ class ImplicitAls:
         ones = np.ones(len(likes.columns), np.float32)
         matrix = csr_matrix((ones, (likes.rows, likes.columns)), (likes.n_people, likes.n_items))
         self.model = AlternatingLeastSquares(
-            64, **self.settings, iterations=15, random_state=1, num_threads=1
+            self.factors, **self.settings, iterations=15, random_state=1, num_threads=1
         )
         self.model.fit(matrix, show_progress=False)
 
@@ -71,10 +75,17 @@ class ImplicitAls:
 
 
 class TunedAls(ImplicitAls):
-    """The tuned variant of the same section."""
+    """The best of 67 settings per split (factors 8 to 128, regularisation .05 to 300, alpha .6 to 64), each judged by
+    nDCG@10 on a fifth of the training likes of seed 0 (the newest for the temporal split)."""
 
     name = "implicit ALS, tuned"
-    settings: ClassVar = {"regularization": 10.0, "alpha": 5.0}
+
+    def __init__(self, kind: str = "random") -> None:
+        self.factors = {"random": 32, "temporal": 64}[kind]
+        self.settings = {
+            "random": {"regularization": 40.0, "alpha": 8.0},
+            "temporal": {"regularization": 10.0, "alpha": 1.25},
+        }[kind]
 
 
 class Chosen(Blend):
@@ -82,16 +93,38 @@ class Chosen(Blend):
 
     name = "default (blend, weights chosen)"
 
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
     def fit(self, likes: Likes) -> None:
         owner = int(np.argmax(np.diff(likes.starts)))
-        self.weights = choose_weights(likes, owner, np.random.default_rng(0))
+        self.weights = choose_weights(likes, owner, np.random.default_rng(self.seed))
         super().fit(likes)
 
 
-def scorers() -> list[Callable[[], Scorer]]:
+class Kept:
+    """Results of single seeds in a folder, so that a long run can be cut and go on; without a folder nothing is."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def once(self, name: str, work: Callable[[], Any]) -> Any:
+        if self.folder is None:
+            return work()
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            result = work()
+            path.write_text(json.dumps(result))
+            print(f"  {name} done", flush=True)
+        return json.loads(path.read_text())
+
+
+def scorers(kind: str) -> list[Callable[[], Scorer]]:
     return [
         Popularity, ItemKNN, lambda: Salsa(0.5), lambda: Factors(16, ridge=0.1), PlainEase, Ease, ImplicitAls,
-        TunedAls, Chosen,
+        lambda: TunedAls(kind),
     ]  # fmt: skip
 
 
@@ -99,40 +132,42 @@ def interval(values: np.ndarray) -> list[float]:
     return list(bootstrap_interval(values, np.random.default_rng(0), rounds=2_000))
 
 
-def quality(data: MovieLens, seeds: int, with_walk: bool) -> Rows:
+def quality(data: MovieLens, seeds: int, with_walk: bool, kept: Kept) -> Rows:
+    """Every model on both splits; the temporal split is the same for every seed, only the default's choice varies."""
     rows: Rows = []
     for kind in ("random", "temporal"):
         found: dict[str, list[np.ndarray]] = {}
-        timing: dict[str, list[tuple[float, float]]] = {}
-        for seed in range(seeds if kind == "random" else 1):
-            part = split(data, kind, seed)
-            trust = np.array(similar_trust(part.train)) if with_walk else np.empty((0, 3))
-            likes = part.likes()
-            for make in [*scorers(), *([PublishedWalk] if with_walk and seed == 0 else [])]:
-                scorer = make()
-                try:
-                    begun = time.perf_counter()
-                    scorer.fit(likes if make is not PublishedWalk else with_trust(likes, trust))
-                    fitted = time.perf_counter()
-                except ImportError as error:
-                    rows.append({"split": kind, "model": scorer.name, "missing": str(error)})
+        timing: dict[str, list[list[float]]] = {}
+        for seed in range(seeds):
+            makes: list[Callable[[], Scorer]] = [lambda seed=seed: Chosen(seed)]
+            if kind == "random" or seed == 0:
+                makes = [*scorers(kind), *makes]
+            results = kept.once(
+                f"quality-{kind}-{seed}", lambda k=kind, s=seed, m=makes: fitted(data, k, s, m)
+            )
+            if with_walk and seed == 0:
+                results |= kept.once(f"walk-{kind}", lambda k=kind: fitted(data, k, 0, [PublishedWalk]))
+            for name, result in results.items():
+                if "missing" in result:
+                    rows += [{"split": kind, "model": name, **result}] * (seed == 0)
                     continue
-                found.setdefault(scorer.name, []).append(figures(scorer, part))
-                spent = (time.perf_counter() - fitted) / len(part.train)
-                timing.setdefault(scorer.name, []).append((fitted - begun, spent * 1e6))
-        ours = np.concatenate(found[Chosen.name])[:, 0]
+                found.setdefault(name, []).append(np.array(result["figures"]))
+                timing.setdefault(name, []).append(result["timing"])
         for name, parts in found.items():
+            if kind == "temporal":  # one split: what differs from run to run is not more evidence
+                parts = [np.mean(parts, axis=0)]
             every = np.concatenate(parts)
-            same = len(every) == len(ours)
+            mine = found[Chosen.name]
+            ours = np.concatenate(mine[: len(parts)] if kind == "random" else [np.mean(mine, axis=0)])[:, 0]
             rows.append(
                 {
-                    "split": kind, "model": name, "seeds": len(parts),
+                    "split": kind, "model": name, "seeds": len(found[name]),
                     "ndcg@10": float(every[:, 0].mean()), "interval": interval(every[:, 0]),
                     "recall@20": float(every[:, 1].mean()), "hit@10": float(every[:, 2].mean()),
-                    "by_seed": [float(p[:, 0].mean()) for p in parts],
+                    "by_seed": [float(p[:, 0].mean()) for p in found[name]],
                     "p_against_default": paired_randomisation_test(
                         ours, every[:, 0], np.random.default_rng(0), rounds=2_000
-                    ) if same and name != Chosen.name else None,
+                    ) if name != Chosen.name else None,
                     "fit_s": float(np.median([t[0] for t in timing[name]])),
                     "score_us": float(np.median([t[1] for t in timing[name]])),
                 }
@@ -140,67 +175,107 @@ def quality(data: MovieLens, seeds: int, with_walk: bool) -> Rows:
     return rows
 
 
+def fitted(data: MovieLens, kind: str, seed: int, makes: list[Callable[[], Scorer]]) -> dict[str, Any]:
+    """Return figures of everybody, seconds of the fit and microseconds a person, for each model."""
+    part = split(data, kind, seed)
+    results: dict[str, Any] = {}
+    for make in makes:
+        scorer, likes = make(), part.likes()
+        if isinstance(scorer, PublishedWalk):
+            likes = with_trust(likes, np.array(similar_trust(part.train)))
+        try:
+            begun = time.perf_counter()
+            scorer.fit(likes)
+            done = time.perf_counter()
+        except ImportError as error:
+            results[scorer.name] = {"missing": str(error)}
+            continue
+        table = figures(scorer, part)
+        spent = (time.perf_counter() - done) / len(part.train)
+        results[scorer.name] = {"figures": table.tolist(), "timing": [done - begun, spent * 1e6]}
+        if isinstance(scorer, Chosen):
+            results[scorer.name]["weights"] = list(scorer.weights)
+    return results
+
+
 def with_trust(likes: Likes, trust: np.ndarray) -> Likes:
     return Likes(likes.starts, likes.columns, likes.n_items, likes.influence, likes.tags, trust)
 
 
-def partial(data: MovieLens, seeds: int, views: int) -> Rows:
+def partial(data: MovieLens, seeds: int, views: int, kept: Kept) -> Rows:
     """Each view holds a random fifth of the people; a tenth of all people is judged by each of `views` views."""
-    rows: Rows = []
+    found: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        for view in range(views):
+            result = kept.once(f"partial-{seed}-{view}", lambda s=seed, v=view: viewed(data, s, v))
+            for name, values in result.items():
+                found.setdefault(name, []).extend(values)
+    return [
+        {"model": name, "people seen": 0.2, "judged": len(values), "ndcg@10": float(np.mean(values)),
+         "interval": interval(np.array(values))}
+        for name, values in found.items()
+    ]  # fmt: skip
+
+
+def viewed(data: MovieLens, seed: int, view: int) -> dict[str, list[float]]:
+    part, rng = split(data, "random", seed), np.random.default_rng(1_000 + seed)
+    n = len(part.train)
+    order = rng.permutation(n)
+    seen = [rng.choice(n, n // 5, replace=False) for _ in range(view + 1)][-1]
+    judged = [int(p) for p in np.array_split(order, 10)[view] if part.test[p].any()]
+    found: dict[str, list[float]] = {}
     for name, make in (("default", Chosen), ("EASE", Ease), ("SALSA", lambda: Salsa(0.5))):
-        found = []
-        for seed in range(seeds):
-            part, rng = split(data, "random", seed), np.random.default_rng(1_000 + seed)
-            n = len(part.train)
-            for judged in np.array_split(rng.permutation(n), 10)[:views]:
-                view = rng.choice(n, n // 5, replace=False)
-                scorer = make()
-                scorer.fit(part.likes(view))
-                profiles = [(p, part.profile(int(p))) for p in judged if part.test[p].any()]
-                found += [gain(scorer.score(profile), profile, part.test[p])[0] for p, profile in profiles]
-        rows.append(
-            {
-                "model": name,
-                "people": 0.2,
-                "ndcg@10": float(np.mean(found)),
-                "interval": interval(np.array(found)),
-            }
-        )
-    return rows
+        scorer = make()
+        scorer.fit(part.likes(seen))
+        for person in judged:
+            profile = part.profile(person)
+            found.setdefault(name, []).append(gain(scorer.score(profile), profile, part.test[person])[0])
+    return found
 
 
-def protocol(data: MovieLens, seeds: int) -> Rows:
+def protocol(data: MovieLens, seeds: int, kept: Kept) -> Rows:
     """Delete one loved item of each of 100 people and see whether it comes back (authors' relevance protocol)."""
     found: dict[str, list[float]] = {}
     for seed in range(seeds):
-        rng = np.random.default_rng(2_000 + seed)
-        part = split(data, "random", seed)
-        every = part.train | part.test
-        judges = rng.choice(np.flatnonzero(every.sum(axis=1) >= 6), 100, replace=False)
-        lost = [int(rng.choice(np.flatnonzero(every[j]))) for j in judges]
-        train = every.copy()
-        train[judges, lost] = False
-        likes = Likes.of(*np.nonzero(train), train.shape, tags=part.tags)
-        trust = np.array(similar_trust(train))
-        for make in (
-            Popularity,
-            ItemKNN,
-            lambda: Salsa(0.5),
-            PlainEase,
-            Chosen,
-            *([PublishedWalk] * (seed == 0)),
-        ):
-            scorer = make()
-            scorer.fit(with_trust(likes, trust))
-            for judge, item in zip(judges.tolist(), lost, strict=True):
-                profile = likes.profile(judge)
-                right = np.zeros(train.shape[1], bool)
-                right[item] = True
-                found.setdefault(scorer.name, []).append(gain(scorer.score(profile), profile, right)[2])
+        for name, values in kept.once(f"protocol-{seed}", lambda s=seed: returned(data, s)).items():
+            found.setdefault(name, []).extend(values)
     return [
         {"model": name, "people": len(v), "hit@10": float(np.mean(v)), "interval": interval(np.array(v))}
         for name, v in found.items()
     ]
+
+
+def returned(data: MovieLens, seed: int) -> dict[str, list[float]]:
+    rng = np.random.default_rng(2_000 + seed)
+    part = split(data, "random", seed)
+    every = part.train | part.test
+    judges = rng.choice(np.flatnonzero(every.sum(axis=1) >= 6), 100, replace=False)
+    lost = [int(rng.choice(np.flatnonzero(every[j]))) for j in judges]
+    train = every.copy()
+    train[judges, lost] = False
+    likes = Likes.of(*np.nonzero(train), train.shape, tags=part.tags)
+    trust = np.array(similar_trust(train))
+    found: dict[str, list[float]] = {}
+    for make in (
+        Popularity,
+        ItemKNN,
+        lambda: Salsa(0.5),
+        PlainEase,
+        TunedAls,
+        Chosen,
+        PublishedWalk,
+    ):
+        scorer = make()
+        try:
+            scorer.fit(with_trust(likes, trust))
+        except ImportError:
+            continue
+        for judge, item in zip(judges.tolist(), lost, strict=True):
+            profile = likes.profile(judge)
+            right = np.zeros(train.shape[1], bool)
+            right[item] = True
+            found.setdefault(scorer.name, []).append(gain(scorer.score(profile), profile, right)[2])
+    return found
 
 
 def show(title: str, rows: Rows) -> None:
@@ -225,12 +300,13 @@ def main() -> None:
     names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals", "bandit")
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--victims", type=int, default=60)
+    parser.add_argument("--victims", type=int, default=12, help="judged people per seed and attack")
     parser.add_argument(
         "--views", type=int, default=10, help="views of a fifth of the people per seed, at most 10"
     )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "flocklet")
     parser.add_argument("--no-walk", action="store_true", help="leave the slow published walk out")
+    parser.add_argument("--keep", type=Path, help="keep the result of each seed here and go on from there")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
@@ -238,16 +314,13 @@ def main() -> None:
     data = fetch_movielens(args.cache)
     results: dict[str, Rows] = {}
 
-    def keep(rows: Rows) -> None:
-        if args.json:
-            args.json.write_text(json.dumps({**results, "attack": rows}, indent=1))
-
+    kept = Kept(args.keep)
     work: dict[str, Callable[[], Rows]] = {
-        "quality": lambda: quality(data, args.seeds, not args.no_walk),
-        "partial": lambda: partial(data, args.seeds, args.views),
-        "protocol": lambda: protocol(data, args.seeds),
+        "quality": lambda: quality(data, args.seeds, not args.no_walk, kept),
+        "partial": lambda: partial(data, args.seeds, args.views, kept),
+        "protocol": lambda: protocol(data, args.seeds, kept),
         "attack": lambda: recommend_attack.attacks(
-            data, args.seeds, args.victims, keep, with_walk=not args.no_walk
+            data, args.seeds, args.victims, kept.once, with_walk=not args.no_walk
         ),
         "trust": recommend_speed.trust,
         "ingest": recommend_speed.ingest,

@@ -32,31 +32,43 @@ CASES: dict[
 
 
 def attacks(
-    data: MovieLens, seeds: int, victims: int, keep: Callable[[Rows], None], *, with_walk: bool
+    data: MovieLens,
+    seeds: int,
+    victims: int,
+    once: Callable[[str, Callable[[], Any]], Any],
+    *,
+    with_walk: bool,
 ) -> Rows:
     """Return sybil slots in the top 10 and nDCG@10 of the defended and the open default, popularity and the walk.
 
-    `keep` gets the rows after every seed.
+    `once(name, work)` returns the result of one seed of one attack, made now or kept from before.
     """
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    found: dict[tuple[str, str], list[list[float]]] = {}
     for seed in range(seeds):
-        part = split(data, "random", seed)
-        trust = similar_trust(part.train)
-        able = np.flatnonzero(part.test.any(axis=1))
-        judges = np.random.default_rng(3_000 + seed).choice(able, victims, replace=False)
-        done: dict[bytes, tuple[float, float]] = {}
-        for case, (share, sybils, copies, shared) in CASES.items():
-            poisoned = attack(part, trust, share, sybils, judges, 4_000 + seed, shared=shared)
-            for name, figure in _judged(
-                part, poisoned, judges, copies, done, with_walk=with_walk and seed == 0
-            ):
-                found.setdefault((case, name), []).append(figure)
-        keep(_rows(found))
-        print(f"  seed {seed} done", flush=True)
+        for number, case in enumerate(CASES):
+            result = once(
+                f"attack-{seed}-{number}",
+                lambda s=seed, c=case: _attacked(data, s, c, victims, with_walk and s == 0),
+            )
+            for name, figures in result.items():
+                found.setdefault((case, name), []).extend(figures)
     return _rows(found)
 
 
-def _rows(found: dict[tuple[str, str], list[tuple[float, float]]]) -> Rows:
+def _attacked(data: MovieLens, seed: int, case: str, victims: int, with_walk: bool) -> dict[str, list[Any]]:
+    part = split(data, "random", seed)
+    trust = similar_trust(part.train)
+    able = np.flatnonzero(part.test.any(axis=1))
+    judges = np.random.default_rng(3_000 + seed).choice(able, victims, replace=False)
+    share, sybils, copies, shared = CASES[case]
+    poisoned = attack(part, trust, share, sybils, judges, 4_000 + seed, shared=shared)
+    found: dict[str, list[Any]] = {}
+    for name, figure in _judged(part, poisoned, judges, copies, {}, with_walk=with_walk):
+        found.setdefault(name, []).append(figure)
+    return found
+
+
+def _rows(found: dict[tuple[str, str], list[list[float]]]) -> Rows:
     rows: Rows = []
     for (case, name), figures in found.items():
         slots, quality = np.array(figures).T

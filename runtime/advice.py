@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,16 @@ from typing import Any
 from flocklet.device import OWNER, Device
 from flocklet.errors import UsageError
 from flocklet.identity import Identity
+from flocklet.models.recommend.feedback import Played
 from flocklet.models.search.clickentry import NO_CLICK
 from flocklet.models.search.items import item_id_of
 from flocklet.models.search.text import tokenize
+from flocklet.ratings import is_name, read_ratings
 from flocklet.taste import LIKED_STARS, TOP_STARS
 
 __all__ = ["ADVICE"]
 
-_MAX_CSV_BYTES = 256 << 20
-_MAX_STARS_SCALE = 1_000.0
+_MAX_DWELL_S = 366 * 86_400.0
 
 
 def _trust(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,10 +47,34 @@ def _trust(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rate(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Sign and keep stars; keep what was done with the item here only: it is nobody else's business."""
     person = device.identity_of(values.get("person", OWNER))
     item_id, name = _item(device, values["item"])
-    device.taste.rate(person, item_id, float(values["stars"]), None if _is_held(device, item_id) else name)
-    return {"item_id": item_id, "name": device.store.item_name(item_id) or name, "stars": values["stars"]}
+    stars, is_finished, dwell_s = values.get("stars"), values.get("is_finished"), values.get("dwell_s")
+    if dwell_s is not None and not 0 <= float(dwell_s) <= _MAX_DWELL_S:
+        raise UsageError(f"{dwell_s:g} seconds", remedy="0 to 31,536,000 (a year)")
+    new_name = None if _is_held(device, item_id) else name
+    if stars is not None:
+        device.taste.rate(person, item_id, float(stars), new_name)
+    elif new_name is not None:
+        device.store.name_items([(item_id, new_name)])
+    if is_finished is not None or dwell_s is not None:
+        device.store.add_played(
+            person.origin,
+            item_id,
+            None if is_finished is None else bool(is_finished),
+            None if dwell_s is None else float(dwell_s),
+            device.clock.time(),
+        )
+    elif stars == 0:
+        device.store.remove_played(person.origin, item_id)
+    return {
+        "item_id": item_id,
+        "name": device.store.item_name(item_id) or name,
+        "stars": stars,
+        "is_finished": is_finished,
+        "dwell_s": dwell_s,
+    }
 
 
 def _recommend(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,8 +82,10 @@ def _recommend(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     person = device.identity_of(values.get("person", OWNER))
     view = taste.fitted(person, lambda item: _words(device, item))
     names = taste.names()
+    played = [Played(*row) for row in device.store.played(person.origin)]
     found = []
-    for rank, row in enumerate(view.recommend(int(values["limit"]), explain=bool(values["explain"])), 1):
+    rows = view.recommend(int(values["limit"]), explain=bool(values["explain"]), played=played)
+    for rank, row in enumerate(rows, 1):
         because = [device.store.item_name(item) or f"{item:016x}" for item in row.because]
         through = [names.get(origin) or origin.hex()[:12] for origin in row.through]
         name = device.store.item_name(row.item_id)
@@ -76,6 +101,7 @@ def _recommend(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         "found": found,
+        "played": len(played),
         "is_trust_used": view.is_trust_used,
         "people": len(taste.graph.people),
         "edges": len(taste.graph),
@@ -87,29 +113,24 @@ def _import(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     if values.get("clicks"):
         return _import_clicks(device)
     path = Path(values["path"])
-    try:
-        if path.stat().st_size > _MAX_CSV_BYTES:
-            raise UsageError(f"{path} is larger than 256 MiB", remedy="cut it into parts")
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 (byte {error.start})", remedy="convert it to UTF-8") from error
-    scale = float(values.get("scale", TOP_STARS))
-    if not 0 < scale <= _MAX_STARS_SCALE:
-        raise UsageError(f"--scale is {scale:g}", remedy="give the best rating that the file uses, such as 5")
-    rows = list(_read_ratings(path, text, scale))
+    rows = read_ratings(path, float(values.get("scale", TOP_STARS)), now_s=device.clock.time())
     only = values.get("user")
     if only is not None:
-        rows = [(OWNER, item, stars, at_s) for user, item, stars, at_s in rows if user == only]
+        rows = [row._replace(user=OWNER) for row in rows if row.user == only]
         if not rows:
             raise UsageError(
                 f"{path} has no rating of {only!r}", remedy="--user takes a name of the first column"
             )
-    people = set(device.people)
-    new = {user for user, *_ in rows} - people
+    new = {row.user for row in rows} - set(device.people)
     device.add_people({user: Identity.generate().seed for user in sorted(new)})
-    device.store.name_items({item_id_of(item): item for _, item, _, _ in rows}.items())
+    device.store.name_items({item_id_of(row.item): row.item for row in rows}.items())
     ratings = [(device.identity_of(user), item_id_of(item), stars, at_s) for user, item, stars, at_s in rows]
-    return {"ratings": len(rows), "new": device.taste.record(ratings), "people": len({r[0] for r in rows})}
+    return {
+        "ratings": len(rows),
+        "new": device.taste.record(ratings),
+        "people": len({row.user for row in rows}),
+        "liked": sum(row.stars >= LIKED_STARS for row in rows),
+    }
 
 
 def _import_clicks(device: Device) -> dict[str, Any]:
@@ -121,42 +142,12 @@ def _import_clicks(device: Device) -> dict[str, Any]:
             if entry.clicked != NO_CLICK:
                 ratings.append((person, entry.shown[entry.clicked], LIKED_STARS, entry.ts))
     people = len({person.origin for person, *_ in ratings})
-    return {"ratings": len(ratings), "new": device.taste.record(ratings), "people": people}
-
-
-def _read_ratings(path: Path, text: str, scale: float) -> list[tuple[str, str, float, int]]:
-    """Parse `user,item,rating,timestamp` lines, with or without a header; raise UsageError naming a wrong line."""
-    rows = []
-    for number, row in enumerate(csv.reader(io.StringIO(text)), 1):
-        if not row or (number == 1 and len(row) >= 3 and not _is_number(row[2])):
-            continue
-        where = f"line {number} of {path}"
-        if len(row) not in (3, 4):
-            raise UsageError(
-                f"{where} has {len(row)} fields", remedy="give user,item,rating,timestamp (UTF-8)"
-            )
-        user, item, rating = (cell.strip() for cell in row[:3])
-        stamp = row[3].strip() if len(row) == 4 else "0"
-        if not user or not item or len(user) > 64 or len(item) > 512:
-            raise UsageError(f"{where} has an empty or too long name")
-        if not _is_number(rating) or not _is_number(stamp):
-            raise UsageError(f"{where} has a rating or time that is not a number")
-        if not 0 <= float(rating) <= scale:
-            raise UsageError(
-                f"{where} has the rating {rating}", remedy=f"0 to {scale:g}; --scale sets the best"
-            )
-        if not 0 <= float(stamp) < 2**32:
-            raise UsageError(f"{where} has the time {stamp}", remedy="seconds since 1970")
-        rows.append((user, item, float(rating) / scale * TOP_STARS, int(float(stamp))))
-    return rows
-
-
-def _is_number(text: str) -> bool:
-    try:
-        value = float(text)
-    except ValueError:
-        return False
-    return value == value and abs(value) != float("inf")
+    return {
+        "ratings": len(ratings),
+        "new": device.taste.record(ratings),
+        "people": people,
+        "liked": len(ratings),
+    }
 
 
 def _item(device: Device, text: str) -> tuple[int, str]:
@@ -166,8 +157,8 @@ def _item(device: Device, text: str) -> tuple[int, str]:
         return held[0], text
     if len(text) == 16 and all(c in "0123456789abcdef" for c in text):
         return int(text, 16), text
-    if not text.strip() or len(text) > 512:
-        raise UsageError("an item has a name of 1 to 512 characters")
+    if not is_name(text, 512):
+        raise UsageError("an item has a name of 1 to 512 characters, none of them a control character")
     item_id = item_id_of(text)
     if _is_held(device, item_id) or device.store.item_name(item_id) is not None:
         return item_id, text

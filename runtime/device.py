@@ -467,6 +467,7 @@ class Device:
                 "clicks": len(self.log),
                 "condemned": len(self.log.proofs),
                 "deltas": self.store.count("deltas"),
+                "edges": len(self.taste.graph),
                 "database_bytes": self.home.database.stat().st_size,
             }
 

@@ -85,4 +85,14 @@ MIGRATIONS: tuple[str, ...] = (
 
     CREATE TABLE item_names (item_id INTEGER PRIMARY KEY, name TEXT NOT NULL);
     """,
+    """
+    CREATE TABLE played (
+        origin BLOB NOT NULL,
+        item_id INTEGER NOT NULL,
+        is_finished INTEGER,
+        dwell_s REAL,
+        at_s REAL NOT NULL,
+        PRIMARY KEY (origin, item_id)
+    ) WITHOUT ROWID;
+    """,
 )

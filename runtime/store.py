@@ -305,6 +305,28 @@ class Store(Database):
                 "INSERT OR REPLACE INTO item_names VALUES (?, ?)", [(_signed(i), name) for i, name in names]
             )
 
+    def add_played(
+        self, origin: bytes, item_id: int, is_finished: bool | None, dwell_s: float | None, at_s: float
+    ) -> None:
+        """Keep what somebody did with an item; what is None stays as it was."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO played VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at_s = excluded.at_s, "
+                "is_finished = coalesce(excluded.is_finished, is_finished), dwell_s = coalesce(excluded.dwell_s, dwell_s)",
+                (origin, _signed(item_id), is_finished, dwell_s, at_s),
+            )
+
+    def remove_played(self, origin: bytes, item_id: int) -> None:
+        """Forget what somebody did with an item."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM played WHERE origin = ? AND item_id = ?", (origin, _signed(item_id)))
+
+    def played(self, origin: bytes, most: int = 10_000) -> list[tuple[int, bool | None, float | None]]:
+        """Return (item, finished, seconds) of the newest items that somebody has played, None where not known."""
+        query = "SELECT item_id, is_finished, dwell_s FROM played WHERE origin = ? ORDER BY at_s DESC LIMIT ?"
+        rows = self._rows(query, (origin, most))
+        return [(_unsigned(i), None if done is None else bool(done), dwell) for i, done, dwell in rows]
+
     def item_name(self, item_id: int) -> str | None:
         """Return the title of a document or the name of another item, None when neither is known."""
         document = self.document(item_id)

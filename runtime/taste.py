@@ -100,6 +100,8 @@ class Taste:
         for target, weight, at_s in opinions:
             held = self.graph.version(person.origin, target)
             ts = max(now_s, held[0] + 1 if held else 0) if at_s is None else max(0, at_s)
+            if ts >= 2**32:
+                raise UsageError("the last opinion on this is dated 2106, so none can be newer")
             dated.append((target, weight, ts))
         pages = [
             sign_page(person, dated[at : at + MAX_PAGE_EDGES]) for at in range(0, len(dated), MAX_PAGE_EDGES)

@@ -205,7 +205,12 @@ def test_import_rate_recommend_and_explain(
     run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("import", ratings, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"ratings": 168, "new": 168, "people": 24}
+    assert json.loads(capsys.readouterr().out) == {
+        "ratings": 168,
+        "new": 168,
+        "people": 24,
+        "liked": 168,
+    }
     assert run("import", ratings, "--json") == 0
     assert json.loads(capsys.readouterr().out)["new"] == 0
     for film in (0, 1, 2, 3):
@@ -243,9 +248,9 @@ def test_trust_decides_whose_taste_counts(
 @pytest.mark.parametrize(
     ("lines", "what"),
     [
-        ("a,b", "2 fields"),
+        ("a,b,4\na,b", "2 fields"),
         ("user,item,rating\na,b,7", "rating 7"),
-        ("a,b,x,1\na,b,x,1", "not a number"),
+        ("a,b,4,1\na,b,x,1", "not a number"),
         ("a,b,nan,1\na,b,nan,1", "not a number"),
         (",b,4,1", "empty"),
         ("a,b,4,-1", "time -1"),
@@ -271,7 +276,7 @@ def test_clicks_become_ratings(run: Run, tmp_path: Path, capsys: pytest.CaptureF
     run("search", "tent", "--json")
     run("click", json.loads(capsys.readouterr().out)["query_id"], 1)
     assert run("import", "--clicks", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == {"ratings": 1, "new": 1, "people": 1}
+    assert json.loads(capsys.readouterr().out) == {"ratings": 1, "new": 1, "people": 1, "liked": 1}
 
 
 def test_mistakes_are_one_clear_line(run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,6 +63,11 @@ class Factors:
         person = np.linalg.solve(system, mine.sum(axis=0))
         return (self._items @ person).astype(np.float32)
 
+    @property
+    def vectors(self) -> Matrix:
+        """What each item is like, (items, rank)."""
+        return self._items
+
     def _ridge(self, counts: NDArray[np.integer] | Matrix, others: float) -> Matrix:
         seen = counts.astype(np.float64) + self.unobserved * others
         return np.asarray(self.ridge * seen**self.exponent, np.float32)

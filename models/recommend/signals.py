@@ -41,17 +41,20 @@ def log_softmax(scores: Floats) -> Floats:
 
 
 class Critic:
-    """Predict what a signal brings: ridge regression on features (n, d) float64."""
+    """Predict what a signal brings: ridge regression on features (n, d) float64.
 
-    def __init__(self, ridge: float = 1.0) -> None:
-        self.ridge = ridge
+    Without `is_centred` nothing learnt means 0, not the mean of what was seen: one step alone says something then.
+    """
+
+    def __init__(self, ridge: float = 1.0, *, is_centred: bool = True) -> None:
+        self.ridge, self.is_centred = ridge, is_centred
         self.weights: Floats = np.zeros(0)
         self.mean = 0.0
 
     def fit(self, features: Floats, returns: Floats, sample_weight: Floats | None = None) -> None:
         """Learn from logged steps, each counted by `sample_weight` (1 / propensity removes the logger's taste)."""
         weight = np.ones(len(returns)) if sample_weight is None else sample_weight
-        self.mean = float(np.average(returns, weights=weight)) if len(returns) else 0.0
+        self.mean = float(np.average(returns, weights=weight)) if len(returns) and self.is_centred else 0.0
         left = (features.T * weight) @ features + self.ridge * np.eye(features.shape[1])
         right = features.T @ (weight * (returns - self.mean))
         self.weights = np.linalg.solve(left, right).astype(np.float64)

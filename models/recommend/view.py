@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.models.recommend.blend import Blend, choose_weights, default_scorers, top_unseen
+from flocklet.models.recommend.factors import Factors
+from flocklet.models.recommend.feedback import FEEDBACK, Played, rerank
 from flocklet.models.recommend.graph import Graph
 from flocklet.models.recommend.influence import InfluenceSettings, influence
 from flocklet.models.recommend.likes import Likes, Profile
@@ -75,6 +77,7 @@ class TrustView:
         self._columns: NDArray[np.int64] = np.zeros(0, np.int64)
         self._likes: Likes | None = None
         self._own: tuple[int, Profile, Profile] | None = None
+        self._vectors: NDArray[np.float32] | None = None
 
     @property
     def has_trust(self) -> bool:
@@ -141,7 +144,7 @@ class TrustView:
             tags=tags_of([words(item) for item in ids]) if words is not None else None,
         )
         self._people = people
-        self._own = None
+        self._own = self._vectors = None
         if not len(self._columns):
             self._model = None
             return
@@ -174,18 +177,48 @@ class TrustView:
             self._own = (self.graph.generation, *profiles)
         return self._own[1], self._own[2]
 
-    def recommend(self, limit: int = 10, *, explain: bool = False) -> list[Recommendation]:
-        """Return up to `limit` items that the person has not rated, best first; ratings after `fit` count at once."""
+    def recommend(
+        self, limit: int = 10, *, explain: bool = False, played: Sequence[Played] = ()
+    ) -> list[Recommendation]:
+        """Return up to `limit` items that the person has not rated, best first; ratings after `fit` count at once.
+
+        What was `played` is not recommended again, and re-ranks the rest (`flocklet.models.recommend.feedback`).
+        """
         if self._model is None or self._likes is None:
             return []
         profile, rated = self._mine()
         scores = self._model.score(profile)
+        best = self._reranked(scores, rated, limit, played) if played else top_unseen(scores, rated, limit)
         found = []
-        for column in top_unseen(scores, rated, limit).tolist():
+        for column in best.tolist():
             because, through = self._reasons(profile, column) if explain else ((), ())
             item = self.graph.items[int(self._columns[column])]
             found.append(Recommendation(item, float(scores[column]), because, through))
         return found
+
+    def _reranked(
+        self, scores: NDArray[np.float32], rated: Profile, limit: int, played: Sequence[Played]
+    ) -> NDArray[np.int64]:
+        place = {self.graph.items[column]: n for n, column in enumerate(self._columns.tolist())}
+        known = [row for row in played if row.item_id in place]
+        columns = np.array([place[row.item_id] for row in known], np.int64)
+        best = top_unseen(
+            scores, Profile(np.union1d(rated.columns, columns)), max(limit, FEEDBACK.candidates)
+        )
+        vectors = self._item_vectors()
+        return best[rerank(scores[best], vectors[best], known, vectors[columns])][:limit]
+
+    def _item_vectors(self) -> NDArray[np.float32]:
+        """Return the latent vectors of the items in view, learnt on first use unless the blend has them."""
+        assert self._model is not None and self._likes is not None  # noqa: S101 - asked by `recommend`
+        if self._vectors is None:
+            pairs = zip(self._model.scorers, self._model.weights, strict=True)
+            factors = next((s for s, weight in pairs if weight and isinstance(s, Factors)), None)
+            if factors is None:
+                factors = Factors(16, ridge=0.1)
+                factors.fit(self._likes)
+            self._vectors = factors.vectors
+        return self._vectors
 
     def _reasons(self, profile: Profile, column: int) -> tuple[tuple[int, ...], tuple[bytes, ...]]:
         """Return up to three liked items and three people that a recommendation came through."""

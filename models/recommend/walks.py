@@ -1,9 +1,10 @@
 """Keep random walks from an ego and mend them when an edge changes: MeritRank for large and moving graphs.
 
-All walks advance together (one running sum of shares per row, one `searchsorted` per step). A changed row u of the
-transition matrix touches only departures from u: of each, in the order of the walk, the old step is kept with
-probability min(1, new / old share) and else drawn anew from what the new distribution has in excess (maximal
-coupling); from the first changed step on the walk is drawn afresh. So the kept walks always have exactly the
+All walks advance together (one running sum of shares per row, one `searchsorted` per step); how long each walk may
+go on is tossed beforehand. A changed edge u -> v touches only departures from u: of each, in the order of the walk,
+the old step is kept with probability min(1, new / old share) and else drawn anew from what the new distribution has
+in excess (maximal coupling): v alone when the edge gained weight, everybody else when it lost some. From the first
+changed step on the walk is drawn afresh. So the kept walks always have exactly the
 distribution of fresh walks, whatever the sequence of updates. (The published implementations treat a re-weight as an
 addition and are biased; see docs/recommendation.md.) Walks that ended at u because it had no edges toss their coin
 anew when it gets some.
@@ -11,6 +12,7 @@ anew when it gets some.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,18 @@ __all__ = ["TrustWalks", "Walks"]
 MAX_STEPS = 100
 Floats = NDArray[np.float64]
 Nodes = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """An edge src -> dst had the positive weight `was` of the row's total `before`, now `now` of `after`."""
+
+    src: int
+    dst: int
+    was: float
+    now: float
+    before: float
+    after: float
 
 
 class TrustWalks:
@@ -78,23 +92,26 @@ class TrustWalks:
         """Give an edge a new weight, of any sign; 0 takes it away."""
         if src == dst:
             raise ValueError("an edge leads from a person to the same person")
-        old_targets, old_shares = self.row(src)
         self._distrust.get(src, {}).pop(dst, None)
         if weight < 0:
             self._distrust.setdefault(src, {})[dst] = weight
         was, now = max(0.0, self._positive(src, dst)), max(0.0, weight)
         if was == now:
             return
+        before = self._total(src)
         self._put(src, dst, now)
-        new_targets, new_shares = self.row(src)
+        change = _Change(src, dst, was, now, before, self._total(src))
         for walks in self._walks.values():
-            walks.mend(src, old_targets, old_shares, new_targets, new_shares)
+            walks.mend(change)
 
     def row(self, src: int) -> tuple[Nodes, Floats]:
         """Return the targets of `src` and the share of each, summing to 1."""
         span = slice(int(self._starts[src]), int(self._starts[src + 1]))
         weights = self._weights[span]
         return self._targets[span].copy(), weights / weights.sum() if len(weights) else weights
+
+    def _total(self, src: int) -> float:
+        return float(self._weights[int(self._starts[src]) : int(self._starts[src + 1])].sum())
 
     def _find(self, src: int, dst: int) -> int | None:
         first, last = int(self._starts[src]), int(self._starts[src + 1])
@@ -112,15 +129,15 @@ class TrustWalks:
             self._weights[at] = weight
         elif at is not None:
             self._targets, self._weights, self._ends = (
-                np.delete(column, at) for column in (self._targets, self._weights, self._ends)
+                _without(column, at) for column in (self._targets, self._weights, self._ends)
             )
             self._starts[src + 1 :] -= 1
             last -= 1
         else:
             place = first + int(np.searchsorted(self._targets[first:last], dst))
-            self._targets = np.insert(self._targets, place, dst)
-            self._weights = np.insert(self._weights, place, weight)
-            self._ends = np.insert(self._ends, place, 0.0)
+            self._targets = _with(self._targets, place, dst)
+            self._weights = _with(self._weights, place, weight)
+            self._ends = _with(self._ends, place, 0.0)
             self._starts[src + 1 :] += 1
             last += 1
         if last > first:
@@ -136,9 +153,10 @@ class TrustWalks:
         on = places < self._starts[at + 1]
         return self._targets[np.minimum(places, len(self._targets) - 1)], on
 
-    def toss(self, count: int) -> NDArray[np.bool_]:
-        """Return for each of `count` walks whether it goes on."""
-        return self._rng.random(count) >= self.settings.alpha
+    def lengths(self, count: int) -> NDArray[np.int64]:
+        """Return for each of `count` walks how many more steps its coin lets it go."""
+        tossed = np.log1p(-self._rng.random(count)) / np.log1p(-self.settings.alpha)
+        return np.asarray(np.minimum(tossed, MAX_STEPS), np.int64)
 
     def draw(self, chances: Floats, count: int) -> NDArray[np.int64]:
         """Return `count` indices drawn by `chances`, which need not sum to 1."""
@@ -156,14 +174,14 @@ class TrustWalks:
 
 
 class Walks:
-    """Hold the walks of one ego, (steps, walks) int32 with -1 after the end, and how many visit each person."""
+    """Hold the walks of one ego, a row each with -1 after the end, and how many visit each person."""
 
     def __init__(self, graph: TrustWalks, ego: int, count: int) -> None:
         self.graph, self.ego, self.count = graph, ego, count
         # narrow numbers where they do: every update scans all steps for one person
         kind: type[np.int16] | type[np.int32] = np.int16 if graph.n < 32_767 else np.int32
-        self._steps: NDArray[Any] = np.full((16, count), -1, kind)
-        self._steps[0] = ego
+        self._steps: NDArray[Any] = np.full((count, 16), -1, kind)  # a walk's steps lie side by side
+        self._steps[:, 0] = ego
         self._hits = np.zeros(graph.n, np.int64)
         self._is_new = True
 
@@ -194,21 +212,19 @@ class Walks:
         """Return what each person loses by walking towards the distrusted, (n,), in hits."""
         losses = np.zeros(self.graph.n)
         for distrusted, weight in self.graph.distrusted(self.ego).items():
-            reached = np.flatnonzero((self._steps == distrusted).any(axis=0))
-            steps = self._steps[:, reached]
-            last = len(steps) - 1 - np.argmax(steps[::-1] == distrusted, axis=0)
-            before = np.where(np.arange(len(steps))[:, None] <= last, steps, -1)
+            steps = self._steps[(self._steps == distrusted).any(axis=1)]
+            last = steps.shape[1] - 1 - np.argmax(steps[:, ::-1] == distrusted, axis=1)
+            before = np.where(np.arange(steps.shape[1]) <= last[:, None], steps, -1)
             losses += -weight * self._count(before)
         return losses
 
     def paths(self, person: int, count: int = 3) -> list[tuple[tuple[int, ...], int]]:
         """Return the most walked paths that lead to `person`, and how many walks took each."""
-        reached = np.flatnonzero((self._steps == person).any(axis=0))
-        steps = self._steps[:, reached]
-        until = np.argmax(steps == person, axis=0)
+        steps = self._steps[(self._steps == person).any(axis=1)]
+        until = np.argmax(steps == person, axis=1)
         taken: dict[tuple[int, ...], int] = {}
-        for column, end in zip(steps.T.tolist(), until.tolist(), strict=True):
-            path = tuple(column[: end + 1])
+        for row, end in zip(steps.tolist(), until.tolist(), strict=True):
+            path = tuple(row[: end + 1])
             taken[path] = taken.get(path, 0) + 1
         return sorted(taken.items(), key=lambda item: (-item[1], len(item[0]), item[0]))[:count]
 
@@ -230,86 +246,87 @@ class Walks:
         return most
 
     def redraw(self, walks: NDArray[np.int64], depth: NDArray[np.int64]) -> None:
-        """Draw `walks` anew after step `depth` (w,)."""
-        at = self._steps[depth, walks]
-        while len(walks):
-            go = self.graph.toss(len(walks)) & (depth < MAX_STEPS - 1)
-            walks, depth, at = walks[go], depth[go] + 1, at[go]
-            at, on = self.graph.step(at)
+        """Draw `walks` anew after step `depth` (w,); what they held beyond it is -1 already."""
+        more = np.minimum(self.graph.lengths(len(walks)), MAX_STEPS - 1 - depth)
+        order = np.argsort(-more, kind="stable")  # the walks that go on are always the first ones
+        walks, depth, less = walks[order], depth[order], -more[order]
+        at = self._steps[walks, depth]
+        self._grow(int((depth - less).max(initial=0)))
+        steps, place = self._steps.reshape(-1), walks * self._steps.shape[1] + depth
+        for taken in range(1, 1 - int(less.min(initial=0))):
+            going = int(np.searchsorted(less, -taken, side="right"))
+            if not going:
+                break
+            at, on = self.graph.step(at[:going])
+            less, place = less[:going], place[:going] + 1
             if not on.all():
-                walks, depth, at = walks[on], depth[on], at[on]
-            self._write(walks, depth, at)
+                at, less, place = at[on], less[on], place[on]
+            steps[place] = at
         if self._is_new:
             self._hits, self._is_new = self._count(self._steps), False
 
-    def mend(
-        self, src: int, old_targets: Nodes, old_shares: Floats, new_targets: Nodes, new_shares: Floats
-    ) -> None:
-        """Make the walks those of the new row of `src`."""
-        if not self._hits[src]:
+    def mend(self, change: _Change) -> None:
+        """Make the walks those of the graph after one edge got another weight."""
+        if not self._hits[change.src]:
             return
-        depth, walks = np.divmod(np.flatnonzero(self._steps.ravel() == src), self.count)
+        walks, depth = np.divmod(np.flatnonzero(self._steps.reshape(-1) == change.src), self._steps.shape[1])
+        is_inside = depth + 1 < self._steps.shape[1]
+        to = np.where(is_inside, self._steps[walks, np.where(is_inside, depth + 1, 0)], -1)
+        is_changed = self._leaves(to, change) & (depth < MAX_STEPS - 1)
+        walks, depth = walks[is_changed], depth[is_changed]
         if not len(walks):
             return
-        following = np.where(depth + 1 < len(self._steps), depth + 1, 0)
-        to = np.where(following > 0, self._steps[following, walks], -1)
-        is_changed, steps = self._recouple(to, old_targets, old_shares, new_targets, new_shares)
-        is_changed &= depth < MAX_STEPS - 1
-        depth, walks, steps = depth[is_changed], walks[is_changed], steps[is_changed]
-        walks, first = np.unique(walks, return_index=True)  # departures are in the order of depth
-        depth, steps = depth[first], steps[first]
-        if not len(walks):
-            return
-        kept = self._steps[:, walks]
+        is_first = np.append(True, walks[1:] != walks[:-1])  # departures of a walk are in the order of depth
+        walks, depth = walks[is_first], depth[is_first]
+        kept = self._steps[walks]
         self._hits -= self._count(kept)
-        kept[np.arange(len(kept))[:, None] > depth] = -1
-        self._steps[:, walks] = kept
-        on = steps >= 0
-        self._write(walks[on], depth[on] + 1, steps[on])
-        self.redraw(walks[on], depth[on] + 1)
-        self._hits += self._count(self._steps[:, walks])
+        kept[np.arange(kept.shape[1]) > depth[:, None]] = -1
+        self._steps[walks] = kept
+        if change.after > 0:
+            self._grow(int(depth.max()) + 1)
+            self._steps[walks, depth + 1] = self._elsewhere(len(walks), change)
+            self.redraw(walks, depth + 1)
+        self._hits += self._count(self._steps[walks])
 
-    def _write(self, walks: NDArray[np.int64], depth: NDArray[np.int64], to: Nodes) -> None:
-        if len(depth) and (most := int(depth.max())) >= len(self._steps):
-            rows = min(most + 8, MAX_STEPS) - len(self._steps)
-            self._steps = np.concatenate([self._steps, np.full((rows, self.count), -1, self._steps.dtype)])
-        self._steps[depth, walks] = to
+    def _grow(self, most: int) -> None:
+        """Make room for step number `most`."""
+        if most >= self._steps.shape[1]:
+            room = np.full((self.count, min(most + 8, MAX_STEPS)), -1, self._steps.dtype)
+            room[:, : self._steps.shape[1]] = self._steps
+            self._steps = room
 
-    def _recouple(
-        self, to: Nodes, old_targets: Nodes, old_shares: Floats, new_targets: Nodes, new_shares: Floats
-    ) -> tuple[NDArray[np.bool_], Nodes]:
-        """Return for every departure whether it changes and where it leads now, -1 for an end."""
-        steps = np.full(len(to), -1, np.int32)
-        if not len(old_targets):  # all walks ended here; each tosses its coin now
-            goes = self.graph.toss(len(to))
-            steps[goes] = new_targets[self.graph.draw(new_shares, int(goes.sum()))]
-            return goes, steps
-        left = to >= 0
-        if not len(new_targets):
-            return left, steps
-        every = np.union1d(old_targets, new_targets)
-        old, new = np.zeros(len(every)), np.zeros(len(every))
-        old[np.searchsorted(every, old_targets)] = old_shares
-        new[np.searchsorted(every, new_targets)] = new_shares
-        keep = np.divide(new, old, out=np.ones(len(every)), where=old > 0)
-        place = np.minimum(np.searchsorted(every, to), len(every) - 1)
-        leaves = left & (self.graph.random(len(to)) >= keep[place])
-        excess = np.maximum(new - old, 0.0)
-        if leaves.any():
-            steps[leaves] = every[self.graph.draw(excess, int(leaves.sum()))]
-        return leaves, steps
+    def _leaves(self, to: Nodes, change: _Change) -> NDArray[np.bool_]:
+        """Return for every departure, which led to `to` (-1: the walk ended), whether it changes."""
+        if change.before <= 0:  # all walks ended here; each tosses its coin now
+            return self.graph.random(len(to)) >= self.graph.settings.alpha
+        if change.after <= 0:
+            return np.asarray(to >= 0)
+        if change.now > change.was:
+            keep, moves = change.before / change.after, (to >= 0) & (to != change.dst)
+        else:
+            keep = change.now * change.before / (change.was * change.after)
+            moves = to == change.dst
+        moves[moves] = self.graph.random(int(moves.sum())) >= keep
+        return np.asarray(moves)
+
+    def _elsewhere(self, count: int, change: _Change) -> Nodes:
+        """Return where `count` changed departures lead now."""
+        if change.now > change.was:
+            return np.full(count, change.dst, self._steps.dtype)
+        targets, shares = self.graph.row(change.src)
+        return np.asarray(targets[self.graph.draw(np.where(targets == change.dst, 0.0, shares), count)])
 
     def _count(self, steps: Nodes) -> NDArray[np.int64]:
-        """Return how many columns of `steps` hold each person."""
-        flat = steps.ravel()
+        """Return how many rows of `steps` hold each person."""
+        flat = steps.reshape(-1)
         used = np.flatnonzero(flat >= 0)
-        keys = np.sort(used % steps.shape[1] * self.graph.n + flat[used])
+        keys = np.sort(used // steps.shape[1] * self.graph.n + flat[used])
         once = np.append(True, keys[1:] != keys[:-1]) if len(keys) else np.zeros(0, bool)
         return np.bincount(keys[once] % self.graph.n, minlength=self.graph.n)
 
     def _first_visits(self) -> Nodes:
-        """Return the steps with every later visit to the same person taken out and the rest moved up."""
-        steps = self._steps.copy()
+        """Return the steps, (steps, walks), every later visit to the same person taken out and the rest moved up."""
+        steps = self._steps.T.copy()
         for late in range(1, len(steps)):
             seen = (steps[:late] == steps[late]).any(axis=0)
             steps[late, seen] = -1
@@ -318,3 +335,15 @@ class Walks:
         depth, walks = np.nonzero(steps >= 0)
         packed[place[depth, walks], walks] = steps[depth, walks]
         return packed[: int((packed >= 0).any(axis=1).sum())]
+
+
+def _with(column: NDArray[Any], place: int, value: float) -> NDArray[Any]:
+    longer = np.empty(len(column) + 1, column.dtype)
+    longer[:place], longer[place], longer[place + 1 :] = column[:place], value, column[place:]
+    return longer
+
+
+def _without(column: NDArray[Any], place: int) -> NDArray[Any]:
+    shorter = np.empty(len(column) - 1, column.dtype)
+    shorter[:place], shorter[place:] = column[:place], column[place + 1 :]
+    return shorter

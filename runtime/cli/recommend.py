@@ -30,9 +30,18 @@ def add_parser(verbs: Any) -> None:
     trust.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="rows to show")
     _add_person(trust)
     trust.set_defaults(run=_trust)
-    rate = verbs.add_parser("rate", help="say how good an item is, in stars")
+    rate = verbs.add_parser(
+        "rate",
+        help="say how good an item is, in stars, or what became of it",
+        description="Stars are signed and travel to peers. Whether you finished or skipped an item, and how long you "
+        "stayed, stays on this device and re-ranks what it recommends to you. 0 stars take everything back.",
+    )
     rate.add_argument("item", metavar="ITEM", help="a file, the title of a document, or any name")
-    rate.add_argument("stars", type=float, metavar="STARS", help="0.5 to 5; 0 takes the rating back")
+    rate.add_argument("stars", nargs="?", type=float, metavar="STARS", help="0.5 to 5; 0 takes it back")
+    end = rate.add_mutually_exclusive_group()
+    end.add_argument("--finished", action="store_true", help="you had it to the end")
+    end.add_argument("--skipped", action="store_true", help="you broke it off or passed it over")
+    rate.add_argument("--dwell", type=float, metavar="SECONDS", help="how long you stayed with it")
     _add_person(rate)
     rate.set_defaults(run=_rate)
     recommend = verbs.add_parser("recommend", help="say what else you may like, and why")
@@ -43,8 +52,9 @@ def add_parser(verbs: Any) -> None:
     take = verbs.add_parser(
         "import",
         help="take in ratings from a CSV file, or what was clicked",
-        description="Read user,item,rating,timestamp lines (UTF-8; a header is skipped). Every user becomes a person of "
-        "this device, or with --user one of them becomes you.",
+        description="Read user,item,rating,timestamp lines (UTF-8; a header is skipped; the time may be left out, and in "
+        "a file of two columns everything is liked). Every user becomes a person of this device, or with --user one "
+        "of them becomes you.",
     )
     take.add_argument("path", nargs="?", type=Path, metavar="CSV")
     take.add_argument("--user", metavar="NAME", help="take only this user, as your own ratings")
@@ -74,6 +84,8 @@ def _trust(args: argparse.Namespace) -> int:
         output.remark(f"{answer['peer'][:12]} is now {verb}")
         output.document(answer)
         return 0
+    if args.limit < 1:
+        raise UsageError(f"--limit is {args.limit}", remedy="at least 1")
     answer = ask(args, "trust", {"limit": args.limit, "person": args.person})
     output.document(answer)
     if not answer["trusted"]:
@@ -97,12 +109,21 @@ def _trust(args: argparse.Namespace) -> int:
 
 def _rate(args: argparse.Namespace) -> int:
     output = Output(args)
-    answer = ask(
-        args, "rate", {"item": args.item, "stars": args.stars, "person": args.person}, may_create=True
-    )
-    output.remark(
-        f"{answer['name']}: {answer['stars']:g} stars" if args.stars else f"{answer['name']}: taken back"
-    )
+    is_finished = True if args.finished else False if args.skipped else None
+    if args.stars is None and is_finished is None and args.dwell is None:
+        raise UsageError("'flocklet rate ITEM' needs stars, --finished, --skipped or --dwell SECONDS")
+    values = {
+        "item": args.item,
+        "stars": args.stars,
+        "is_finished": is_finished,
+        "dwell_s": args.dwell,
+        "person": args.person,
+    }
+    answer = ask(args, "rate", values, may_create=True)
+    said = [] if args.stars is None else [f"{args.stars:g} stars" if args.stars else "taken back"]
+    said += ["finished"] * args.finished + ["skipped"] * args.skipped
+    said += [] if args.dwell is None else [f"{args.dwell:g} s"]
+    output.remark(f"{answer['name']}: {', '.join(said)}")
     output.document(answer)
     return 0
 
@@ -144,5 +165,7 @@ def _import(args: argparse.Namespace) -> int:
     }
     answer = ask(args, "import", values, may_create=True)
     output.remark(f"{answer['ratings']} ratings of {answer['people']} people, {answer['new']} of them new")
+    if answer["ratings"] and not answer["liked"]:
+        output.remark("none of them is a like (4 stars of 5): does --scale name the best rating of the file?")
     output.document(answer)
     return 0
