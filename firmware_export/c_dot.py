@@ -292,6 +292,7 @@ def weight_kernels(plan: Plan, *, use_asm: bool) -> str:
         dense8=tiles(h)[0] > 0 and not half,
         dense4=tiles(h)[1] and not half,
         odd=plan.obs.state % 2 == 1,
+        rest=plan.obs.state % 4 != 0,
         use_asm=use_asm,
         unroll=False,
     )

@@ -91,18 +91,20 @@ FLOCKLET_NOINLINE static void dense8(const float *w, const float *b, const float
 """
 
 
-def _dense4_asm() -> str:
+def _dense4_asm(*, rest: bool) -> str:
     lines = [".syntax unified", "vldmia %[b], {s0-s3}", "lsrs %[c], %[n], #2", "beq 3f", "2:"]
     lines += ["vldmia %[x]!, {s4-s7}"]
     for first in (4, 6):
         lines += ["vldmia %[w]!, {s8-s15}"]
         lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s{first + i // 4}" for i in range(8)]
         lines += [f"vadd.f32 s{i % 4}, s{i % 4}, s{8 + i}" for i in range(8)]
-    lines += ["subs %[c], %[c], #1", "bne 2b", "3:", "ands %[c], %[n], #3", "beq 5f", "4:"]
-    lines += ["vldmia %[x]!, {s4}", "vldmia %[w]!, {s8-s11}"]
-    lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s4" for i in range(4)]
-    lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
-    lines += ["subs %[c], %[c], #1", "bne 4b", "5:", "vstmia %[y], {s0-s3}"]
+    lines += ["subs %[c], %[c], #1", "bne 2b", "3:"]
+    if rest:
+        lines += ["ands %[c], %[n], #3", "beq 5f", "4:", "vldmia %[x]!, {s4}", "vldmia %[w]!, {s8-s11}"]
+        lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s4" for i in range(4)]
+        lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
+        lines += ["subs %[c], %[c], #1", "bne 4b", "5:"]
+    lines += ["vstmia %[y], {s0-s3}"]
     return f"""\
 FLOCKLET_NOINLINE static void dense4(const float *w, const float *b, const float *x, float *y, uint32_t n)
 {{
@@ -333,20 +335,21 @@ def float_kernels(
     dense8: bool,
     dense4: bool,
     odd: bool,
+    rest: bool,
     use_asm: bool,
     unroll: bool = True,
     norm: bool = False,
 ) -> str:
     """Return the text of the kernels that a network needs, in the order in which they depend on each other.
 
-    kinds: activations used; odd: some layer has an odd number of inputs; use_asm: write the assembler
-    beside the C; unroll: four inputs per turn in place of two (faster, 140 bytes more).
+    kinds: activations used; odd: some layer has an odd number of inputs; rest: some layer with a tile of 4
+    outputs has a number of inputs that is no multiple of 4; use_asm: write the assembler beside the C; unroll: four inputs per turn in place of two (faster, 140 bytes more).
     """
     parts: list[str] = []
     if dense8:
         parts.append(_either(_dense8_asm(odd=odd, unroll=unroll), _dense_c(8), use_asm=use_asm))
     if dense4:
-        parts.append(_either(_dense4_asm(), _dense_c(4), use_asm=use_asm))
+        parts.append(_either(_dense4_asm(rest=rest), _dense_c(4), use_asm=use_asm))
     if kinds & {"tanh", "sigmoid"}:
         table = ", ".join(hex_float(c) for c in (*TANH_P, *TANH_Q))
         parts.append(f"static const float tanh78_k[{len(TANH_P) + len(TANH_Q)}] = {{{table}}};\n")

@@ -182,6 +182,7 @@ def float_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Cod
         dense8=any(tiles(n_out)[0] for _, n_out in shapes),
         dense4=any(tiles(n_out)[1] for _, n_out in shapes),
         odd=odd,
+        rest=any(n_in % 4 for n_in, n_out in shapes if tiles(n_out)[1]),
         use_asm=use_asm,
         unroll=unroll,
         norm=any(isinstance(layer, LayerNorm) for layer in network.layers),

@@ -4,8 +4,9 @@ Only + - * / and integer operations on the bits of a float are used: each rounds
 IEEE-754 target. All functions take and return float32 arrays of any shape.
 
 Sources: the rational tanh 7/8 is our own minimax fit of the absolute error on [0, 8] (differential
-correction, then a search over float32 constants with the rounding of the evaluation); FAST_TANH of rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square
-root after Lomont (2003) with four Newton steps.
+correction, then a search over float32 constants with the rounding of the evaluation); FAST_TANH of
+rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square root after Lomont (2003)
+with four Newton steps.
 """
 
 from __future__ import annotations
