@@ -108,16 +108,19 @@ def _dot_asm() -> str:
         "subs r7, r7, #4",
         "bge 2b",
         "3:",
-        "adds r7, r7, #4",
-        "beq 5f",
+        "tst r7, #2",
+        "beq 4f",
+        "ldmia r1!, {r8, r9}",
+        *pair("r8"),
+        *pair("r9"),
         "4:",
+        "tst r7, #1",
+        "beq 5f",
         "ldr r8, [r1], #4",
         *pair("r8"),
+        "5:",
     ]
     lines += [
-        "subs r7, r7, #1",
-        "bne 4b",
-        "5:",
         "stmia r2!, {r10, r11, r12, lr}",
         "vmov r3, s1",
         "add r0, r0, r3",
@@ -203,7 +206,7 @@ FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const f
     for (k = 0; k < pairs; k++) {
       for (i = 0; i < 8u; i++) {
         y[i] = y[i] + (float)low_half(w[i]) * x[2u * k];
-        y[i] = y[i] + ((float)whole(w[i]) * 0x1p-16f) * x[2u * k + 1u];
+        y[i] = y[i] + (float)whole(w[i]) * x[2u * k + 1u];
       }
       w += 8;
     }
@@ -217,9 +220,8 @@ FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const f
 def _half_asm() -> str:
     lines = [".syntax unified", "vstmia %[save], {s16-s31}", "1:", "vldmia %[b]!, {s0-s7}", "mov %[p], %[x]"]
     lines += ["mov %[c], %[n]", "2:", "vldmia %[p]!, {s24-s25}", "vldmia %[w]!, {s8-s15}"]
-    lines += [f"vmov.f32 s{16 + i}, s{8 + i}" for i in range(8)]
+    lines += [f"vcvt.f32.s32 s{16 + i}, s{8 + i}" for i in range(8)]
     lines += [f"vcvt.f32.s16 s{8 + i}, s{8 + i}, #0" for i in range(8)]
-    lines += [f"vcvt.f32.s32 s{16 + i}, s{16 + i}, #16" for i in range(8)]
     lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s24" for i in range(8)]
     lines += [f"vmul.f32 s{16 + i}, s{16 + i}, s25" for i in range(8)]
     lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(8)]
@@ -290,6 +292,7 @@ def weight_kernels(plan: Plan, *, use_asm: bool) -> str:
         dense8=tiles(h)[0] > 0 and not half,
         dense4=tiles(h)[1] and not half,
         odd=plan.obs.state % 2 == 1,
+        rest=plan.obs.state % 4 != 0,
         use_asm=use_asm,
         unroll=False,
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from flocklet.firmware_export.numerics import FAST_CLAMP, TANH_CLAMP, TANH_P, TANH_Q
+from flocklet.firmware_export.numerics import FAST_CLAMP, TANH_P, TANH_Q
 
 __all__ = ["ASM_CONDITION", "FLOAT_GUARD", "float_kernels", "hex_float"]
 
@@ -91,18 +91,20 @@ FLOCKLET_NOINLINE static void dense8(const float *w, const float *b, const float
 """
 
 
-def _dense4_asm() -> str:
+def _dense4_asm(*, rest: bool) -> str:
     lines = [".syntax unified", "vldmia %[b], {s0-s3}", "lsrs %[c], %[n], #2", "beq 3f", "2:"]
     lines += ["vldmia %[x]!, {s4-s7}"]
     for first in (4, 6):
         lines += ["vldmia %[w]!, {s8-s15}"]
         lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s{first + i // 4}" for i in range(8)]
         lines += [f"vadd.f32 s{i % 4}, s{i % 4}, s{8 + i}" for i in range(8)]
-    lines += ["subs %[c], %[c], #1", "bne 2b", "3:", "ands %[c], %[n], #3", "beq 5f", "4:"]
-    lines += ["vldmia %[x]!, {s4}", "vldmia %[w]!, {s8-s11}"]
-    lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s4" for i in range(4)]
-    lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
-    lines += ["subs %[c], %[c], #1", "bne 4b", "5:", "vstmia %[y], {s0-s3}"]
+    lines += ["subs %[c], %[c], #1", "bne 2b", "3:"]
+    if rest:
+        lines += ["ands %[c], %[n], #3", "beq 5f", "4:", "vldmia %[x]!, {s4}", "vldmia %[w]!, {s8-s11}"]
+        lines += [f"vmul.f32 s{8 + i}, s{8 + i}, s4" for i in range(4)]
+        lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
+        lines += ["subs %[c], %[c], #1", "bne 4b", "5:"]
+    lines += ["vstmia %[y], {s0-s3}"]
     return f"""\
 FLOCKLET_NOINLINE static void dense4(const float *w, const float *b, const float *x, float *y, uint32_t n)
 {{
@@ -157,51 +159,52 @@ FLOCKLET_NOINLINE static void dense8(const float *w, const float *b, const float
 _NEXT = ["bic %[a], %[v], #0x80000000", "subs %[a], %[a], %[limit]", "it gt", "subgt %[v], %[v], %[a]"]
 
 
-def _activation_asm(name: str, constants: int, first: str, body: list[str], result: str) -> str:
-    lines = [".syntax unified", "ldr %[v], [%[y]]", f"vldmia %[k], {{s0-s{constants - 1}}}", *_NEXT, "1:"]
-    lines += [f"vmov {first}, %[v]", "ldr %[v], [%[y], #4]", *body]
-    lines += [f"vstmia %[y]!, {{{result}}}", "bne 1b"]
+def _tanh_asm() -> str:
+    """Return the tanh loop: 22 instructions per value, no result used by the next instruction.
+
+    The conversion to a fixed-point number saturates, which is the clamp; the next value is fetched and
+    converted while the present one is in work.
+    """
+    fetch = ["vldr s8, [%[y]]", "vcvt.s32.f32 s8, s8, #28", "vcvt.f32.s32 s8, s8, #28"]
+    square = "vmul.f32 s9, s8, s8"
+    lines = [".syntax unified", "vldmia %[k], {s0-s7}", *fetch, square, "1:"]
+    lines += ["vadd.f32 s10, s9, s0", "vmul.f32 s11, s9, s3"]
+    for i in (1, 2):
+        lines += ["vmul.f32 s10, s10, s9", f"vadd.f32 s11, s11, s{3 + i}"]
+        lines += [f"vadd.f32 s10, s10, s{i}", "vmul.f32 s11, s11, s9"]
+    lines += ["vmul.f32 s10, s10, s8", "vadd.f32 s11, s11, s6", "vldr s8, [%[y], #4]"]
+    lines += ["vmul.f32 s11, s11, s9", fetch[1], "vadd.f32 s11, s11, s7", fetch[2], "vdiv.f32 s10, s10, s11"]
+    lines += [square, "subs %[n], %[n], #1", "vstmia %[y]!, {s10}", "bne 1b"]
     return f"""\
-FLOCKLET_NOINLINE static void {name}(float *y, uint32_t n)
+FLOCKLET_NOINLINE static void tanh78(float *y, uint32_t n)
 {{
-  uint32_t v, a;
-  const uint32_t limit = {name.upper()}_LIMIT;
   __asm__ volatile(
 {_asm(lines)}
-    : [y] "+r"(y), [n] "+r"(n), [v] "=&r"(v), [a] "=&r"(a)
-    : [k] "r"({name}_k), [limit] "r"(limit)
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "cc",
-      "memory");
+    : [y] "+r"(y), [n] "+r"(n)
+    : [k] "r"(tanh78_k)
+    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "cc", "memory");
 }}
 """
 
 
-def _tanh_asm() -> str:
-    body = ["vmul.f32 s13, s12, s12", _NEXT[0], "vmul.f32 s14, s0, s13", "vmul.f32 s15, s7, s13"]
-    for i in range(1, 4):
-        body += [f"vadd.f32 s14, s14, s{i}", f"vadd.f32 s15, s15, s{7 + i}", "vmul.f32 s14, s14, s13"]
-        body += ["vmul.f32 s15, s15, s13"] if i < 3 else []
-    body += [_NEXT[1], "vadd.f32 s14, s14, s4", *_NEXT[2:], "vmul.f32 s14, s14, s13", "subs %[n], %[n], #1"]
-    body += [
-        "vadd.f32 s14, s14, s5",
-        "vmul.f32 s14, s14, s13",
-        "vadd.f32 s14, s14, s6",
-        "vmul.f32 s14, s14, s12",
-    ]
-    body += ["vdiv.f32 s14, s14, s15"]
-    return _activation_asm("tanh13", 11, "s12", body, "s14")
-
-
 def _fast_asm() -> str:
-    body = ["vmul.f32 s3, s2, s2", _NEXT[0], "vmul.f32 s4, s3, s1", "vadd.f32 s3, s3, s0", _NEXT[1]]
-    body += [
-        "vadd.f32 s4, s4, s0",
-        "vmul.f32 s3, s3, s2",
-        *_NEXT[2:],
-        "subs %[n], %[n], #1",
-        "vdiv.f32 s3, s3, s4",
-    ]
-    return _activation_asm("fast3", 2, "s2", body, "s3")
+    lines = [".syntax unified", "ldr %[v], [%[y]]", "vldmia %[k], {s0-s1}", *_NEXT, "1:"]
+    lines += ["vmov s2, %[v]", "ldr %[v], [%[y], #4]", "vmul.f32 s3, s2, s2", _NEXT[0]]
+    lines += ["vmul.f32 s4, s3, s1", "vadd.f32 s3, s3, s0", _NEXT[1], "vadd.f32 s4, s4, s0"]
+    lines += ["vmul.f32 s3, s3, s2", *_NEXT[2:], "subs %[n], %[n], #1", "vdiv.f32 s3, s3, s4"]
+    lines += ["vstmia %[y]!, {s3}", "bne 1b"]
+    return f"""\
+FLOCKLET_NOINLINE static void fast3(float *y, uint32_t n)
+{{
+  uint32_t v, a;
+  const uint32_t limit = FAST3_LIMIT;
+  __asm__ volatile(
+{_asm(lines)}
+    : [y] "+r"(y), [n] "+r"(n), [v] "=&r"(v), [a] "=&r"(a)
+    : [k] "r"(fast3_k), [limit] "r"(limit)
+    : "s0", "s1", "s2", "s3", "s4", "cc", "memory");
+}}
+"""
 
 
 _CLAMP_C = """\
@@ -217,17 +220,34 @@ static float clamp_bits(float x, uint32_t limit)
 """
 
 
+_FIXED_C = """\
+/* Limit to [-8, 8] on a grid of 2^-28, as a conversion to fixed point and back does. */
+static float fixed8(float x)
+{
+  bits_t v;
+  v.f = x;
+  if ((v.u & 0x7fffffffu) < 0x41000000u) {
+    return (float)(int32_t)(x * 0x1p28f) * 0x1p-28f;
+  }
+  v.u = (v.u & 0x7fffffffu) > 0x7f800000u ? 0u : (v.u & 0x80000000u) | 0x41000000u;
+  return v.f;
+}
+"""
+
+
 def _tanh_c() -> str:
-    p = "\n".join(f"    p = p * s + tanh13_k[{i}];" for i in range(1, len(TANH_P)))
-    q = "\n".join(f"    q = q * s + tanh13_k[{len(TANH_P) + i}];" for i in range(1, len(TANH_Q)))
+    m = len(TANH_P)
+    p = "\n".join(f"    p = p * s + tanh78_k[{i}];" for i in range(1, m))
+    q = "\n".join(f"    q = q * s + tanh78_k[{m + i}];" for i in range(2, len(TANH_Q)))
     return f"""\
-FLOCKLET_NOINLINE static void tanh13(float *y, uint32_t n)
+{_FIXED_C}
+FLOCKLET_NOINLINE static void tanh78(float *y, uint32_t n)
 {{
   for (; n != 0u; n--) {{
-    const float x = clamp_bits(*y, TANH13_LIMIT);
+    const float x = fixed8(*y);
     const float s = x * x;
-    float p = tanh13_k[0];
-    float q = tanh13_k[{len(TANH_P)}];
+    float p = s + tanh78_k[0];
+    float q = s * tanh78_k[{m}] + tanh78_k[{m + 1}];
 {p}
 {q}
     *y++ = (x * p) / q;
@@ -248,13 +268,13 @@ FLOCKLET_NOINLINE static void fast3(float *y, uint32_t n)
 """
 
 _SIGMOID = """\
-static void sigmoid13(float *y, uint32_t n)
+static void sigmoid78(float *y, uint32_t n)
 {
   uint32_t i;
   for (i = 0; i < n; i++) {
     y[i] = 0.5f * y[i];
   }
-  tanh13(y, n);
+  tanh78(y, n);
   for (i = 0; i < n; i++) {
     y[i] = 0.5f * y[i] + 0.5f;
   }
@@ -315,31 +335,29 @@ def float_kernels(
     dense8: bool,
     dense4: bool,
     odd: bool,
+    rest: bool,
     use_asm: bool,
     unroll: bool = True,
     norm: bool = False,
 ) -> str:
     """Return the text of the kernels that a network needs, in the order in which they depend on each other.
 
-    kinds: activations used; odd: some layer has an odd number of inputs; use_asm: write the assembler
-    beside the C; unroll: four inputs per turn in place of two (faster, 140 bytes more).
+    kinds: activations used; odd: some layer has an odd number of inputs; rest: some layer with a tile of 4
+    outputs has a number of inputs that is no multiple of 4; use_asm: write the assembler beside the C; unroll: four inputs per turn in place of two (faster, 140 bytes more).
     """
     parts: list[str] = []
     if dense8:
         parts.append(_either(_dense8_asm(odd=odd, unroll=unroll), _dense_c(8), use_asm=use_asm))
     if dense4:
-        parts.append(_either(_dense4_asm(), _dense_c(4), use_asm=use_asm))
-    if kinds & {"tanh", "sigmoid", "fast_tanh"}:
-        parts.append(f"#if !defined({ASM_CONDITION})\n{_CLAMP_C}#endif\n" if use_asm else _CLAMP_C)
+        parts.append(_either(_dense4_asm(rest=rest), _dense_c(4), use_asm=use_asm))
     if kinds & {"tanh", "sigmoid"}:
         table = ", ".join(hex_float(c) for c in (*TANH_P, *TANH_Q))
-        limit = f"0x{TANH_CLAMP.view('u4'):08x}u"
-        parts.append(f"#define TANH13_LIMIT {limit}\nstatic const float tanh13_k[11] = {{{table}}};\n")
+        parts.append(f"static const float tanh78_k[{len(TANH_P) + len(TANH_Q)}] = {{{table}}};\n")
         parts.append(_either(_tanh_asm(), _tanh_c(), use_asm=use_asm))
     if "fast_tanh" in kinds:
         parts.append(f"#define FAST3_LIMIT 0x{FAST_CLAMP.view('u4'):08x}u\n")
         table = "static const float fast3_k[2] = {27.0f, 9.0f};\n"
-        parts.append(_either(table + _fast_asm(), _FAST_C, use_asm=use_asm))
+        parts.append(_either(table + _fast_asm(), _CLAMP_C + "\n" + _FAST_C, use_asm=use_asm))
     extra = {"sigmoid": _SIGMOID, "leaky_relu": _RELU, "relu": _RELU0, "clip": _CLIP}
     parts += [text for kind, text in extra.items() if kind in kinds]
     return "\n".join(parts + ([_RSQRT] if norm else []))

@@ -24,6 +24,10 @@ from flocklet.firmware_export.quantise import M
 __all__ = ["integer_parts", "past_words", "slice_units"]
 
 
+# What observed values are multiplied with: see `split_halves`.
+_GAIN = f"(i & 1u) != 0u ? {hex_float(M / 65536)} : {hex_float(M)}"
+
+
 def past_words(plan: Plan) -> tuple[int, int]:
     """Return (pairs per entry, pairs in the whole history) of the stored past actions."""
     if plan.obs.history is None:
@@ -143,7 +147,7 @@ def _weight_eval(plan: Plan, per_entry: int, past: int) -> str:
     source = "x"
     if _is_half(plan):
         source = "s->x"
-        lines += [f"  for (i = 0; i < {obs.state}u; i++) {{\n    s->x[i] = x[i] * {hex_float(M)};\n  }}"]
+        lines += [f"  for (i = 0; i < {obs.state}u; i++) {{\n    s->x[i] = x[i] * ({_GAIN});\n  }}"]
         lines += [f"  s->x[{obs.state}] = 0.0f;"] if obs.state % 2 else []
     lines += [f"  first_layer(W, s, {source}{', s->past' if past else ''});", "  (void)network(W, s);"]
     lines += [f"  for (i = 0; i < {net.n_out}u; i++) {{\n    y[i] = s->z[i];\n  }}\n}}\n"]
@@ -155,7 +159,7 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
     first = net.dense[0]
     weights = "const @N@_weights_t *const W = WEIGHTS(st);\n"
     half = _is_half(plan)
-    observe = f"st->x[i] = v.f * {hex_float(M)};" if half else "st->x[i] = v.f;"
+    observe = f"st->x[i] = v.f * ({_GAIN});" if half else "st->x[i] = v.f;"
     state = f"float x[{_even(obs.state) if half else obs.state}]; /* the guarded observation */\n@N@_scratch_t scratch;\n"
     if obs.history is None:
         return Hooks(

@@ -33,7 +33,7 @@ def activation_call(activation: Activation, target: str, n: int) -> str:
     kind = activation.kind
     if kind == "identity":
         return ""
-    name = {"tanh": "tanh13", "fast_tanh": "fast3", "sigmoid": "sigmoid13", "relu": "relu0"}.get(kind)
+    name = {"tanh": "tanh78", "fast_tanh": "fast3", "sigmoid": "sigmoid78", "relu": "relu0"}.get(kind)
     if name:
         return f"{name}({target}, {n}u);"
     if kind == "leaky_relu":
@@ -97,7 +97,7 @@ def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) 
     lines = _dense_calls(f"{i}x", layer.n_in, 3 * n, source, spare, "save")
     lines += _dense_calls(f"{i}g", n, 2 * n, hidden, gates, "save")
     lines += [f"for (i = 0; i < {2 * n}u; i++) {{\n  ({gates})[i] = {spare}[i] + ({gates})[i];\n}}"]
-    lines += [f"sigmoid13({gates}, {2 * n}u);"]
+    lines += [f"sigmoid78({gates}, {2 * n}u);"]
     if not after:
         lines += [f"for (i = 0; i < {n}u; i++) {{\n  {target}[i] = ({gates})[{n}u + i] * {hidden}[i];\n}}"]
     other = f"{spare} + {wide + rows_of(2 * n)}"
@@ -106,7 +106,7 @@ def _gru(i: int, layer: Gru, source: str, target: str, spare: str, hidden: str) 
     lines += [
         f"for (i = 0; i < {n}u; i++) {{\n  ({other})[i] = {spare}[{2 * n}u + i] + {factor}({other})[i];\n}}"
     ]
-    lines += [f"tanh13({other}, {n}u);"]
+    lines += [f"tanh78({other}, {n}u);"]
     mix = f"(1.0f - ({gates})[i]) * ({other})[i] + ({gates})[i] * {hidden}[i]"
     lines += [f"for (i = 0; i < {n}u; i++) {{\n  {target}[i] = {mix};\n}}"]
     lines += [f"for (i = 0; i < {n}u; i++) {{\n  {hidden}[i] = {target}[i];\n}}"]
@@ -182,6 +182,7 @@ def float_parts(plan: Plan, *, use_asm: bool = True, unroll: bool = True) -> Cod
         dense8=any(tiles(n_out)[0] for _, n_out in shapes),
         dense4=any(tiles(n_out)[1] for _, n_out in shapes),
         odd=odd,
+        rest=any(n_in % 4 for n_in, n_out in shapes if tiles(n_out)[1]),
         use_asm=use_asm,
         unroll=unroll,
         norm=any(isinstance(layer, LayerNorm) for layer in network.layers),

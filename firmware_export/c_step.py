@@ -132,12 +132,16 @@ _INTERVAL = """\
         }
         status |= st->biased;"""
 
+# One call in four parts, each with a stack frame of its own: the deepest chain of calls is what counts.
 _STEP = """\
-uint32_t @N@_step(@ARGUMENTS@)
+#define @N@_UNTRUSTED 0x80000000u
+
+/* Guards, watchdog and (where the caller reports actions) the history; @N@_UNTRUSTED where nothing may be computed. */
+FLOCKLET_PART static uint32_t @N@_observe(@OBSERVED@)
 {
   uint32_t status = 0u;
   uint32_t i;
-@LOCALS@@TIME@  for (i = 0; i < @STATE@u; i++) {
+@TIME@  for (i = 0; i < @STATE@u; i++) {
     bits_t v;
     v.f = obs[i];
     status |= guard(&v, @LIMIT@);
@@ -148,50 +152,77 @@ uint32_t @N@_step(@ARGUMENTS@)
       st->bad = @BAD@u;
     }
 @TRUST@
-  if (bad == 0u) {
-    const float *y;
-@NETWORK@
-    for (i = 0; i < @ACTIONS@u; i++) {
-      float a = y[i];
-@RAW@      if (!(a >= @LOW@)) {
-        a = @LOW@;
-        status |= @N@_ACTION_CLIPPED;
-      } else if (a > @HIGH@) {
-        a = @HIGH@;
-        status |= @N@_ACTION_CLIPPED;
-      }
-      st->last[i] = a;
-      action[i] = a;
+  return status;
+}
+
+FLOCKLET_PART static const float *@N@_compute(@N@_state_t *st)
+{
+@COMPUTED@@NETWORK@
+}
+
+/* Cut the outputs to their limits. */
+FLOCKLET_PART static uint32_t @N@_act(@N@_state_t *st, const float *y, float *action)
+{
+  uint32_t status = 0u;
+  uint32_t i;
+  for (i = 0; i < @ACTIONS@u; i++) {
+    float a = y[i];
+@RAW@    if (!(a >= @LOW@)) {
+      a = @LOW@;
+      status = @N@_ACTION_CLIPPED;
+    } else if (a > @HIGH@) {
+      a = @HIGH@;
+      status = @N@_ACTION_CLIPPED;
     }
-  } else {
+    st->last[i] = a;
+    action[i] = a;
+  }
+  return status;
+}
+
+/* Repeat the last action, or give the failsafe. */
+FLOCKLET_PART static uint32_t @N@_hold(@N@_state_t *st, float *action)
+{
+  uint32_t i;
+  for (i = 0; i < @ACTIONS@u; i++) {
     if (st->bad == @BAD@u) {
-      status |= @N@_FAILSAFE;
+      st->last[i] = @SAFE@;
     }
-    for (i = 0; i < @ACTIONS@u; i++) {
-      if (st->bad == @BAD@u) {
-        st->last[i] = @SAFE@;
-      }
-@RAWBAD@      action[i] = st->last[i];
-    }
+@RAWBAD@    action[i] = st->last[i];
+  }
+  return st->bad == @BAD@u ? @N@_FAILSAFE : 0u;
+}
+@ADVANCE@
+uint32_t @N@_step(@ARGUMENTS@)
+{
+  uint32_t status = @N@_observe(@PASSED@);
+  if ((status & @N@_UNTRUSTED) == 0u) {
+    status |= @N@_act(st, @N@_compute(st), action);
+  } else {
+    status = (status & ~@N@_UNTRUSTED) | @N@_hold(st, action);
   }
 @AFTER@  return status;
 }
 """
 
+_ADVANCE = """
+FLOCKLET_PART static void @N@_advance(@N@_state_t *st@ADVANCETIME@)
+{
+@ADVANCELOCALS@@BODY@}
+"""
+
 _RECOVER = {
     "good_input": """\
-    bad = 1u;
+    status |= @N@_UNTRUSTED;
   } else {
     st->bad = 0u;
-    bad = 0u;
   }""",
     "reset": """\
-    bad = 1u;
+    status |= @N@_UNTRUSTED;
   } else if (st->bad == @BAD@u) {
-    bad = 1u;
+    status |= @N@_UNTRUSTED;
   } else {
     st->bad = 0u;
-    bad = 0u;
   }""",
 }
 
@@ -284,10 +315,19 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
             f"  st->native = (st->started == 0u || now_us - st->native_us >= {obs.native_interval_us}u) ? 1u : 0u;\n"
             "  if (st->native != 0u) {\n    st->native_us = now_us;\n    st->started = 1u;\n  }"
         )
-    after = "  st->native = 1u;\n"
-    if history:
-        after = _AFTER_PREVIOUS if previous else _AFTER_OWN
+    after, advance = "  st->native = 1u;\n", ""
     timed = has_time(plan)
+    if history:
+        body = _AFTER_PREVIOUS.replace("@NATIVE@", native) if previous else _AFTER_OWN
+        depth = 4 if previous else 6
+        body = body.replace("@FINISH@", _indent(hooks.finish, depth)).replace("@SHIFT@", _indent(hooks.shift, depth))
+        body = body.replace("@SLICE@", _indent(hooks.slice, depth) or "      ;"[6 - depth :])
+        body = body.replace("@FEED@", _indent(hooks.feed, 4))
+        clock = bool(obs.native_interval_us)
+        after = f"  @N@_advance(st{', now_us' if clock else ''});\n"
+        local = "  uint32_t i;\n" if "(i = 0;" in body else ""
+        advance = _ADVANCE.replace("@ADVANCETIME@", ", uint64_t now_us" if clock else "")
+        advance = advance.replace("@ADVANCELOCALS@", local).replace("@BODY@", body)
     reset = hooks.reset
     if timed:
         reset = "st->last_us = 0u;\nst->seen = 0u;\n" + reset
@@ -301,21 +341,20 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     if hooks.rebuild:
         text += f"\nstatic void @N@_rebuild(@N@_state_t *st)\n{{\n{_indent(hooks.rebuild, 2)}\n}}\n"
     text += "\n" + _RESET + "\n" + _STEP
-    depth = 4 if previous else 6
+    extra = [("const float *previous", "previous")] if previous else []
+    extra += [("uint64_t now_us", "now_us")] if timed else []
     replacements = {
         "@TIME@": _TIME.replace("@CHECKS@", "\n".join(checks) or "        (void)gap;") if timed else "",
         "@BEFORE@": _BEFORE.replace("@FEED@", _indent(hooks.feed, 4)) if previous else "",
+        "@ADVANCE@": advance,
         "@AFTER@": after,
+        "@OBSERVED@": ", ".join(["@N@_state_t *st", "const float *obs", *(item for item, _ in extra)]),
+        "@PASSED@": ", ".join(["st", "obs", *(item for _, item in extra)]),
         "@TRUST@": _RECOVER[action.recovery],
-        "@LOCALS@": "  uint32_t bad;\n",
-        "@RAW@": "      st->fed[i] = a;\n" if history and not previous else "",
-        "@RAWBAD@": "      st->fed[i] = st->last[i];\n" if history and not previous else "",
-        "@NATIVE@": native,
-        "@FINISH@": _indent(hooks.finish, depth),
-        "@SLICE@": _indent(hooks.slice, depth) or "      ;"[6 - depth :],
-        "@SHIFT@": _indent(hooks.shift, depth),
-        "@FEED@": _indent(hooks.feed, 4),
-        "@NETWORK@": _indent(hooks.network, 4),
+        "@COMPUTED@": "  const float *y;\n",
+        "@RAW@": "    st->fed[i] = a;\n" if history and not previous else "",
+        "@RAWBAD@": "    st->fed[i] = st->last[i];\n" if history and not previous else "",
+        "@NETWORK@": _indent(hooks.network + "\nreturn y;", 2),
         "@OBSERVE@": _indent(hooks.observe, 4),
         "@RESET@": _indent(reset + ("\n" + rebuild if rebuild else ""), 2) + "\n",
         "@WEIGHTS@": "  st->weights = &@N@_weights;\n" if loadable else "",

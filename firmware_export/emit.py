@@ -153,9 +153,11 @@ _PREAMBLE = """\
 
 #if defined(__GNUC__) || defined(__clang__)
 #define FLOCKLET_NOINLINE __attribute__((noinline))
+#define FLOCKLET_LINE __attribute__((aligned(16))) /* rows of weights then start with a line of flash */
 #define FLOCKLET_BARRIER __asm__ volatile("" ::: "memory")
 #else
 #define FLOCKLET_NOINLINE
+#define FLOCKLET_LINE
 #define FLOCKLET_BARRIER ((void)0)
 #endif
 
@@ -166,11 +168,21 @@ _PREAMBLE = """\
 #endif
 #endif
 
+@PART@
 typedef union {
   float f;
   uint32_t u;
 } bits_t;
 
+"""
+
+# The assembler kernels of f32 and w16 need so little stack that their callers may be merged.
+_PART = """\
+#if defined(FLOCKLET_M4F)
+#define FLOCKLET_PART
+#else
+#define FLOCKLET_PART FLOCKLET_NOINLINE
+#endif
 """
 
 _CHECKS = """\
@@ -257,7 +269,7 @@ typedef struct @N@_weights {{
 }} @N@_weights_t;
 
 {_CHECKS.replace("@BYTES@", str(len(plan.payload)))}
-static const @N@_weights_t @N@_weights = {{
+FLOCKLET_LINE static const @N@_weights_t @N@_weights = {{
 {values}
 }};
 
@@ -307,9 +319,11 @@ static const @N@_weights_t @N@_weights = {{
     source = _LICENCE + guard + _PREAMBLE + "\n".join(part for part in body if part)
     if ASM_CONDITION not in parts.kernels:
         source = source.replace(
-            _PREAMBLE[_PREAMBLE.index("/* Cortex-M with") : _PREAMBLE.index("typedef union")], ""
+            _PREAMBLE[_PREAMBLE.index("/* Cortex-M with") : _PREAMBLE.index("@PART@")], ""
         )
-    return source.replace("@N@", plan.name)
+    merged = plan.dtype in {"f32", "w16"} and ASM_CONDITION in parts.kernels
+    part = _PART if merged else "#define FLOCKLET_PART FLOCKLET_NOINLINE\n"
+    return source.replace("@PART@", part).replace("@N@", plan.name)
 
 
 def _whole_escapes(chunks: list[str]) -> list[str]:

@@ -52,7 +52,7 @@ class WeightLayer:
 class WeightNetwork:
     """Hold a w16 or w8 network.
 
-    `state_weight` (n_out, state) multiplies observed values times `gain` in float32.
+    `state_weight` (n_out, state) multiplies observed values times `gain` (state,) in float32.
     """
 
     network: Network
@@ -62,7 +62,7 @@ class WeightNetwork:
     proofs: dict[str, Any]
     layers: tuple[WeightLayer | None, ...]
     state_weight: F32
-    gain: np.float32
+    gain: F32
 
     def run(self, state: F32, past: I64) -> F32:
         """Return outputs for float states (n, state) and past actions in counts (n, padded history)."""
@@ -71,7 +71,7 @@ class WeightNetwork:
         columns = np.ascontiguousarray(self.state_weight.T)
         for k in range(len(columns)):
             x = state[:, k : k + 1] if k < self.obs.state else np.zeros((len(state), 1), _f)
-            z = z + columns[k] * (x * self.gain)
+            z = z + columns[k] * (x * self.gain[k])
         counts, y = past, z
         for i, (layer, dense) in enumerate(zip(self.layers, self.network.dense, strict=True)):
             if i and layer is not None:

@@ -3,9 +3,10 @@
 Only + - * / and integer operations on the bits of a float are used: each rounds the same way on every
 IEEE-754 target. All functions take and return float32 arrays of any shape.
 
-Sources: rational tanh 13/6 with the constants of Eigen's float tanh (clamp 7.90531110763549805, so that
-|y| <= 1); FAST_TANH of rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square
-root after Lomont (2003) with four Newton steps.
+Sources: the rational tanh 7/8 is our own minimax fit of the absolute error on [0, 8] (differential
+correction, then a search over float32 constants with the rounding of the evaluation); FAST_TANH of
+rl_tools (Eschmann et al., "Learning to Fly in Seconds", 2023); reciprocal square root after Lomont (2003)
+with four Newton steps.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from flocklet.firmware_export.network import Activation
 
 __all__ = [
     "FAST_CLAMP",
-    "TANH_CLAMP",
     "TANH_P",
     "TANH_Q",
     "activate",
     "activate_exact",
     "clamp",
     "fast_tanh",
+    "fixed8",
     "reciprocal_sqrt",
     "tanh",
 ]
@@ -34,21 +35,11 @@ F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
 
 _f = np.float32
-TANH_CLAMP = _f(7.90531110763549805)
-TANH_P = tuple(
-    _f(c)
-    for c in (
-        -2.76076847742355e-16,
-        2.00018790482477e-13,
-        -8.60467152213735e-11,
-        5.12229709037114e-08,
-        1.48572235717979e-05,
-        6.37261928875436e-04,
-        4.89352455891786e-03,
-    )
-)
+# tanh(x) = x P(x^2) / Q(x^2): P = ((s + a) s + b) s + c, Q of degree 4, highest power first.
+TANH_P = tuple(_f(c) for c in (259.83837890625, 11417.6865234375, 88415.6328125))
 TANH_Q = tuple(
-    _f(c) for c in (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+    _f(c)
+    for c in (0.021430451422929764, 20.95701789855957, 2101.09521484375, 40889.37890625, 88415.6796875)
 )
 FAST_CLAMP = _f(3.0)
 
@@ -61,16 +52,30 @@ def clamp(x: F32, limit: np.float32) -> F32:
     return limited
 
 
+def fixed8(x: F32) -> F32:
+    """Limit to [-8, 8] on a grid of 2^-28, as the conversion to a fixed-point number and back does.
+
+    A NaN becomes 0. This is one instruction each way on a core with an FPU, and a clamp for free.
+    """
+    x = np.ascontiguousarray(x, _f)
+    with np.errstate(invalid="ignore"):
+        inside = np.abs(x) < 8
+    grid = (np.where(inside, x, _f(0)) * _f(2.0**28)).astype(np.int32).astype(_f) * _f(2.0**-28)
+    limited: F32 = np.where(inside, grid, np.where(np.isnan(x), _f(0), np.copysign(_f(8), x)))
+    return limited
+
+
 def tanh(x: F32) -> F32:
-    """Return tanh, at most 3.9e-7 off and never outside [-1, 1]."""
-    x = clamp(x, TANH_CLAMP)
-    x2 = x * x
-    p: F32 = np.full_like(x, TANH_P[0])
-    q: F32 = np.full_like(x, TANH_Q[0])
+    """Return tanh, at most 4.4e-7 off and never outside [-1, 1]."""
+    x = fixed8(x)
+    s = x * x
+    p: F32 = s + TANH_P[0]
+    q: F32 = s * TANH_Q[0]
     for c in TANH_P[1:]:
-        p = p * x2 + c
-    for c in TANH_Q[1:]:
-        q = q * x2 + c
+        p = p * s + c
+    q = q + TANH_Q[1]
+    for c in TANH_Q[2:]:
+        q = q * s + c
     return np.asarray((x * p) / q, _f)
 
 

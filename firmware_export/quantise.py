@@ -216,7 +216,9 @@ def _weights_only(
     if bits == 8:
         fields = [_to_words(item) for item in fields]
     weight = effective if split[0].shape[1] else state.astype(np.float32)
-    gain = np.float32(M) if small else np.float32(1)
+    gain = np.ones(state.shape[1] + state.shape[1] % 2, np.float32)
+    if small:
+        gain[::2], gain[1::2] = M, M / 65536
     proofs = {
         "overflow_margin": [round(m, 6) for m in margins],
         "largest_weight": largest,
@@ -230,8 +232,8 @@ def split_halves(scaled: F64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.fl
 
     Return the words and the weights they stand for.
 
-    The kernel takes the low half as an integer, and the whole word / 65536 as the high half: the high
-    weight is rounded with that remainder in mind.
+    The kernel takes the low half as an integer, and the whole word for the high half (its inputs are
+    divided by 65536 beforehand): the high weight is rounded with that remainder in mind.
     """
     n_out, n_in = scaled.shape
     full = np.zeros((-(-n_out // 8) * 8, n_in + n_in % 2))
@@ -244,7 +246,7 @@ def split_halves(scaled: F64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.fl
     word = (high << 16) + rest
     effective = np.empty(full.shape, np.float32)
     effective[:, ::2] = low.astype(np.float32)
-    effective[:, 1::2] = word.astype(np.float32) * np.float32(2.0**-16)
+    effective[:, 1::2] = word.astype(np.float32)
     packed = word.reshape(-1, 8, word.shape[1]).transpose(0, 2, 1).reshape(-1)
     return (packed & 0xFFFFFFFF).astype(np.uint32), effective[:n_out]
 

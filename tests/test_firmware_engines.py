@@ -41,9 +41,10 @@ def equal(plan, image, core, expected) -> Emulator:
 
 @needs_gcc
 @needs_unicorn
+@pytest.mark.parametrize("activation", ["tanh", "fast_tanh"])
 @pytest.mark.parametrize("dtype", ["f32", "w16"])
-def test_m4_bars_hold(tmp_path, dtype):
-    plan = actor_plan(dtype)
+def test_m4_bars_hold(tmp_path, dtype, activation):
+    plan = actor_plan(dtype, activation=activation)
     source, image = build(plan, tmp_path)
     expected = expected_of(plan, vectors=16, steps=24)
     cost = measure(plan, equal(plan, image, M4, expected), expected, cycles=True)
