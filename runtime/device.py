@@ -6,7 +6,6 @@ The network is not here: `flocklet.node` puts a `Device` on it. Calls from sever
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -17,20 +16,20 @@ from numpy.typing import NDArray
 from flocklet.answers import Found, PastClick, Results, snippet_of
 from flocklet.clock import Clock
 from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
+from flocklet.exchange import ClickExchange, proof_of
 from flocklet.home import Home
-from flocklet.identity import Identity, origin_of
+from flocklet.identity import Identity
+from flocklet.lessons import Lessons
+from flocklet.library import Library
 from flocklet.membership import Membership
-from flocklet.models.search.clicklog import Absorbed, ClickEntry, ClickLog, Proof
+from flocklet.models.search.clickentry import NO_CLICK, ClickEntry
+from flocklet.models.search.clicklog import ClickLog
 from flocklet.models.search.grank import GRank, Settings
 from flocklet.models.search.index import Index
 from flocklet.models.search.items import Document
-from flocklet.models.search.pull import Pull, pull_answer
-from flocklet.models.search.reranker import Reranker
 from flocklet.ranker import Ranked, Ranker
-from flocklet.snapshot import load_index, save_index
-from flocklet.store import Click, Event, Person, Store, StoredDocument
+from flocklet.store import Click, Event, Person, Store
 from flocklet.taste import Taste
-from flocklet.wire import content_id
 
 __all__ = ["CANDIDATES", "OWNER", "Device"]
 
@@ -60,14 +59,17 @@ class Device:
         self.store = Store(home.database, check=check)
         self._turn = threading.RLock()
         self._people: dict[str, Identity] = {}
-        self._index: Index | None = None
-        self._is_index_saved = True
+        self.library = Library(home, self.store, clock, self._turn)
         self.log = ClickLog()
         self.ranker = Ranker(clock, Settings() if membership.flock.is_open else Settings.among_friends())
+        self.exchange = ClickExchange(self.store, self.log, self.ranker, clock, self._own, self._turn)
         self._taste: Taste | None = None
         self._taught = 0
+        self._open: dict[bytes, Event] = {}  # origin -> what was shown last and not clicked
         self._voices: tuple[int, bytes, dict[bytes, float] | None] = (-1, b"", None)
         try:
+            self.lessons = Lessons(self.store, clock, membership.identity)
+            self.ranker.online = self.lessons.rankers
             self._restore_people()
             self._restore_clicks()
         except BaseException:
@@ -110,67 +112,16 @@ class Device:
 
     @property
     def index(self) -> Index:
-        """The search index: from its snapshot when that is up to date, else built from the stored documents."""
-        with self._turn:
-            if self._index is None:
-                generation = self.store.documents_generation()
-                self._index = load_index(self.home.models, generation)
-                if self._index is None:
-                    self._index = Index()
-                    self._index.add_many(_document(stored) for stored in self.store.documents())
-                    self._is_index_saved = False
-            return self._index
+        """The search index over the documents."""
+        return self.library.index
 
     def save_index(self) -> None:
         """Write the index snapshot if the documents changed since the last one."""
-        with self._turn:
-            if self._index is not None and not self._is_index_saved:
-                save_index(self.home.models, self._index, self.store.documents_generation())
-                self._is_index_saved = True
+        self.library.save()
 
     def add_documents(self, documents: Sequence[tuple[Document, str | None]]) -> int:
         """Keep and index (document, path of its file) pairs; return how many were new or changed."""
-        with self._turn:
-            index = self.index
-            fresh = [(d, path) for d, path in documents if not self._holds(d, path)]
-            if not fresh:
-                return 0
-            replaced = {i for _, path in fresh if path is not None for i in self.store.item_ids_at(path)}
-            self.store.add_documents(
-                [StoredDocument(d.item_id, d.key, d.title, d.text, path) for d, path in fresh],
-                self.clock.time(),
-            )
-            self._is_index_saved = False
-            index.remove_many(replaced - {d.item_id for d, _ in fresh})
-            index.add_many([d for d, _ in fresh])
-            return len(fresh)
-
-    def _holds(self, document: Document, path: str | None) -> bool:
-        """Tell whether nothing needs to be written: the same text, at this path or at another that still exists."""
-        held = self.store.document(document.item_id)
-        if held is None or (held.title, held.text) != (document.title, document.text):
-            return False
-        return held.path == path or (held.path is not None and os.path.lexists(held.path))
-
-    def forget_missing(self, path: str) -> int:
-        """Take the documents at or below `path` whose files are gone out of store and index; return how many."""
-        with self._turn:
-            gone = [i for i, file in self.store.paths_below(path) if not os.path.lexists(file)]
-            return self._remove(gone)
-
-    def remove_path(self, path: str) -> int:
-        """Take the documents at or below `path` out of store and index; return how many there were."""
-        with self._turn:
-            return self._remove([item_id for item_id, _ in self.store.paths_below(path)])
-
-    def _remove(self, item_ids: Sequence[int]) -> int:
-        if not item_ids:
-            return 0
-        index = self.index
-        count = self.store.remove_documents(item_ids)
-        self._is_index_saved = False
-        index.remove_many(item_ids)
-        return count
+        return self.library.add(documents)
 
     # -- people --
 
@@ -223,7 +174,8 @@ class Device:
                 raise UsageError("the query is empty", remedy="flocklet search WORDS...")
             trust = self._trust_of(identity)
             self._restore_reranker()
-            self.ranker.own = {who.origin for who in self._people.values()}
+            self._note_silence(identity)
+            self.ranker.own = self._own()
             rng = np.random.default_rng(self.ranker.posterior.impressions)
             ranked = self.ranker.rank(
                 self.index, query, identity.origin, model=model, candidates=CANDIDATES, trust=trust, rng=rng
@@ -238,8 +190,21 @@ class Device:
                 self._found(at, item, query, ranked, reason)
                 for at, (item, reason) in enumerate(zip(shown, why, strict=True))
             )
-            query_id = self.store.add_event(identity.origin, query, shown, self.clock.time())
+            now_s = self.clock.time()
+            query_id = self.store.add_event(identity.origin, query, shown, now_s)
+            self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(shown), now_s)
             return Results(query_id, query, found)
+
+    def _note_silence(self, person: Identity) -> None:
+        """Sign the person's last list as looked at and not clicked, if the person has clicked for that query before.
+
+        So peers learn how often people looked, and no query is told to them that a click had not told already.
+        """
+        event = self._open.pop(person.origin, None)
+        if event is None or not event.shown:
+            return
+        if self.ranker.posterior.has_clicked(person.origin, event.query):
+            self._sign([(person, event, NO_CLICK)], None)
 
     def teach(self) -> bool:
         """Fit the reranker anew if the clicks have grown by a fifth since the last time; return whether it was fitted.
@@ -251,9 +216,8 @@ class Device:
             if len(rates) < max(LEAST_QUERIES, self._taught * 6 // 5):
                 return False
             self._taught = len(rates)
-            reranker = Reranker(self.index)
+            reranker = self.ranker.ready(self.index)
             reranker.teach(rates, np.random.default_rng(len(rates)))
-            self.ranker.reranker = reranker
             weights = reranker.weights.astype("<f4").tobytes() if reranker.is_active else b""
             self.store.set_meta(_RERANKER, weights)
             return True
@@ -263,13 +227,30 @@ class Device:
         kept = self.store.get_meta(_RERANKER)
         if not kept or self.ranker.reranker is not None:
             return
-        self.ranker.reranker = Reranker(self.index)
         try:
             weights = np.frombuffer(kept, "<f4").astype(np.float32)
-            rates = self.ranker.posterior.every_rate(now_s=self.clock.time())
-            self.ranker.reranker.load({"weights": weights}, rates)
+            self.ranker.ready(self.index).load({"weights": weights})
         except (SchemaMismatch, ValueError) as error:
             _log.warning("the stored reranker is left out: %s", error)
+
+    def practise(self, limit: int = 4) -> int:
+        """Let the online rerankers learn from up to `limit` clicks of the people here; return how many were used.
+
+        Takes some milliseconds a click; a running peer calls it every other second.
+        """
+        with self._turn:
+            return self.lessons.practise(
+                self.log, self._own(), lambda entry: self.ranker.impression(self.index, entry), limit
+            )
+
+    def trust_in(self, device_id: bytes) -> float:
+        """Return how much the owner trusts a device, 1 as long as the owner trusts nobody."""
+        with self._turn:
+            trust = self._trust_of(self.identity_of(OWNER))
+            return 1.0 if trust is None else trust(device_id[:16])
+
+    def _own(self) -> set[bytes]:
+        return {identity.origin for identity in self._people.values()}
 
     def _trust_of(self, person: Identity) -> Callable[[bytes], float] | None:
         """Return how much a person lets the clicks of others count, None for all alike.
@@ -287,7 +268,7 @@ class Device:
         heard = self._voices[2]
         if heard is None:
             return None
-        hosted = {identity.origin for identity in self._people.values()}
+        hosted = self._own()
         return lambda origin: 1.0 if origin in hosted else heard.get(origin, STRANGER)
 
     def rank(
@@ -344,6 +325,8 @@ class Device:
             if person is None:
                 raise UsageError(f"query {query_id} was asked by somebody who is no longer on this device")
             (entry,) = self._sign([(person, event, rank - 1)], query_id)
+            if self._open.get(person.origin, event).query_id == query_id:
+                self._open.pop(person.origin, None)
             return entry
 
     def record(self, clicks: Iterable[PastClick]) -> int:
@@ -379,7 +362,7 @@ class Device:
             self.ranker.learn(entry)
         return entries
 
-    # -- gossip --
+    # -- restore --
 
     def _restore_people(self) -> None:
         """Read who is hosted here. The owner's key lives in the store: a store that was lost and made anew must
@@ -396,7 +379,7 @@ class Device:
         for _, public_key, proof in self.store.origins():
             self.log.learn_key(public_key)
             if proof is not None:
-                self.log.condemn(_proof_of(public_key, proof))
+                self.log.condemn(proof_of(public_key, proof))
         for click in self.store.clicks():
             try:
                 entry = ClickEntry.decode(click.entry)
@@ -407,54 +390,6 @@ class Device:
             self.ranker.learn(entry)
             for old in evicted:
                 self.ranker.unlearn(old)
-
-    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a peer's pull; raise WireError when it is malformed."""
-        with self._turn:
-            return pull_answer(self.log, request)
-
-    def start_pull(self, peer_id: bytes) -> Pull:
-        """Begin to ask a peer for the entries that we lack."""
-        with self._turn:
-            return Pull(self.log, via=peer_id)
-
-    def take(self, pull: Pull, answer: dict[str, Any], peer_id: bytes) -> int:
-        """Take a peer's answer in: check, store, learn; return how many entries were new.
-
-        What was accepted before a malformed part is kept. Raises WireError for bytes that no honest peer sends.
-        """
-        with self._turn:
-            before = len(pull.absorbed.accepted)
-            marks = (len(pull.absorbed.evicted), len(pull.absorbed.proofs), len(pull.absorbed.keys))
-            try:
-                pull.take(answer, self.clock.monotonic())
-            finally:
-                got = pull.absorbed
-                news = Absorbed(
-                    got.accepted[before:],
-                    got.evicted[marks[0] :],
-                    proofs=got.proofs[marks[1] :],
-                    keys=got.keys[marks[2] :],
-                )
-                with self.store.transaction():
-                    self._settle(news)
-                    if news.accepted:
-                        content = answer["e"] + answer["s"]
-                        self.store.add_delta(content_id(content), peer_id, len(content), self.clock.time())
-            return len(pull.absorbed.accepted) - before
-
-    def _settle(self, got: Absorbed) -> None:
-        own = {identity.origin for identity in self._people.values()}
-        for entry in got.accepted:
-            self.ranker.learn(entry)
-        for entry in got.evicted:
-            self.ranker.unlearn(entry)
-        self.store.add_origins([(origin_of(key), key) for key in got.keys])
-        self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
-        self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])
-        for proof in got.proofs:
-            packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
-            self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
 
     def facts(self) -> dict[str, Any]:
         """Return what `status` shows of this device."""
@@ -469,13 +404,5 @@ class Device:
                 "deltas": self.store.count("deltas"),
                 "edges": len(self.taste.graph),
                 "database_bytes": self.home.database.stat().st_size,
+                "reranker": self.lessons.facts(),
             }
-
-
-def _document(stored: StoredDocument) -> Document:
-    return Document(stored.item_id, stored.key, stored.title, stored.text)
-
-
-def _proof_of(public_key: bytes, packed: bytes) -> Proof:
-    size = int.from_bytes(packed[:2], "big")
-    return Proof(public_key, packed[2 : 2 + size], packed[2 + size :])

@@ -1,7 +1,8 @@
-"""Pull what peers know and we lack: clicks, and where other peers are. One exchange at a time, a random peer each.
+"""Pull what peers know and we lack: clicks, edges of trust, rerankers, and where other peers are.
 
-A pull asks; nothing that was not asked for is taken. Every entry in an answer is signed by the person who clicked, and
-the answer as a whole is noted by its content id, so that `status` can say how many deltas came in.
+One exchange at a time, a random peer each. A pull asks; nothing that was not asked for is taken. Every entry in an
+answer is signed by the person who clicked, and the answer as a whole is noted by its content id, so that `status` can
+say how many deltas came in.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from flocklet.clock import Clock
 from flocklet.device import Device
 from flocklet.discovery import MAX_TOLD, PeerTable, ToldSource, encode_told
 from flocklet.errors import LinkError, PeerRefused, StoreError, WireError
+from flocklet.lessons import MODEL_LIMITS, StaleBase
 from flocklet.link import Link
+from flocklet.transfer import ContentServer, MemorySink, fetch
 from flocklet.wire import Frame
 
 __all__ = ["Gossip", "InTurn"]
 
 _log = logging.getLogger("flocklet.gossip")
+_MODELS_MOST = 8
+QUORUM_MOST = 5  # as many peers' models are merged at once, their median; fewer when fewer are linked
 _PEERS_EVERY = 6  # one exchange in so many also asks who else is there
 
 InTurn = Callable[..., Awaitable[Any]]
@@ -56,6 +61,7 @@ class Gossip:
         self._every_s = every_s
         self._turn = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._contents = ContentServer(device.lessons)
 
     @property
     def every_s(self) -> float:
@@ -79,6 +85,8 @@ class Gossip:
             rounds += 1
             await self.pull(link)
             await self.pull_edges(link)
+            if self._device.lessons.is_due:
+                await self.pull_models(link)
             if rounds % _PEERS_EVERY == 1:
                 await self.ask_for_peers(link)
 
@@ -106,13 +114,13 @@ class Gossip:
     async def pull(self, link: Link) -> int:
         """Ask one peer for everything that we lack; return how many entries were new. Never raises for the peer."""
         async with self._turn:
-            pull = await self._in_turn(self._device.start_pull, link.peer.device_id)
+            pull = await self._in_turn(self._device.exchange.start_pull, link.peer.device_id)
             try:
                 while pull.request is not None:
                     answer = await link.request("clk?", pull.request)
                     if answer.type != "clk!":
                         raise WireError(f"a pull was answered by {answer.type!r}", reason="type")
-                    await self._in_turn(self._device.take, pull, answer.body, link.peer.device_id)
+                    await self._in_turn(self._device.exchange.take, pull, answer.body, link.peer.device_id)
             except WireError as error:
                 _log.info("peer %s sent a wrong answer: %s", link.peer.name, error)
                 self.counts[f"rejected {error.reason}"] += 1
@@ -150,6 +158,52 @@ class Gossip:
             self.counts["edges"] += new
             return new
 
+    async def pull_models(self, link: Link) -> Counter[str]:
+        """Ask one peer for its rerankers; return what became of them. A refused one is one line in the log."""
+        lessons, device_id = self._device.lessons, link.peer.device_id
+        told: Counter[str] = Counter()
+        async with self._turn:
+            try:
+                answer = await link.request("want", await self._in_turn(lessons.ask, device_id))
+                frames = answer.body.get("frames") if answer.type == "frames" else None
+                if type(frames) is not list or len(frames) > _MODELS_MOST:
+                    raise WireError("a request for models was answered by something else", reason="type")
+                for sealed in frames:
+                    told[await self._take_model(link, sealed)] += 1
+            except WireError as error:
+                self.counts[f"rejected {error.reason}"] += 1
+                link.reject(error.reason)
+            except StoreError as error:
+                _log.warning("models that peer %s sent cannot be kept: %s", link.peer.name, error)
+            except (LinkError, PeerRefused) as error:
+                _log.debug("peer %s gave no models: %s", link.peer.name, error)
+            self.counts["models"] += told["merged"] + told["waiting"]
+            return told
+
+    async def _take_model(self, link: Link, sealed: object) -> str:
+        """Take one model in; fetch it whole when we lack the version that its delta starts from."""
+        lessons, device_id = self._device.lessons, link.peer.device_id
+        trust = await self._in_turn(self._device.trust_in, device_id)
+        quorum = min(QUORUM_MOST, max(1, len(self._links)))
+        judge = {"trust": trust, "quorum": quorum}
+        try:
+            if type(sealed) is not bytes:
+                raise WireError("a model is not bytes", reason="type")
+            try:
+                return str(await self._in_turn(lessons.receive, sealed, device_id, **judge))
+            except StaleBase as stale:
+                sink = MemorySink()
+                try:
+                    await fetch(link, stale.content, sink, max_bytes=MODEL_LIMITS.max_bytes)
+                except (LinkError, PeerRefused):
+                    raise stale from None
+                return str(await self._in_turn(lessons.receive_whole, stale.frame, sink.data, **judge))
+        except WireError as error:
+            lessons.refuse(device_id, error)
+            self.counts[f"rejected {error.reason}"] += 1
+            link.reject(error.reason)
+            return "refused"
+
     async def ask_for_peers(self, link: Link) -> None:
         """Ask a peer who else is there; what it says are hints that a handshake must confirm."""
         try:
@@ -163,13 +217,19 @@ class Gossip:
     async def answer(self, link: Link, frame: Frame) -> bool:
         """Answer a request that is ours to answer; False when it is not. Raises WireError for a malformed one."""
         if frame.type == "clk?":
-            body = await self._in_turn(self._device.answer, frame.body)
+            body = await self._in_turn(self._device.exchange.answer, frame.body)
             self.counts["answers"] += 1
             await link.reply(frame, "clk!", body)
             return True
         if frame.type == "edg?":
             taste = await self._in_turn(lambda: self._device.taste)
             await link.reply(frame, "edg!", await self._in_turn(taste.answer, frame.body))
+            return True
+        if frame.type == "want":
+            await link.reply(frame, "frames", await self._in_turn(self._device.lessons.answer, frame.body))
+            return True
+        if frame.type == "get":
+            await self._contents.answer(link, frame)
             return True
         if frame.type == "peers":
             await link.reply(frame, "peers", {"peers": encode_told(self._table.shareable(MAX_TOLD))})

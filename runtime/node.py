@@ -270,12 +270,19 @@ class Node:
             now_s = self.clock.monotonic()
             for link in list(self.endpoint.links.values()):
                 self.table.heard_from(link.peer.device_id, now_s)
+            await self._practise()
             if now_s >= taught_s + _TEACH_S:
                 taught_s = now_s
                 try:
                     await self._in_turn(self.device.teach)
                 except StoreError as error:  # searches go on with what was learnt before
                     _log.warning("the reranker cannot be kept: %s", error)
+
+    async def _practise(self) -> None:
+        try:
+            await self._in_turn(self.device.practise)
+        except StoreError as error:
+            _log.warning("what the rerankers learnt cannot be kept: %s", error)
 
     # -- verbs --
 

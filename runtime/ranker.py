@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from flocklet.clock import Clock
 from flocklet.errors import UsageError
 from flocklet.models.search.clicklog import ClickEntry
+from flocklet.models.search.features import BM25, standardise
 from flocklet.models.search.grank import GRank, RankQuery, Settings
 from flocklet.models.search.index import Index
+from flocklet.models.search.online import Impression, OnlineRankers
 from flocklet.models.search.posterior import Posterior, PosteriorSettings, text_prior
+from flocklet.models.search.propensity import classes_of
 from flocklet.models.search.reranker import Reranker
 
-__all__ = ["MODELS", "Ranked", "Ranker"]
+__all__ = ["CANDIDATES", "MODELS", "Ranked", "Ranker"]
 
 MODELS = ("posterior", "grank", "bm25")
+CANDIDATES = 100
 
 _REFIT_SHARE = 4  # propensities are estimated again when the log has grown by a quarter
 _LEAST_IMPRESSIONS = 50
@@ -58,6 +62,7 @@ class Ranker:
         self.grank = GRank(votes)
         self.posterior = Posterior(settings)
         self.reranker: Reranker | None = None
+        self.online: OnlineRankers | None = None
         self.own: set[bytes] = set()
         self._clock = clock
         self._fitted = 0
@@ -86,7 +91,7 @@ class Ranker:
         me: bytes,
         *,
         model: str = "posterior",
-        candidates: int = 100,
+        candidates: int = CANDIDATES,
         trust: Trust | None = None,
         rng: np.random.Generator | None = None,
     ) -> Ranked:
@@ -146,9 +151,40 @@ class Ranker:
     def _opinion(
         self, index: Index, query: str, ids: NDArray[np.uint64], text: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        if self.reranker is None or not self.reranker.is_active or len(ids) < 2:
+        """Return what the text says of the candidates `(n,)`: BM25, or the mean of the rerankers that earned a say."""
+        online = self.online.best if self.online is not None else None
+        is_fitted = self.reranker is not None and self.reranker.is_active
+        if len(ids) < 2 or not (is_fitted or online is not None):
             return text
-        return self.reranker.scores(index, query, ids, text)
+        reranker = self.ready(index)
+        matrix = reranker.matrix(query, ids, text)
+        said = [matrix @ reranker.weights] if is_fitted else []
+        if online is not None:
+            said.append(online.scores(matrix))
+        if len(said) == 1:
+            return said[0]
+        result: NDArray[np.float32] = standardise(said[0]) + standardise(said[1])
+        return result
+
+    def ready(self, index: Index) -> Reranker:
+        """Return the reranker over `index`, made with the click rates of now when there is none yet."""
+        if self.reranker is None:
+            self.reranker = Reranker(index)
+            self.reranker.remember(self.posterior.every_rate(now_s=self._clock.time()))
+        return self.reranker
+
+    def impression(self, index: Index, entry: ClickEntry) -> Impression | None:
+        """Return what one entry teaches a reranker; None when what was clicked is no candidate of the text."""
+        ids, text = index.candidates(entry.query, CANDIDATES)
+        places = {item: at for at, item in enumerate(ids.tolist())}
+        if entry.item not in places or len(ids) < 2:
+            return None
+        clicks = np.arange(len(entry.shown)) == entry.clicked
+        kept = np.array([item in places for item in entry.shown])
+        shown = np.array([places[item] for item in entry.shown if item in places], np.int64)
+        looks = self.posterior.propensities.gamma[classes_of(clicks)]
+        matrix = self.ready(index).matrix(entry.query, ids, text)
+        return Impression(matrix, shown, clicks[kept], looks[kept])
 
     def _estimate(self) -> None:
         seen = self.posterior.impressions
@@ -164,7 +200,8 @@ class Ranker:
         self.posterior.trust = trust
         now_s = self._clock.time()
         reasons = []
-        moved = self.reranker.reasons(index, query, ids) if self.reranker and self.reranker.is_active else {}
+        moved = self.reranker.reasons(query, ids) if self.reranker and self.reranker.is_active else {}
+        learnt = self._learnt(index, query, ids)
         for item in ids:
             seen = self.posterior.explain(query, item, me=me, now_s=now_s)
             shares: dict[bytes, tuple[float, float]] = {}
@@ -185,9 +222,24 @@ class Ranker:
                         ],
                     },
                     "reranker": moved.get(item, {}),
+                    "online": learnt.get(item, {}),
                 }
             )
         return reasons
+
+    def _learnt(self, index: Index, query: str, ids: list[int]) -> dict[int, dict[str, Any]]:
+        """Return per item which online model decided and how far it moved the item against the mean of
+        the candidates (in sd of BM25)."""
+        best = self.online.best if self.online is not None else None
+        if best is None:
+            return {}
+        found, text = index.candidates(query, CANDIDATES)
+        matrix = self.ready(index).matrix(query, found, text)
+        change = best.scores(matrix) - matrix[:, BM25]
+        moved = (
+            dict(zip(found.tolist(), (change - change.mean()).tolist(), strict=True)) if len(found) else {}
+        )
+        return {item: best.facts() | {"moved": round(moved[item], 4)} for item in ids if item in moved}
 
 
 def _part(found: Any, chosen: NDArray[np.int64]) -> Any:

@@ -77,7 +77,7 @@ class Added:
     def finish(self, device: Device, paths: Sequence[Path]) -> dict[str, Any]:
         """Forget the files that are no longer there and return the answer of the verb."""
         for path in paths:
-            self.gone += device.forget_missing(str(path))
+            self.gone += device.library.forget_missing(str(path))
         return {
             "added": self.added,
             "unchanged": self.read - self.added,
@@ -102,7 +102,7 @@ def _add_documents(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "removed": sum(device.remove_path(path) for path in values["paths"]),
+        "removed": sum(device.library.remove_path(path) for path in values["paths"]),
         "documents": len(device.index),
     }
 

@@ -366,6 +366,20 @@ class Store(Database):
         )
         return (rows[0][0], rows[0][1]) if rows else None
 
+    def model(self, version: bytes) -> bytes | None:
+        """Return the body of a version, or None."""
+        rows = self._rows("SELECT body FROM models WHERE version = ?", (version,))
+        return rows[0][0] if rows else None
+
+    def prune_models(self, name: str, keep: int) -> None:
+        """Forget all but the newest `keep` versions of a model."""
+        with self.transaction() as db:
+            db.execute(
+                "DELETE FROM models WHERE name = ? AND version NOT IN "
+                "(SELECT version FROM models WHERE name = ? ORDER BY made_s DESC LIMIT ?)",
+                (name, name, keep),
+            )
+
     # -- peers --
 
     def remember_peer(

@@ -229,18 +229,18 @@ async def test_a_wrong_signature_is_refused_and_counted(tmp_path: Path, notes: P
         await linked(a, b)
         await a.add([notes])
         await a.click((await a.search("tent"))["query_id"], 1)
-        honest = a.device.answer
+        honest = a.device.exchange.answer
 
         def forged(request: dict[str, Any]) -> dict[str, Any]:
             answer = honest(request)
             answer["s"] = bytes(len(answer["s"]))
             return answer
 
-        a.device.answer = forged  # type: ignore[method-assign]
+        a.device.exchange.answer = forged  # type: ignore[method-assign]
         assert await b.pull() == 0
         assert b.gossip.counts["rejected signature"] == 1
         assert len(b.device.log) == 0
-        a.device.answer = honest  # type: ignore[method-assign]
+        a.device.exchange.answer = honest  # type: ignore[method-assign]
         assert await b.pull() == 1
 
 

@@ -131,9 +131,9 @@ def test_a_reranker_is_taught_by_clicks_and_refuses_foreign_weights() -> None:
     fit = reranker.teach(rates, np.random.default_rng(0))
     assert reranker.is_active == (fit.pull is not None)
     with pytest.raises(SchemaMismatch):
-        reranker.load({"weights": np.zeros(3, np.float32)}, {})
+        reranker.load({"weights": np.zeros(3, np.float32)})
     with pytest.raises(SchemaMismatch):
-        reranker.load({"weights": np.full(len(FEATURES), np.nan, np.float32)}, {})
+        reranker.load({"weights": np.full(len(FEATURES), np.nan, np.float32)})
 
 
 def test_pdgd_prefers_what_was_clicked_and_ignores_silence() -> None:

@@ -112,8 +112,7 @@ class Features:
             return result
         documents = self._forward.terms_of(ids)
         columns = self._text_columns(query, documents, scores)
-        for place, column in enumerate(columns):
-            result[:, place] = standardise(column)
+        result[:, : len(columns)] = standardise(np.stack(columns, axis=1))
         if self._evidence is not None:
             put_evidence(result, *self._evidence(query, ids))
         return result
@@ -121,38 +120,45 @@ class Features:
     def _text_columns(self, query: str, documents: DocumentTerms, scores: Floats) -> list[Floats]:
         vocabulary, df, _, _, catalogue = self._index.parts
         total = len(self._index)
-        counts, rows, lengths = documents.counts, documents.rows, documents.lengths
+        rows, lengths, place = documents.rows, documents.lengths, documents.place
         idf = idf_of(df, rows, total)
         asked = np.zeros(len(rows), np.float32)
-        place = {row: at for at, row in enumerate(rows.tolist())}
-        known = [row for term in tokenize(query) if (row := vocabulary.get(term)) is not None]
-        for row in known:
-            if row in place:
-                asked[place[row]] += 1
+        known = np.array(
+            [row for term in tokenize(query) if (row := vocabulary.get(term)) is not None], np.int64
+        )
+        spots = np.minimum(np.searchsorted(rows, known), max(len(rows) - 1, 0))
+        np.add.at(asked, spots[rows[spots] == known] if len(rows) else spots[:0], 1)
         mean = catalogue.mean_length
-        weights = _bm25(counts, idf, lengths, mean, 1.2, 0.75)
+        frequencies, of_term = documents.frequencies, idf[place]
+        weights = _bm25(frequencies, of_term, lengths[documents.owner], mean, 1.2, 0.75)
         at = np.flatnonzero(asked)
-        seen, amount = counts[:, at], asked[at]
+        column = np.full(len(rows), -1)
+        column[at] = np.arange(len(at))
+        hits = np.flatnonzero(column[place] >= 0)
+        seen = np.zeros((len(lengths), len(at)), np.float32)
+        seen[documents.owner[hits], column[place[hits]]] = frequencies[hits]
+        amount = asked[at]
         sizes = np.maximum(lengths, 1.0)[:, None]
         # p(term | collection), from df: the index does not count occurrences over the collection
         share = np.maximum(np.frombuffer(df, np.int32)[rows[at]], 1) / (total * mean)
-        tfidf = np.log1p(counts) * idf
-        tfidf /= np.maximum(np.linalg.norm(tfidf, axis=1, keepdims=True), 1e-9)
+        cosine = np.log1p(frequencies) * of_term
+        cosine /= np.maximum(np.sqrt(documents.sums(cosine**2)), 1e-9)[documents.owner]
+        tfidf = documents.table(cosine)
         question = (asked * idf)[None, :]
         question /= max(float(np.linalg.norm(question)), 1e-9)
         everything = max(float(idf[at].sum()), 1e-9)
         return [
             scores,
-            _bm25(seen, idf[at], lengths, mean, 2.0, 0.5) @ amount,
-            _bm25(seen, idf[at], lengths, mean, 0.9, 0.4) @ amount,
+            _bm25(seen, idf[at], lengths[:, None], mean, 2.0, 0.5) @ amount,
+            _bm25(seen, idf[at], lengths[:, None], mean, 0.9, 0.4) @ amount,
             tfidf @ question[0],
             np.log((seen + _MU * share) / (sizes + _MU)) @ amount,
             np.log((1 - _LAMBDA) * seen / sizes + _LAMBDA * share) @ amount,
             (seen > 0).mean(axis=1, dtype=np.float32) if len(at) else np.zeros(len(lengths), np.float32),
             (seen > 0) @ idf[at] / everything,
             np.log1p(lengths),
-            _expanded(counts, lengths, weights, asked, idf, scores, 8, 20, 0.6),
-            _expanded(counts, lengths, weights, asked, idf, scores, 15, 50, 0.5),
+            _expanded(documents, weights, asked, idf, scores, 8, 20, 0.6),
+            _expanded(documents, weights, asked, idf, scores, 15, 50, 0.5),
             _smoothed(tfidf @ tfidf.T, standardise(scores)),
             self._latent(vocabulary, rows, tfidf, question),
         ]
@@ -174,24 +180,27 @@ def put_evidence(matrix: Floats, neighbours: Floats, popularity: Floats) -> None
 
 
 def standardise(column: NDArray[np.floating]) -> Floats:
-    """Return `column` with mean 0 and sd 1, clipped to +-4; zeros when it does not vary."""
+    """Return `column` `(n,)`, or each column of `(n, m)`, with mean 0 and sd 1, clipped to +-4; 0 where it does not vary."""
     values = np.asarray(column, np.float64)
-    spread = float(values.std()) if len(values) else 0.0
-    if spread < 1e-9 * max(1.0, float(np.abs(values).max(initial=0.0))):
-        return np.zeros(len(values), np.float32)
-    result: Floats = np.clip((values - values.mean()) / spread, -CLIP, CLIP).astype(np.float32)
+    if not values.size:
+        return np.zeros(values.shape, np.float32)
+    values = values - values.mean(axis=0)
+    spread = np.sqrt((values * values).mean(axis=0))
+    # rounding of large equal numbers is no variation
+    is_flat = spread < 1e-9 * np.maximum(1.0, np.abs(column).max(axis=0))
+    values /= np.where(is_flat, np.inf, spread)
+    result: Floats = np.clip(values, -CLIP, CLIP).astype(np.float32)
     return result
 
 
 def _bm25(counts: Floats, idf: Floats, lengths: Floats, mean: float, k1: float, b: float) -> Floats:
     norms = (k1 * (1 - b + b * lengths / mean)).astype(np.float32)
-    result: Floats = (k1 + 1) * idf * counts / np.maximum(counts + norms[:, None], 1e-9)
+    result: Floats = (k1 + 1) * idf * counts / np.maximum(counts + norms, 1e-9)
     return result
 
 
 def _expanded(
-    counts: Floats,
-    lengths: Floats,
+    documents: DocumentTerms,
     weights: Floats,
     asked: Floats,
     idf: Floats,
@@ -202,12 +211,16 @@ def _expanded(
 ) -> Floats:
     """Return the BM25 scores of the query expanded by the terms of the `best` candidates."""
     trust = scores[:best] / max(float(scores[:best].sum()), 1e-9)
-    mass = (trust / np.maximum(lengths[:best], 1.0)) @ counts[:best] * idf
+    share = (trust / np.maximum(documents.lengths[:best], 1.0)).astype(np.float32)
+    used = np.flatnonzero(documents.owner < best)
+    part = share[documents.owner[used]] * documents.frequencies[used]
+    mass = np.bincount(documents.place[used], part, len(idf)) * idf
     chosen = np.argsort(-mass, kind="stable")[:terms]
     expanded = (original * asked / max(float(asked.sum()), 1e-9)).astype(np.float32)
-    expanded[chosen] += (1 - original) * mass[chosen] / max(float(mass[chosen].sum()), 1e-9)
-    result: Floats = weights @ expanded
-    return result
+    expanded[chosen] += ((1 - original) * mass[chosen] / max(float(mass[chosen].sum()), 1e-9)).astype(
+        np.float32
+    )
+    return documents.sums(weights * expanded[documents.place])
 
 
 def _smoothed(similarity: Floats, scores: Floats) -> Floats:

@@ -30,14 +30,32 @@ _MAX_TERMS = 6_144
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DocumentTerms:
-    """Hold the terms of n documents over the U distinct terms that they use.
+    """Hold the terms of n documents over the U distinct terms that they use, as one entry per (document, term).
 
-    counts `(n, U) float32` occurrences, rows `(U,) int64` vocabulary rows, lengths `(n,) float32` in terms.
+    owner `(z,)` which document, place `(z,)` which of the U terms, frequencies `(z,) float32` occurrences; rows `(U,) int64`
+    vocabulary rows, lengths `(n,) float32` in terms.
     """
 
-    counts: Floats
+    owner: NDArray[np.int64]
+    place: NDArray[np.int64]
+    frequencies: Floats
     rows: NDArray[np.int64]
     lengths: Floats
+
+    @property
+    def counts(self) -> Floats:
+        """The occurrences as a table `(n, U) float32`."""
+        return self.table(self.frequencies)
+
+    def table(self, values: Floats) -> Floats:
+        """Return a value per entry as a table `(n, U) float32`."""
+        result = np.zeros((len(self.lengths), len(self.rows)), np.float32)
+        result[self.owner, self.place] = values
+        return result
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the sum of a value per entry over each document, `(n,) float32`."""
+        return np.bincount(self.owner, values, len(self.lengths)).astype(np.float32)
 
 
 class Forward:
@@ -75,28 +93,28 @@ class Forward:
         _, _, base, delta, catalogue = self._index.parts
         if self._base is not base:
             self._transpose(base)
-        rows: list[NDArray[np.int64]] = []
-        counts: list[Floats] = []
-        for number in numbers:
-            if number < 0:
-                rows.append(np.zeros(0, np.int64))
-                counts.append(np.zeros(0, np.float32))
-            elif number < delta.first:
-                span = slice(int(self._starts[number]), int(self._starts[number + 1]))
-                rows.append(self._rows[span].astype(np.int64))
-                counts.append(self._frequencies[span].astype(np.float32))
-            else:
-                rows.append(np.array(delta.rows_of(number), np.int64))
-                counts.append(np.array(delta.frequencies_of(number), np.float32))
-        flat = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-        used, places = np.unique(flat, return_inverse=True)
-        table = np.zeros((len(numbers), len(used)), np.float32)
-        if len(flat):
-            owner = np.repeat(np.arange(len(numbers)), [len(part) for part in rows])
-            table[owner, places] = np.concatenate(counts)
+        wanted = np.array(numbers, np.int64)
+        in_base = np.flatnonzero((wanted >= 0) & (wanted < delta.first))
+        first = self._starts[wanted[in_base]]
+        sizes = self._starts[wanted[in_base] + 1] - first
+        before = np.cumsum(sizes) - sizes
+        spans = np.arange(int(sizes.sum())) + np.repeat(first - before, sizes)
+        owners = [np.repeat(in_base, sizes)]
+        rows = [self._rows[spans].astype(np.int64)]
+        counts = [self._frequencies[spans].astype(np.float32)]
+        for at in np.flatnonzero(wanted >= delta.first).tolist():
+            added = np.array(delta.rows_of(numbers[at]), np.int64)
+            owners.append(np.full(len(added), at, np.int64))
+            rows.append(added)
+            counts.append(np.array(delta.frequencies_of(numbers[at]), np.float32))
+        flat = np.concatenate(rows)
+        is_used = np.zeros(int(flat.max(initial=-1)) + 1, bool)
+        is_used[flat] = True
+        used = np.flatnonzero(is_used)
+        place = np.cumsum(is_used) - 1
         lengths = catalogue.lengths
-        sizes = np.array([lengths[number] if number >= 0 else 0 for number in numbers], np.float32)
-        return DocumentTerms(table, used, sizes)
+        held = np.array([lengths[number] if number >= 0 else 0 for number in numbers], np.float32)
+        return DocumentTerms(np.concatenate(owners), place[flat], np.concatenate(counts), used, held)
 
     def _transpose(self, base: Postings) -> None:
         self._base = base
@@ -113,7 +131,9 @@ class Landscape:
 
     def __init__(self, terms: list[str], directions: Floats) -> None:
         self._terms = terms
-        self._directions = directions  # (terms, k)
+        self._directions = np.concatenate(
+            [directions, np.zeros((1, directions.shape[1]), np.float32)]
+        )  # (terms + 1, k)
         self._vocabulary: dict[str, int] | None = None
         self._known = -1
         self._place: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -128,12 +148,13 @@ class Landscape:
         """Return the landscape of a sample of the documents of `index` (randomised subspace iteration)."""
         vocabulary, df, _, _, _ = index.parts
         documents = forward.numbered(forward.sample(_SAMPLE))
-        within = (documents.counts > 0).sum(axis=0)
+        counts = documents.counts
+        within = (counts > 0).sum(axis=0)
         chosen = np.flatnonzero(within > 1)
         if len(chosen) > _MAX_TERMS:
             chosen = np.sort(chosen[np.argsort(-within[chosen], kind="stable")[:_MAX_TERMS]])
         rows = documents.rows[chosen]
-        table = np.log1p(documents.counts[:, chosen])
+        table = np.log1p(counts[:, chosen])
         table *= idf_of(df, rows, len(index))
         table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
         names = list(vocabulary)
@@ -159,9 +180,9 @@ class Landscape:
                 row = vocabulary.get(term)
                 if row is not None:
                     self._place[row] = at
-        spots = self._place[rows]
-        known = spots >= 0
-        points: Floats = weights[:, known] @ self._directions[spots[known]]
+        points: Floats = (
+            weights @ self._directions[self._place[rows]]
+        )  # an unknown term is the last row, zeros
         norms = np.linalg.norm(points, axis=1, keepdims=True)
         result: Floats = points / np.maximum(norms, 1e-9)
         return result

@@ -4,7 +4,8 @@
 2. Clip: a received model may move ours by at most max(.5, .5 |ours|) per merge (the rest of the step is cut off).
 3. Gate (after RankGuard, arXiv 2606.12246): on clicks that we did *not* train on, corrected for position, the received
    model must not explain what we clicked worse than ours: t of the differences in log-likelihood above `threshold`.
-   The likelihood is the softmax over the shown list of 3 s / |w|, so scaling a model up cannot help it.
+   The likelihood is the softmax over the shown list of t s / |w|, with the t that suits *our* model best for both, so
+   scaling a model cannot help it.
 4. Median: what passed waits until `quorum` peers are heard, then the coordinate-wise median of them and of ours is
    taken half-way (Yin et al., ICML 2018). So a model that hides among the honest (LIE) is outvoted.
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,12 +28,15 @@ __all__ = ["GateSettings", "ModelGate"]
 Floats = NDArray[np.float64]
 
 _LEAST_HISTORY = 10
-_TEMPERATURE = 3.0
+_TEMPERATURES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True, slots=True)
 class GateSettings:
-    """Switch each defence on its own; `quorum` 1 merges every model at once, `trust_least` refuses strangers."""
+    """Switch each defence on its own; `quorum` 1 merges every model at once, `trust_least` refuses strangers.
+
+    `is_blind`: take models while there are fewer than 10 impressions to judge them by (else `unjudged`).
+    """
 
     is_clipped: bool = True
     is_gated: bool = True
@@ -40,6 +45,7 @@ class GateSettings:
     step: float = 0.5
     history: int = 200
     trust_least: float = 0.0
+    is_blind: bool = True
 
 
 class ModelGate:
@@ -60,26 +66,35 @@ class ModelGate:
             weights = np.where(clicks, 1 / np.maximum(gamma[: len(shown)], 0.05), 0.0)
             self._history.append((matrix[shown], weights / weights.sum()))
 
-    def receive(self, sender: bytes, parameters: Parameters, *, trust: float = 1.0) -> str:
-        """Take in or refuse a peer's model; return what became of it.
+    @property
+    def history(self) -> Sequence[tuple[NDArray[np.float32], Floats]]:
+        """The impressions set aside: features of what was shown `(k, F)` and weights of the clicks `(k,)`."""
+        return self._history
 
-        `malformed`, `stranger`, `gate` (refused), `waiting` (for the quorum) or `merged`.
+    def receive(
+        self, sender: bytes, parameters: Parameters, *, trust: float = 1.0, quorum: int | None = None
+    ) -> str:
+        """Take in or refuse a peer's model; return what became of it. `quorum` overrides the one of the settings.
+
+        `malformed`, `stranger`, `unjudged`, `gate` (refused), `waiting` (for the quorum) or `merged`.
         """
-        outcome = self._judge(sender, parameters, trust)
+        outcome = self._judge(sender, parameters, trust, quorum or self.settings.quorum)
         self.outcomes[outcome] += 1
         return outcome
 
-    def _judge(self, sender: bytes, parameters: Parameters, trust: float) -> str:
+    def _judge(self, sender: bytes, parameters: Parameters, trust: float, quorum: int) -> str:
         try:
             check_parameters(parameters, self._ranker.parameters)
         except (SchemaMismatch, WireError):
             return "malformed"
         if trust < self.settings.trust_least:
             return "stranger"
+        if self.settings.is_gated and not self.settings.is_blind and len(self._history) < _LEAST_HISTORY:
+            return "unjudged"
         if self.settings.is_gated and not self.explains(parameters):
             return "gate"
         self._waiting[sender] = parameters
-        if len(self._waiting) < self.settings.quorum:
+        if len(self._waiting) < quorum:
             return "waiting"
         self._merge()
         return "merged"
@@ -90,12 +105,11 @@ class ModelGate:
             return True
         other = PdgdRanker(np.random.default_rng(0), is_deep="hidden" in parameters)
         other.parameters = parameters
-        gains = np.array(
-            [
-                weights @ (_log_chances(other, x) - _log_chances(self._ranker, x))
-                for x, weights in self._history
-            ]
-        )
+        own = [_sized(self._ranker, x) for x, _ in self._history]
+        weights = [w for _, w in self._history]
+        temperature = max(_TEMPERATURES, key=lambda t: float(_likelihoods(own, weights, t).mean()))
+        theirs = [_sized(other, x) for x, _ in self._history]
+        gains = _likelihoods(theirs, weights, temperature) - _likelihoods(own, weights, temperature)
         spread = float(gains.std(ddof=1))
         if spread < 1e-9:
             return bool(gains.mean() >= -1e-9)
@@ -117,10 +131,17 @@ class ModelGate:
         self._ranker.load({name: (own[name] + change[name]).astype(np.float32) for name in own})
 
 
-def _log_chances(ranker: PdgdRanker, matrix: NDArray[np.float32]) -> Floats:
-    scores = ranker.scores(matrix).astype(np.float64)
+def _sized(ranker: PdgdRanker, matrix: NDArray[np.float32]) -> Floats:
+    """Return the scores of a model of size 1."""
     norm = float(np.sqrt(sum(float((value**2).sum()) for value in ranker.parameters.values())))
-    scores *= _TEMPERATURE / max(norm, 1e-9)
-    scores -= scores.max()
-    result: Floats = scores - np.log(np.exp(scores).sum())
+    result: Floats = ranker.scores(matrix).astype(np.float64) / max(norm, 1e-9)
     return result
+
+
+def _likelihoods(scores: list[Floats], weights: list[Floats], temperature: float) -> Floats:
+    """Return the log-likelihood of the clicks of each list `(n,)` under softmax(temperature * score)."""
+    rows = np.zeros(len(scores))
+    for at, (values, weight) in enumerate(zip(scores, weights, strict=True)):
+        scaled = temperature * (values - values.max())
+        rows[at] = float(weight @ (scaled - np.log(np.exp(scaled).sum())))
+    return rows

@@ -200,6 +200,14 @@ class Posterior:
         chosen = np.flatnonzero(np.bincount(place, counts[:, 3], len(cells.items)) > 0)
         return np.array(sorted(cells.items[at] for at in chosen.tolist()), dtype=np.uint64)
 
+    def has_clicked(self, origin: bytes, query: str) -> bool:
+        """Tell whether `origin` clicked anything for `query`."""
+        cells = self._queries.get(normalise_query(query))
+        if cells is None or origin not in self._numbers:
+            return False
+        who, _, counts = cells.rows()
+        return bool(counts[who == self._numbers[origin], 3].any())
+
     def evidence(
         self, query: str, ids: NDArray[np.uint64], *, me: bytes = b"", now_s: float = 0.0
     ) -> Evidence:

@@ -43,17 +43,16 @@ class Reranker:
         """The weights as a model version."""
         return {"weights": self.weights.copy()}
 
-    def load(self, parameters: Parameters, rates: Mapping[str, Mapping[int, float]]) -> None:
-        """Take stored weights and the rates they lean on; raises SchemaMismatch for other or non-finite tensors."""
+    def load(self, parameters: Parameters) -> None:
+        """Take stored weights; raises SchemaMismatch for other or non-finite tensors."""
         weights = parameters.get("weights")
         if weights is None or weights.shape != (len(FEATURES),) or not np.isfinite(weights).all():
             raise SchemaMismatch("these are not the weights of a reranker")
-        self._remember(rates)
         self.weights, self.is_active = weights.astype(np.float32), True
 
     def teach(self, rates: Mapping[str, Mapping[int, float]], rng: np.random.Generator) -> Fit:
         """Fit to query -> item -> debiased click rate; take the fit only if it beats BM25 out of fold (seconds)."""
-        self._remember(rates)
+        self.remember(rates)
         chosen = sorted(rates)
         if len(chosen) > _MOST_LISTS:
             chosen = sorted(rng.choice(chosen, _MOST_LISTS, replace=False).tolist())
@@ -73,12 +72,11 @@ class Reranker:
         self.weights = fit.weights
         return fit
 
-    def scores(self, index: Index, query: str, ids: NDArray[np.uint64], text: Floats) -> Floats:
-        """Return the scores `(n,) float32` of candidates with their BM25 scores, best first or not."""
-        result: Floats = self._features.matrix(query, ids, text) @ self.weights
-        return result
+    def matrix(self, query: str, ids: NDArray[np.uint64], text: Floats) -> Floats:
+        """Return the features `(n, F) float32` of candidates with their BM25 scores; costs milliseconds."""
+        return self._features.matrix(query, ids, text)
 
-    def reasons(self, index: Index, query: str, ids: list[int]) -> dict[int, dict[str, float]]:
+    def reasons(self, query: str, ids: list[int]) -> dict[int, dict[str, float]]:
         """Return per item what each feature adds to its score, the largest first; only those that add something."""
         found = self._features.of(query)
         parts = found.matrix * self.weights
@@ -93,7 +91,8 @@ class Reranker:
                 }
         return result
 
-    def _remember(self, rates: Mapping[str, Mapping[int, float]]) -> None:
+    def remember(self, rates: Mapping[str, Mapping[int, float]]) -> None:
+        """Take query -> item -> debiased click rate, on which the features of clicks lean."""
         self._neighbours = Neighbours(self._index)
         for query, values in rates.items():
             self._neighbours.put(query, values)

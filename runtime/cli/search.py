@@ -97,6 +97,12 @@ def _reasons(hit: dict[str, Any]) -> list[str]:
         lines.append(
             "reranker: " + ", ".join(f"{name} {value:+.2f}" for name, value in why["reranker"].items())
         )
+    if why["online"]:
+        online = why["online"]
+        lines.append(
+            f"online reranker ({online['model']}, strength {online['strength']:g}, {online['clicks']} own clicks, "
+            f"{online['merged']} merges with peers): {online['moved']:+.2f}"
+        )
     return lines
 
 
