@@ -22,6 +22,7 @@ from flocklet.kernels.program import Program
 from flocklet.models.flight.dynamics import ACTIONS, CRAZYFLIE, STATES, Vehicle
 from flocklet.models.flight.environment import START_WEIGHTS, Options, Weights, harder, reset, reward
 from flocklet.models.flight.policy import Policy
+from flocklet.models.flight.task import HISTORY, Settings
 from flocklet.models.flight.td3_program import (
     ACTOR,
     AFTER,
@@ -36,7 +37,6 @@ from flocklet.models.flight.td3_program import (
     settle_program,
     target_program,
 )
-from flocklet.models.flight.task import HISTORY, Settings
 
 __all__ = ["Recipe", "Td3"]
 
