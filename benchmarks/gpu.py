@@ -28,6 +28,8 @@ from flocklet.kernels.expr import Graph, trace  # noqa: E402
 from flocklet.kernels.maps import Window, block_kernel  # noqa: E402
 from flocklet.models.flight.dynamics import ACTIONS, STATES, step  # noqa: E402
 
+from gpu_flight import environment_rows  # noqa: E402  isort: skip
+
 CANDIDATES = ("CUDA", "CUDA:PTX", "CUDA:NVCC", "NV", "METAL", "CL")
 
 
@@ -423,6 +425,7 @@ def main() -> int:
     parser.add_argument(
         "--log2", type=int, nargs="*", default=[14, 16, 18, 20, 22], help="batch sizes as powers of 2"
     )
+    parser.add_argument("--steps", type=int, default=1000, help="steps per call of the flight rows")
     options = parser.parse_args()
     set_library_path()
     name, said = choose_device()
@@ -440,6 +443,7 @@ def main() -> int:
         device = str(load_tinygrad().Device.DEFAULT)
         print(f"flocklet on DEV={name} ({device})", flush=True)
         simulate_flocklet(device, sizes, rows)
+        environment_rows(device, sizes, options.steps, [64, 128, 256], rows, timed)
         exact = td3_numpy(5)
         train("flocklet (Tensor graph, jit)", lambda: td3_tinygrad(device), rows, exact)
     try:

@@ -320,7 +320,9 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     if history:
         body = _AFTER_PREVIOUS.replace("@NATIVE@", native) if previous else _AFTER_OWN
         depth = 4 if previous else 6
-        body = body.replace("@FINISH@", _indent(hooks.finish, depth)).replace("@SHIFT@", _indent(hooks.shift, depth))
+        body = body.replace("@FINISH@", _indent(hooks.finish, depth)).replace(
+            "@SHIFT@", _indent(hooks.shift, depth)
+        )
         body = body.replace("@SLICE@", _indent(hooks.slice, depth) or "      ;"[6 - depth :])
         body = body.replace("@FEED@", _indent(hooks.feed, 4))
         clock = bool(obs.native_interval_us)

@@ -105,6 +105,4 @@ def recommender_task(peers: int, seed: int) -> Task:
         hidden[person] = liked[0]
     cut = peers * _PEOPLE_EACH
     shares = tuple(np.arange(i * _PEOPLE_EACH, (i + 1) * _PEOPLE_EACH) for i in range(peers))
-    return Task(
-        FactorLearner(_ITEMS), profiles[:cut], hidden[:cut], profiles[cut:], hidden[cut:], shares
-    )
+    return Task(FactorLearner(_ITEMS), profiles[:cut], hidden[:cut], profiles[cut:], hidden[cut:], shares)

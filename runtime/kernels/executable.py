@@ -92,7 +92,7 @@ class Executable:
         """
         if hi <= lo:
             return
-        self._check(lo, hi)
+        self.admit(lo, hi)
         if self._function is None:
             self._interpret(lo, hi)
         elif threads <= 1 or hi - lo < threads:
@@ -131,8 +131,9 @@ class Executable:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _check(self, lo: int, hi: int) -> None:
-        if (lo, hi) == self._checked:
+    def admit(self, lo: int, hi: int) -> None:
+        """Check that the turns `lo` to `hi - 1` stay inside their buffers; then any part of them runs unchecked."""
+        if self._checked[0] <= lo and hi <= self._checked[1]:
             return
         for call in self._calls:
             for view, size in zip(call.views, call.kernel.sizes, strict=True):

@@ -17,8 +17,25 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Arithmetic", "Expr", "Graph", "NumpyArithmetic", "SymbolArithmetic", "Tracer", "trace"]
+__all__ = [
+    "HASH_PARTS",
+    "HASH_ROUNDS",
+    "HASH_START",
+    "Arithmetic",
+    "Expr",
+    "Graph",
+    "NumpyArithmetic",
+    "SymbolArithmetic",
+    "Tracer",
+    "hashed_uniform",
+    "trace",
+]
+
+HASH_START = (0x9E3779B9, 0x85EBCA6B)
+HASH_PARTS = ((8, 0, 2.0**-24), (12, 0, 2.0**-20), (0, 4095, 2.0**-12))  # (shift, mask, scale)
+HASH_ROUNDS = (0x21F0AAAD, 0x735A2D97, 0x9E3779B1)
 
 _COMMUTATIVE = frozenset({"add", "mul", "max"})
 _FOLD: dict[str, Callable[..., float]] = {
@@ -99,6 +116,10 @@ class Expr:
         """Return the sine (radians)."""
         return self.tracer.make("sin", self)
 
+    def random(self, part: int, *keys: Expr | float) -> Expr:
+        """Return a uniform number in [0, 1) that depends on this number and `keys` only (see `hashed_uniform`)."""
+        return self.tracer.make("random", self, part, *keys)
+
     def maximum(self, other: Expr | float) -> Expr:
         """Return the larger one."""
         return self.tracer.make("max", self, other)
@@ -174,7 +195,7 @@ class Arithmetic(Protocol):
         ...
 
     def apply(self, op: str, args: Sequence[Any]) -> Any:
-        """Return `op(*args)`; `op` is one of add mul neg recip sqrt exp2 log2 sin max lt where."""
+        """Return `op(*args)`; `op` is one of add mul neg recip sqrt exp2 log2 sin max lt where random."""
         ...
 
 
@@ -190,7 +211,38 @@ class NumpyArithmetic:
 
     def apply(self, op: str, args: Sequence[Any]) -> Any:
         """Return `op(*args)` elementwise."""
+        if op == "random":
+            return hashed_uniform(*args).astype(self.dtype)
         return _NUMPY[op](*args)
+
+
+def hashed_uniform(lane: Any, part: float, *keys: Any) -> NDArray[np.float64]:
+    """Return numbers in [0, 1) made of whole numbers in [0, 2**24): the oracle of the `random` operation.
+
+    `part` 0 gives 24 bits; 1 and 2 give 20 and 12 other bits of one word, independent of each other. The keys are
+    folded into one word, the lane goes through two rounds of multiply and shift (constants as searched for by Wellons,
+    "hash prospector", 2018); the same bits come from every backend.
+    """
+
+    def word(x: Any) -> NDArray[np.uint32]:
+        return np.asarray(x).astype(np.int32).astype(np.uint32)
+
+    first, second = (np.uint32(x) for x in HASH_START)
+    m1, m2, m3 = (np.uint32(x) for x in HASH_ROUNDS)
+    with np.errstate(over="ignore"):
+        a = np.uint32(first)
+        for key in keys:
+            a = (a + word(key)) * m1
+            a = (a ^ (a >> np.uint32(15))) * m2
+            a = a ^ (a >> np.uint32(16))
+        h = word(lane) * m3 + a
+        h = (h ^ (h >> np.uint32(16))) * m1
+        h = (h ^ (h >> np.uint32(15))) + a * second
+        h = h * m2
+        h = h ^ (h >> np.uint32(15))
+    shift, mask, scale = HASH_PARTS[int(part)]
+    h = h >> np.uint32(shift) if shift else h & np.uint32(mask)
+    return h.astype(np.float64) * scale
 
 
 class SymbolArithmetic:

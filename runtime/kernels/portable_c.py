@@ -18,7 +18,8 @@ __all__ = ["PREAMBLE", "write_c"]
 
 # exp2: nearest integer plus a Taylor polynomial of degree 7 on [-1/2, 1/2] (error 5e-9), saturating at 2**-126 and
 # 2**127. Rounding goes through an integer: -fassociative-math may remove "add and subtract 1.5 * 2**23". It is our own
-# so that compilers without a vector library vectorise it too.
+# so that compilers without a vector library vectorise it too. So is log2: exponent plus (m - 1) times a polynomial of
+# degree 8 (error 3e-8) for m in [sqrt(1/2), sqrt(2)), saturating below 2**-126.
 PREAMBLE = """\
 #include <math.h>
 #include <stdint.h>
@@ -35,8 +36,24 @@ static inline float fl_exp2f(float x) {
   memcpy(&scale, &bits, sizeof scale);
   return p * scale;
 }
+static inline float fl_log2f(float x) {
+  x = x < 1.17549435e-38f ? 1.17549435e-38f : x;
+  int32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  int32_t e = (bits - 0x3f3504f3) >> 23;
+  bits -= e * 8388608;
+  float m;
+  memcpy(&m, &bits, sizeof m);
+  float f = m - 1.0f;
+  float p = 1.2583722e-1f;
+  p = p * f - 2.0726985e-1f; p = p * f + 2.1571558e-1f; p = p * f - 2.3894481e-1f; p = p * f + 2.8791625e-1f;
+  p = p * f - 3.6070368e-1f; p = p * f + 4.8091064e-1f; p = p * f - 7.2134735e-1f; p = p * f + 1.4426950f;
+  return (float)e + f * p;
+}
 """
-_FUNCTIONS = {"SQRT": "sqrtf", "EXP2": "fl_exp2f", "LOG2": "log2f", "SIN": "sinf"}
+_FUNCTIONS = {"SQRT": "sqrtf", "EXP2": "fl_exp2f", "LOG2": "fl_log2f", "SIN": "sinf"}
+_TYPES = {"float": "float", "int": "int32_t", "uint": "uint32_t"}
+_WORDS = {"XOR": "^", "AND": "&", "SHR": ">>"}
 _STATEMENTS = ("END", "GROUP", "SINK", "STORE")
 
 
@@ -127,7 +144,8 @@ class _Writer:
             if loop in self.turn:
                 constant += factor * self.turn[loop]
             else:
-                parts.append(f"i{loop}" if factor == 1 else f"{factor}*i{loop}")
+                index = self.value(loop)
+                parts.append(index if factor == 1 else f"{factor}*{index}")
         if constant or not parts:
             parts.append(str(constant))
         return f"{self._name(array)}[{'+'.join(parts)}]"
@@ -152,22 +170,24 @@ class _Writer:
         """Return the name (or the literal) of a value, after writing what it is made of."""
         node = self.nodes[i]
         if node.op == "CONST":
-            return _literal(node.value)
+            return _literal(node.value, node.kind)
+        if node.op == "RANGE":
+            return str(self.turn[i]) if i in self.turn else f"i{i}"
         scope = self.scopes[self._depth(i)]
         key = self._key(i)
         known = scope.known.get(key)
         if known is not None:
             return known
-        text = self._place(i) if node.op == "INDEX" else self._operation(node.op, node.sources)
+        text = self._place(i) if node.op == "INDEX" else self._operation(node.op, node.sources, node.kind)
         if node.op == "CMPLT":
             scope.known[key] = text
             return text
         self.count += 1
         name = scope.known[key] = f"v{self.count}"
-        scope.lines.append(f"float {name} = {text};")
+        scope.lines.append(f"{_TYPES[node.kind]} {name} = {text};")
         return name
 
-    def _operation(self, op: str, sources: Sequence[int]) -> str:
+    def _operation(self, op: str, sources: Sequence[int], kind: str = "float") -> str:
         if op == "MUL" and self.nodes[sources[1]].op == "CONST" and self.nodes[sources[1]].value == -1.0:
             return f"-{self.value(sources[0])}"
         a = [self.value(s) for s in sources]
@@ -182,6 +202,10 @@ class _Writer:
                 return f"({a[0]} < {a[1]})"
             case "WHERE":
                 return f"{a[0]} ? {a[1]} : {a[2]}"
+            case "CAST":
+                return f"({_TYPES[kind]}){a[0]}"
+            case "XOR" | "AND" | "SHR":
+                return f"{a[0]} {_WORDS[op]} {a[1]}"
             case "RECIPROCAL":
                 return f"1.0f / {a[0]}"
             case _ if op in _FUNCTIONS:
@@ -201,7 +225,8 @@ def write_c(nodes: Sequence[Node], name: str) -> tuple[str, list[int]]:
     arguments = [f"{'' if used[s] in writer.written else 'const '}float *restrict b{s}" for s in sorted(used)]
     arrays = [f"float r{n.slot}[{n.size}];" for n in nodes if n.op == "BUFFER"]
     lines = [f"static void {name}({', '.join(arguments)}) {{", *arrays, *writer.scopes[0].lines, "}", ""]
-    return "\n".join(lines), sorted(used)
+    # never inlined: gcc forgets `restrict` when it inlines, and does not vectorise a body of many buffers then
+    return "__attribute__((noinline)) " + "\n".join(lines), sorted(used)
 
 
 def _free_loops(nodes: Sequence[Node]) -> list[frozenset[int]]:
@@ -237,6 +262,8 @@ def _flat_indices(nodes: Sequence[Node]) -> dict[int, tuple[int, list[tuple[int,
                     if set(one) != {-1}:
                         raise ValueError("an index multiplies two loop counters")
                     sums[i] = {k: v * one[-1] for k, v in many.items()}
+            elif node.op == "CAST":
+                sums[i] = {i: 1}  # an index that was computed or read
             else:
                 raise ValueError(f"an index uses {node.op}")
         return sums[i]
@@ -249,7 +276,9 @@ def _flat_indices(nodes: Sequence[Node]) -> dict[int, tuple[int, list[tuple[int,
     return out
 
 
-def _literal(value: float) -> str:
+def _literal(value: float, kind: str = "float") -> str:
+    if kind != "float":
+        return f"{int(value)}{'u' if kind == 'uint' else ''}"
     text = f"{value:.9g}"
     if text in ("inf", "-inf", "nan"):
         return {"inf": "INFINITY", "-inf": "-INFINITY", "nan": "NAN"}[text]

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from flocklet.kernels.expr import HASH_PARTS, HASH_ROUNDS, HASH_START
+
 __all__ = ["Loops", "Node", "UopArithmetic", "load_tinygrad", "nodes_of"]
 
 _UNROLLED = 500  # axis numbers from here on are unrolled in the rendered text
@@ -27,7 +29,8 @@ class Node:
     """One node of a finished kernel, free of tinygrad: `sources` are positions in the list of nodes.
 
     `value` is a constant, `size` the turns of a RANGE or the floats of a PARAM or BUFFER (a register array), `slot` the
-    number of a buffer or array, `is_unrolled` marks a loop that is to be written out.
+    number of a buffer or array, `is_unrolled` marks a loop that is to be written out. `kind` is "float", "int" or "uint"
+    (32 bits each).
     """
 
     op: str
@@ -36,6 +39,7 @@ class Node:
     size: int = 0
     slot: int = 0
     is_unrolled: bool = False
+    kind: str = "float"
 
 
 @functools.cache
@@ -129,6 +133,35 @@ class Loops:
         """Return a float32 constant."""
         return self._tg.UOp.const(float(value), self._tg.dtypes.float)
 
+    def whole(self, value: Any) -> Any:
+        """Return a number that holds a whole number as an index."""
+        return value.cast(self._tg.dtypes.int32)
+
+    def hashed(self, lane: Any, part: int, keys: Sequence[Any]) -> Any:
+        """Return the same bits as `flocklet.kernels.expr.hashed_uniform`."""
+        tg = self._tg
+
+        def const(value: int) -> Any:
+            return tg.UOp.const(value, tg.dtypes.uint32)
+
+        def word(x: Any) -> Any:
+            return x.cast(tg.dtypes.int32).cast(tg.dtypes.uint32)
+
+        first, second = (const(x) for x in HASH_START)
+        m1, m2, m3 = (const(x) for x in HASH_ROUNDS)
+        a = first
+        for key in keys:
+            a = (a + word(key)) * m1
+            a = (a ^ (a >> const(15))) * m2
+            a = a ^ (a >> const(16))
+        h = word(lane) * m3 + a
+        h = (h ^ (h >> const(16))) * m1
+        h = ((h ^ (h >> const(15))) + a * second) * m2
+        h = h ^ (h >> const(15))
+        shift, mask, scale = HASH_PARTS[part]
+        h = h >> const(shift) if shift else h & const(mask)
+        return h.cast(tg.dtypes.int32).cast(tg.dtypes.float) * scale
+
     def finish(self, statements: Sequence[Any], name: str, *, threads: int = 0) -> Any:
         """Return the finished kernel; with `threads` the first loop becomes a GPU grid of blocks of that
         size.
@@ -166,8 +199,15 @@ class UopArithmetic:
                 return -a
             case "recip":
                 return a.reciprocal()
+            case "random":
+                return self._loops.hashed(a, int(args[1].arg), args[2:])
             case _:
                 return getattr(a, op)()
+
+
+def _kind(uop: Any) -> str:
+    name = str(uop.dtype)
+    return "uint" if "uint" in name else "int" if "int" in name or "index" in name else "float"
 
 
 def nodes_of(kernel: Any) -> list[Node]:
@@ -175,15 +215,15 @@ def nodes_of(kernel: Any) -> list[Node]:
     place: dict[Any, int] = {}
     nodes: list[Node] = []
     for uop in kernel.toposort():
-        op, sources = uop.op.name, tuple(place[s] for s in uop.src)
+        op, sources, kind = uop.op.name, tuple(place[s] for s in uop.src), _kind(uop)
         if op == "CONST":
-            node = Node(op, (), value=float(uop.arg))
+            node = Node(op, (), value=float(uop.arg), kind=kind)
         elif op == "RANGE":
-            node = Node(op, (), size=int(uop.src[0].arg), is_unrolled=uop.arg[0] > _UNROLLED)
+            node = Node(op, (), size=int(uop.src[0].arg), is_unrolled=uop.arg[0] > _UNROLLED, kind=kind)
         elif op in ("PARAM", "BUFFER"):
             node = Node(op, (), size=int(uop.src[0].arg), slot=uop.arg.slot)
         else:
-            node = Node(op, sources)
+            node = Node(op, sources, kind=kind)
         place[uop] = len(nodes)
         nodes.append(node)
     return nodes

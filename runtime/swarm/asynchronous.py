@@ -95,7 +95,9 @@ class _Reports:
         self.encoder = Encoder(peer.strategy.codec, peer.layout, peer.clock.rng("down"))
         self.encoder.forget()
         self.is_lossless = isinstance(peer.strategy.codec, Fp32)
-        self.held: dict[PeerId, Vector] = dict.fromkeys(self.members, peer.x)  # what the others hold, if we keep
+        self.held: dict[PeerId, Vector] = dict.fromkeys(
+            self.members, peer.x
+        )  # what the others hold, if we keep
         self.waiting: dict[PeerId, _Report] = {}
         self.newest: dict[PeerId, Vector] = {}
         self.seconds: dict[PeerId, float] = {}
@@ -271,5 +273,3 @@ class _Reports:
     def _hold(self, version: int, vector: Vector) -> None:
         self.version = version
         self.peer.finish(version - 1, vector)
-
-

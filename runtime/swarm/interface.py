@@ -82,7 +82,9 @@ class Message:
         """Return the tensors as one vector (P,), decoded once; raise SchemaMismatch or WireError."""
         known = self.__dict__.get("_vector")
         if known is None:
-            layout.check({name: value.shape for name, value in self.tensors.items()})  # before memory is taken
+            layout.check(
+                {name: value.shape for name, value in self.tensors.items()}
+            )  # before memory is taken
             with np.errstate(over="ignore"):  # what overflows is refused below
                 dense = {
                     name: value if isinstance(value, np.ndarray) else value.to_dense()

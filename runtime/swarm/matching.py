@@ -82,7 +82,8 @@ def matched(model: Layered, own: Vector, other: Vector, probe: Floats) -> Vector
 
 def _correlation(ours: Floats, theirs: Floats) -> NDArray[np.float64]:
     a, b = (
-        (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6) for x in (ours.astype(np.float64), theirs.astype(np.float64))
+        (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6)
+        for x in (ours.astype(np.float64), theirs.astype(np.float64))
     )
     return np.asarray(a.T @ b / len(ours))
 

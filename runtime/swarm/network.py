@@ -21,8 +21,8 @@ import msgpack
 from flocklet.body import Limits, pack_body, unpack_body
 from flocklet.errors import WireError
 from flocklet.identity import device_id_of
-from flocklet.swarm.interface import Message, PeerId, generator
 from flocklet.messages import check_header
+from flocklet.swarm.interface import Message, PeerId, generator
 from flocklet.wire import PREFIX, PROTOCOL_VERSION, SIGNATURE_BYTES, encode_hop, join_frame
 
 __all__ = ["Conditions", "SimLink", "SimNetwork"]

@@ -83,7 +83,10 @@ class Peer:
         self.round = 0
         self.start = start  # the model before the newest training
         self.encoder = Encoder(strategy.codec, self.layout, clock.rng("codec"))
-        self.memory: dict[str, Any] = {"classes": np.flatnonzero(np.bincount(task.labels[share])), "share": share}  # of the rules
+        self.memory: dict[str, Any] = {
+            "classes": np.flatnonzero(np.bincount(task.labels[share])),
+            "share": share,
+        }  # of the rules
         self.heard: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         self.refused: Counter[str] = Counter()

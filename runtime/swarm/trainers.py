@@ -105,4 +105,3 @@ class Gradient(Sgd):
 
     steps: int = 1
     batch: int = 256
-
