@@ -224,6 +224,12 @@ class Trainer:
             note = self._look_back()
         return Report(self.done, cost, lost, norm, is_applied, note)
 
+    def load(self, params: Floats) -> None:
+        """Go on from other parameters, (13828,); Adam's moments stay."""
+        self.params[:] = params
+        self._lowest = math.inf
+        self._turn()
+
     def _turn(self) -> None:
         """Let the vehicles fly with the parameters as they are now; `_adam` keeps the transposed weights up to date."""
         for turned, weights in zip(self._turned, turn_weights(self.params), strict=True):
