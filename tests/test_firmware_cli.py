@@ -64,9 +64,7 @@ def test_export_verify_report_and_picture(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "model, +-35 %" in text and "verified" in text and "oldest_first" in text
     source = (out / "policy.c").read_text()
-    (out / "policy.c").write_text(
-        source.replace("p = p * s", "p = p * s * 1.0001f")
-    )
+    (out / "policy.c").write_text(source.replace("p = p * s", "p = p * s * 1.0001f"))
     (out / "policy.c").write_text(
         (out / "policy.c").read_text().replace("vadd.f32 s11, s11, s6", "vadd.f32 s11, s11, s5")
     )
