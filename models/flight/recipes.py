@@ -23,7 +23,6 @@ from flocklet.models.flight.environment import Options
 from flocklet.models.flight.paths import Mix
 from flocklet.models.flight.policy import Policy
 from flocklet.models.flight.programs import NET
-from flocklet.models.flight.randomise import draw, same
 
 __all__ = ["TASKS", "Fleet", "fleet_of", "parameters_of", "policy_of", "recipe"]
 
@@ -78,8 +77,10 @@ def recipe(task: str = "hover", *, is_fleet: bool = False, updates: int | None =
 def fleet_of(vehicle: Vehicle | None) -> Fleet:
     """Return what draws vehicles to train on: always `vehicle`, or with None one of the class at random each time."""
     if vehicle is None:
+        from flocklet.models.flight.randomise import draw
+
         return lambda rng, n: draw(rng, n)
-    return lambda rng, n: same(vehicle, n)
+    return lambda rng, n: vehicle  # plain numbers serve every row
 
 
 def policy_of(params: Floats) -> Policy:
