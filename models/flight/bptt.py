@@ -87,8 +87,10 @@ class _Shard:
         self.settings = settings
         self._rng = rng
         n = flight.shape.rows
-        self._normals = rng.standard_normal(_noise_size(flight.shape), dtype=np.float32)
-        self._normals.reshape(-1, 18 * n)[:] *= np.repeat(np.asarray(NOISE, np.float32), n)
+        self._normals = rng.standard_normal((3 * flight.shape.longest, 18, n), dtype=np.float32)
+        self._normals *= np.asarray(NOISE, np.float32)[:, None]
+        scale = 1.0 / (settings.steps * n * settings.threads)  # the objective is the mean cost of a step
+        flight.cost[:] = replace(settings.cost, scale=scale).numbers()
         self._fill(fleet)
         self.paths = Paths(n, settings.mix, rng)
         self.lost = 0.0
@@ -130,16 +132,11 @@ class _Shard:
         """Fly one window and leave its gradient in `flight.grads`; return its mean cost."""
         flight = self.flight
         self.paths.targets(steps, flight.targets)
-        start = int(self._rng.integers(self._normals.size - steps * flight.noise[0].size))
-        start -= start % flight.noise[0].size
-        count = steps * flight.noise[0].size
-        flight.noise[:steps].reshape(-1)[:] = self._normals[start : start + count]
-        flight.cost[:] = replace(
-            self.settings.cost, scale=1.0 / (steps * flight.shape.rows * self.settings.threads)
-        ).numbers()
+        start = int(self._rng.integers(len(self._normals) - steps))
+        flight.hear(self._normals[start : start + steps])
         cost = flight.fly(steps)
         flight.gradient(steps)
-        return cost * steps * flight.shape.rows * self.settings.threads
+        return cost / float(flight.cost[-1])
 
     def carry_on(self, steps: int) -> None:
         """Start the next window where this one ended; replace who is lost, and some of the others."""
@@ -150,10 +147,6 @@ class _Shard:
         flight.carry_on(steps)
         swap = ~inside | (self._rng.random(flight.shape.rows) < self.settings.fresh)
         self._put(np.flatnonzero(swap))
-
-
-def _noise_size(shape: Shape) -> int:
-    return 18 * shape.rows * (shape.longest * 2 + 64)
 
 
 class Trainer:
@@ -186,6 +179,8 @@ class Trainer:
         self._adam.bind("params", self.params)
         for name in ("first", "second"):
             self._adam.buffers[name][:] = 0.0
+        self._turned = [self._adam.buffers[f"turned{i}"] for i in (1, 2, 3)]
+        self._turn()
         self._pool = ThreadPoolExecutor(max(1, settings.threads - 1)) if settings.threads > 1 else None
         self.done = 0
         self.survival = self.mean_cost = math.nan
@@ -201,9 +196,6 @@ class Trainer:
     def update(self, *, progress: float | None = None) -> Report:
         """Fly one window, apply one step of Adam; `progress` in [0, 1] sets the learning rate (default: by updates)."""
         s = self.settings
-        turned = turn_weights(self.params)
-        for shard in self._shards:
-            shard.flight.use(self.params, turned)
         costs = self._each(lambda shard: shard.window(s.steps))
         grads = self._adam.buffers["grads"]
         grads[:] = self._shards[0].flight.grads
@@ -231,6 +223,19 @@ class Trainer:
         if is_applied and self.done % _LOOK_BACK == 0:
             note = self._look_back()
         return Report(self.done, cost, lost, norm, is_applied, note)
+
+    def load(self, params: Floats) -> None:
+        """Go on from other parameters, (13828,); Adam's moments stay."""
+        self.params[:] = params
+        self._lowest = math.inf
+        self._turn()
+
+    def _turn(self) -> None:
+        """Let the vehicles fly with the parameters as they are now; `_adam` keeps the transposed weights up to date."""
+        for turned, weights in zip(self._turned, turn_weights(self.params), strict=True):
+            turned[:] = weights
+        for shard in self._shards:
+            shard.flight.use(self.params, self._turned)
 
     def _apply(self, norm: float, rate: float) -> None:
         self._applied += 1
@@ -274,6 +279,7 @@ class Trainer:
         params, first, second, self._applied = self._kept
         self.params[:] = params
         self._adam.buffers["first"][:], self._adam.buffers["second"][:] = first, second
+        self._turn()
         for shard in self._shards:
             shard.start_afresh()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flocklet.kernels.dense import dense
+from flocklet.kernels.dense import dense, transpose
 from flocklet.kernels.dsl import sqrt
 from flocklet.kernels.expr import trace
 from flocklet.kernels.maps import Window, map_kernel, vector
@@ -194,7 +194,8 @@ def weights_program(shape: Shape) -> Program:
 def adam_program() -> Program:
     """Return one step of Adam (Kingma & Ba, ICLR 2015, algorithm 1) with numbers from a buffer.
 
-    `steer`: factor on the gradient, learning rate over the first correction, one over the second correction.
+    `steer`: factor on the gradient, learning rate over the first correction, one over the second correction. `turned1`
+    to `turned3` receive the transposed weights that the backward pass reads.
     """
     program = Program("flight_adam")
 
@@ -208,4 +209,7 @@ def adam_program() -> Program:
     windows = [*[vector("inout")] * 3, vector(), Window(planes=3, plane_stride=1, column_stride=0)]
     kernel = map_kernel(trace(body, 1, 1, 1, 1, 3), windows, 1, NET.count)
     program.call(kernel, *views, program.buffer("steer", 3))
+    for i, layer in enumerate(NET.layers, 1):
+        turned = program.buffer(f"turned{i}", layer.inputs * layer.outputs)
+        program.call(transpose(layer.inputs, layer.outputs), View("params", layer.weights), turned)
     return program

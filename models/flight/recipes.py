@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flocklet.errors import ExportError
 from flocklet.models.flight.bptt import Settings
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import Vehicle
@@ -22,7 +23,6 @@ from flocklet.models.flight.environment import Options
 from flocklet.models.flight.paths import Mix
 from flocklet.models.flight.policy import Policy
 from flocklet.models.flight.programs import NET
-from flocklet.models.flight.randomise import draw, same
 
 __all__ = ["TASKS", "Fleet", "fleet_of", "parameters_of", "policy_of", "recipe"]
 
@@ -44,7 +44,18 @@ _LONG = Settings(
     rate=4e-3,
     cost=Cost(position=6.0, wall=1000.0, inside=0.4, effort=0.0),
 )
-_THROW = Options(guided=0.0, position_m=0.0, angle_rad=math.pi, velocity_m_s=1.0, rate_rad_s=1.0, limit_m=1e3)
+_MOVING = Mix(eights=0.3, wanders=0.3)
+_RECOVER = Settings(
+    steps=120,
+    updates=1000,
+    rate=4e-3,
+    fresh=0.3,
+    limit_m=5.0,
+    options=Options(
+        guided=0.0, position_m=0.0, angle_rad=math.pi, velocity_m_s=1.0, rate_rad_s=1.0, limit_m=1e3
+    ),
+    cost=Cost(position=1.0, square=0.0, velocity=3.0, attitude=4.0, rate=0.3, effort=0.0, wall=0.0, cap=1e4),
+)
 
 
 def recipe(task: str = "hover", *, is_fleet: bool = False, updates: int | None = None) -> Settings:
@@ -52,22 +63,24 @@ def recipe(task: str = "hover", *, is_fleet: bool = False, updates: int | None =
     if task == "hover":
         found = _LONG if is_fleet or (updates or 0) > 2 * _QUICK.updates else _QUICK
     elif task == "track":
-        found = replace(_LONG, mix=Mix(eights=0.3, wanders=0.3))
+        found = replace(_LONG, mix=_MOVING)
     elif task == "recover":
-        cost = replace(_LONG.cost, wall=0.0, cap=1e4, attitude=4.0)
-        found = replace(_LONG, updates=600, options=_THROW, cost=cost, limit_m=5.0, fresh=0.3)
+        found = _RECOVER
     else:
         raise ValueError(f"no such task: {task!r}")
-    if is_fleet:
-        found = replace(found, cost=replace(found.cost, effort=0.0))
+    if is_fleet:  # the hover action differs per vehicle; more vehicles at once, slower, longer
+        cost = replace(found.cost, effort=0.0)
+        found = replace(found, rows=32, steps=100, rate=3e-3, updates=5000, mix=_MOVING, cost=cost)
     return replace(found, updates=updates or found.updates)
 
 
 def fleet_of(vehicle: Vehicle | None) -> Fleet:
     """Return what draws vehicles to train on: always `vehicle`, or with None one of the class at random each time."""
     if vehicle is None:
+        from flocklet.models.flight.randomise import draw
+
         return lambda rng, n: draw(rng, n)
-    return lambda rng, n: same(vehicle, n)
+    return lambda rng, n: vehicle  # plain numbers serve every row
 
 
 def policy_of(params: Floats) -> Policy:
@@ -76,12 +89,14 @@ def policy_of(params: Floats) -> Policy:
 
 
 def parameters_of(policy: Policy) -> Floats:
-    """Return a policy as the trainer's parameters, (13828,) float32; raise ValueError for another shape."""
+    """Return a policy as the trainer's parameters, (13828,) float32; raise ExportError for another shape."""
     kinds = [kind for _, _, kind in policy.layers]
     if policy.sizes != NET.sizes or kinds != [layer.activation for layer in NET.layers]:
         shape = "-".join(map(str, NET.sizes))
-        raise ValueError(
-            f"the trainer knows policies of {shape} with fast_tanh, not {policy.sizes} with {kinds}"
+        given = "-".join(map(str, policy.sizes))
+        raise ExportError(
+            f"the trainer knows policies of {shape} with fast_tanh, not {given} with {', '.join(kinds)}",
+            remedy="train a policy with 'flocklet fly train'",
         )
     parts = [part.reshape(-1) for weights, bias, _ in policy.layers for part in (weights.T, bias)]
     return np.concatenate(parts).astype(np.float32)

@@ -135,6 +135,10 @@ class Flight:
         for i, weights in enumerate(turned, 1):
             bind(self.backward, f"turned{i}", weights)
 
+    def hear(self, noise: Floats) -> None:
+        """Observe with this noise (steps, 18, n) in the next window (no copy is made)."""
+        bind(self.forward, "noise", noise)
+
     def fly(self, steps: int) -> float:
         """Fly `steps` steps from `states[0]`; return the mean cost per step and vehicle (times the cost's scale)."""
         self.forward.run(0, steps)
