@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from recommend_data import TARGETS, Attack, Split, attack, gain, similar_trust, 
 
 from flocklet.datasets import MovieLens
 from flocklet.models.recommend.blend import Blend, top_unseen
+from flocklet.models.recommend.independence import independent
 from flocklet.models.recommend.influence import influence
 from flocklet.models.recommend.likes import Likes
 from flocklet.models.recommend.linear import Popularity, Scorer
@@ -20,14 +22,15 @@ from flocklet.models.search.metrics import bootstrap_interval
 
 Rows = list[dict[str, Any]]
 CASES: dict[
-    str, tuple[float, int, bool, bool]
-] = {  # share of attackers, sybils each, copy the victim, shared sybils
-    "none": (0.0, 0, False, False),
-    "10% x 5": (0.1, 5, False, False),
-    "10% x 50": (0.1, 50, False, False),
-    "30% x 5": (0.3, 5, False, False),
-    "10% x 5, copying the victim": (0.1, 5, True, False),
-    "10% x 5, copying, sybils shared by two attackers": (0.1, 5, True, True),
+    str, tuple[float, int, float, bool]
+] = {  # share of attackers, sybils each, share of the victim's likes that they copy, shared sybils
+    "none": (0.0, 0, 0.0, False),
+    "10% x 5": (0.1, 5, 0.0, False),
+    "10% x 50": (0.1, 50, 0.0, False),
+    "30% x 5": (0.3, 5, 0.0, False),
+    "10% x 5, copying the victim": (0.1, 5, 1.0, False),
+    "10% x 5, copying, sybils shared by two attackers": (0.1, 5, 1.0, True),
+    "10% x 5, copying half, sybils shared by two": (0.1, 5, 0.5, True),
 }
 
 
@@ -91,7 +94,7 @@ def _judged(
     part: Split,
     poisoned: Attack,
     judges: np.ndarray,
-    copies: bool,
+    copies: float,
     done: dict[bytes, tuple[float, float]],
     *,
     with_walk: bool,
@@ -102,7 +105,8 @@ def _judged(
         train = poisoned.train
         if copies:
             train = train.copy()
-            train[n:, :-TARGETS] = part.train[judge]
+            kept = np.random.default_rng(judge).random((len(train) - n, part.train.shape[1])) < copies
+            train[n:, :-TARGETS] = part.train[judge] & kept
         voice = influence(poisoned.trust, judge)
         # Nothing is learnt from whoever has no influence, so equal influence on equal likes is one and the same fit.
         heard = voice > 0
@@ -144,6 +148,7 @@ def _one(
     likes = Likes.of(
         *np.nonzero(train[heard]), (len(heard), train.shape[1]), influence=voice[heard], tags=_tags(part)
     )
+    likes = replace(likes, influence=independent(likes, int(np.searchsorted(heard, judge))))
     scorer = make()
     scorer.fit(likes)
     return _figure(scorer, part, judge)

@@ -13,8 +13,8 @@ LABELS = {
     "published walk": "published walk",
 }
 ORDER = ("none", "10% x 5", "30% x 5", "10% x 50", "10% x 5, copying the victim",
-         "10% x 5, copying, sybils shared by two attackers")  # fmt: skip
-TICKS = ("no attack", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying", "… and shared")
+         "10% x 5, copying, sybils shared by two attackers", "10% x 5, copying half, sybils shared by two")  # fmt: skip
+TICKS = ("no attack", "10% × 5", "30% × 5", "10% × 50", "10% × 5 copying", "… and shared", "… half, shared")
 WIDTH, HEIGHT, TOP, BOTTOM = 400, 300, 48, 64
 
 

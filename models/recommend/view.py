@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from flocklet.models.recommend.blend import Blend, choose_weights, default_score
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.feedback import FEEDBACK, Played, rerank
 from flocklet.models.recommend.graph import Graph
+from flocklet.models.recommend.independence import independent
 from flocklet.models.recommend.influence import InfluenceSettings, influence
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.meritrank import DENSE_MOST, MeritSettings, TrustEdges, exact_scores
@@ -149,6 +150,8 @@ class TrustView:
             self._model = None
             return
         row = int(np.searchsorted(people, self._me)) if self._me is not None else -1
+        if self.is_trust_used:
+            self._likes = replace(self._likes, influence=independent(self._likes, row))
         rng = np.random.default_rng(0)
         weights = choose_weights(self._likes, row, rng) if choose and row >= 0 else None
         self._model = Blend(default_scorers) if weights is None else Blend(default_scorers, weights)
