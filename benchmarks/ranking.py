@@ -39,6 +39,7 @@ from flocklet.models.search.listwise import JudgedList, Lists, bm25_weights, ndc
 from flocklet.models.search.metrics import k_fold, paired_randomisation_test
 from flocklet.models.search.pdgd import PdgdRanker
 from flocklet.models.search.posterior import Posterior, text_prior
+from flocklet.models.search.quick import QuickScorer
 from flocklet.models.search.swarm_study import StudySettings, run_study
 
 PEOPLE = ("nav", "info", "pbm")
@@ -250,9 +251,29 @@ def lambdamart(bench: Bench, seed: int) -> float | None:
         )
         for at in test.tolist():
             if len(lists[at].gains):
-                order = np.argsort(-ranker.predict(lists[at].matrix), kind="stable")
+                order = np.argsort(-ranker.booster_.predict(lists[at].matrix), kind="stable")
                 result[at] = ndcg(bench.queries[at], order)
     return float(result.mean())
+
+
+def timed_lambdamart(bench: Bench, matrix: Any, timed: Callable[[str, Callable[[], Any], int], None]) -> None:
+    """Time LightGBM on the same list, if it is installed."""
+    try:
+        import lightgbm
+    except ImportError:
+        print("lambdamart: not installed (pip install lightgbm scipy)")
+        return
+    used = [one for one in bench.lists() if len(one.gains)]
+    ranker = lightgbm.LGBMRanker(n_estimators=120, learning_rate=0.05, num_leaves=15, n_jobs=1, verbose=-1)
+    ranker.fit(
+        np.concatenate([one.matrix for one in used]),
+        np.concatenate([one.gains for one in used]),
+        group=[len(one.gains) for one in used],
+    )
+    booster = ranker.booster_
+    timed(
+        "scores and sort, LightGBM LambdaMART, 120 trees", lambda: np.argsort(-booster.predict(matrix)), 200
+    )
 
 
 def part_unseen(bench: Bench, seeds: int) -> dict[str, Any]:
@@ -347,13 +368,13 @@ def part_time(bench: Bench, seeds: int) -> dict[str, Any]:
         report[name] = {"median_us": float(np.median(times)), "p95_us": float(np.percentile(times, 95))}
         print(f"{name:42} {report[name]['median_us']:.1f} us  (p95 {report[name]['p95_us']:.1f})")
 
-    for is_deep in (False, True):
-        ranker = PdgdRanker(np.random.default_rng(0), is_deep=is_deep)
+    linear, deep = (PdgdRanker(np.random.default_rng(0), is_deep=is_deep) for is_deep in (False, True))
+    quick = QuickScorer(deep.parameters)
+    for name, ranker in (("linear", linear), ("MLP-64", deep), (f"MLP-64, kernel ({quick.backend})", quick)):
         timed(
-            f"scores and sort of {len(matrix)}, {'MLP-64' if is_deep else 'linear'}",
-            lambda r=ranker: np.argsort(-r.scores(matrix)),
-            2_000,
+            f"scores and sort of {len(matrix)}, {name}", lambda r=ranker: np.argsort(-r.scores(matrix)), 2_000
         )
+    timed_lambdamart(bench, matrix, timed)
     timed("features of 100 candidates", lambda: features.matrix(one.text, one.ids, one.scores), 50)
     return report
 

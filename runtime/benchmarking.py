@@ -90,7 +90,7 @@ def bench_collection(
     }
     return {
         "collection": collection.name,
-        "documents": len(collection.documents),
+        "documents": len(index),
         "queries": len(queries),
         "methods": methods,
         "latency_us": _latency_us(index, [one.text for one in queries]),

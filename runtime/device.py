@@ -255,15 +255,15 @@ class Device:
     def _trust_of(self, person: Identity) -> Callable[[bytes], float] | None:
         """Return how much a person lets the clicks of others count, None for all alike.
 
-        As soon as the person trusts somebody (`flocklet trust`): 1 for people of this device, the influence for
-        whom trust reaches, little for strangers, nothing for whom the person distrusts.
+        As soon as the person trusts somebody (`flocklet trust`): 1 for people of this device, `TrustView.heard` for
+        whom trust reaches, little for strangers (who together have one vote), nothing for whom the person distrusts.
         """
         if self.store.count("edge_pages") == 0:
             return None
         generation = self.taste.graph.generation
         if (generation, person.origin) != self._voices[:2]:
             view = self.taste.view(person)
-            voices = {row.origin: row.influence for row in view.trusted()} if view.has_trust else None
+            voices = view.heard() if view.has_trust else None
             self._voices = (generation, person.origin, voices)
         heard = self._voices[2]
         if heard is None:

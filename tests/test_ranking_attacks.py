@@ -23,7 +23,7 @@ TEXT = np.linspace(5, 1, 20).astype(np.float32)
 GAINS = np.array([2, 0, 4, 0, 1, 0, 3, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 ATTACKED = 20
 HONEST = 100
-GAUGE = PosteriorSettings(vote=1e9, own_vote=1e9)
+GAUGE = PosteriorSettings(vote=1e9, own_vote=1e9, query_vote=1e9)
 
 
 def origin(person: int) -> bytes:

@@ -15,6 +15,7 @@ from flocklet.models.search.items import Document
 from flocklet.models.search.listwise import JudgedList, Lists, bm25_weights, fit_close, fit_linear, ndcg_of
 from flocklet.models.search.neighbours import Neighbours
 from flocklet.models.search.pdgd import PdgdRanker, draw_list, preferences
+from flocklet.models.search.quick import QuickScorer
 from flocklet.models.search.reranker import Reranker
 from flocklet.models.search.swarm_study import ATTACKS, StudySettings, run_study
 
@@ -219,3 +220,19 @@ def test_hostile_models_do_not_reach_the_honest(attack: str) -> None:
         assert control.ndcg.min() < start - 0.1
     if attack == "nan":
         assert set(result.hostile) == {"malformed"}
+
+
+def test_the_compiled_scorer_agrees_with_the_model_it_compiles() -> None:
+    rng = np.random.default_rng(0)
+    ranker = PdgdRanker(rng, is_deep=True)
+    for name, value in ranker.parameters.items():
+        ranker.parameters[name] = (value + rng.normal(0, 0.3, value.shape)).astype(np.float32)
+    quick = QuickScorer(ranker.parameters)
+    for size in (1, 37, 100):
+        matrix = rng.normal(size=(size, len(FEATURES))).astype(np.float32)
+        assert np.allclose(quick.scores(matrix), ranker.scores(matrix), atol=1e-4)
+    other = {name: value * np.float32(0.5) for name, value in ranker.parameters.items()}
+    quick.use(other)
+    assert not np.allclose(quick.scores(matrix), ranker.scores(matrix), atol=1e-2)
+    with pytest.raises(ValueError, match="at most"):
+        quick.scores(np.zeros((101, len(FEATURES)), np.float32))

@@ -26,6 +26,7 @@ __all__ = ["Recommendation", "TrustView", "Trusted", "reach"]
 LIKED_FROM = 0.75
 ITEMS_MOST = 2_000
 TRUSTED_LEAST = 5
+_WITNESS_FULL = 0.1
 Words = Callable[[int], Sequence[str]]
 
 
@@ -102,6 +103,25 @@ class TrustView:
         heard = np.unique(self.graph.affinity().src)
         enough = int((voice[heard] > 0).sum()) - (self._me in heard) >= TRUSTED_LEAST
         return (voice, True) if enough else (everybody, False)
+
+    def heard(self) -> dict[bytes, float]:
+        """Return how much each person whom trust reaches counts as a witness, in (0, 1]; distrusted people count 0.
+
+        In proportion to the probability that walks from the person hit somebody, full at `_WITNESS_FULL` or at what the
+        best known tenth reaches (in a large flock nobody is hit often): so identities behind a few fooled people share
+        what those few bring in. Empty without trust.
+        """
+        if self._me is None or not self.has_trust:
+            return {}
+        voice = influence(
+            self._trust, self._me, replace(self._settings or InfluenceSettings(), full_at=_WITNESS_FULL)
+        )
+        reached = np.flatnonzero(voice > 0)
+        level = float(np.quantile(voice[reached[reached != self._me]], 0.9)) if len(reached) > 1 else 1.0
+        people = self.graph.people
+        found = {people[n]: min(1.0, float(voice[n]) / level) for n in reached.tolist() if n != self._me}
+        own = (self._edges.src == self._me) & (self._edges.weight < 0)
+        return found | {people[n]: 0.0 for n in self._edges.dst[own].tolist()}
 
     def trusted(self, *, settings: MeritSettings | None = None) -> list[Trusted]:
         """Return everybody with a score, the best first, and whoever the person distrusts."""

@@ -8,7 +8,9 @@ a query that nobody asked is ranked by the text alone.
 
 One person, one vote: what one identity adds to (C, E) of a (query, item) is scaled down so that neither exceeds `vote`
 (1, times the trust in that identity; the asking person's own clicks count `own_weight` each, up to `own_vote`). Nobody
-else's rate exceeds 1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Old
+else's rate exceeds 1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Over all items
+of a query one identity has at most `query_vote` votes: whoever clicks everything says nothing. Once there is trust,
+strangers together have one vote, so a crowd of made-up identities is as loud as one person. Old
 impressions fade by half-life: an entry's epoch is its own `ts`, and one from the future counts as new, no more.
 
 The state is counts, so the order of arrival does not matter and any entry can be taken back.
@@ -51,12 +53,18 @@ _STRANGER_MOST = 10.0
 
 @dataclass(frozen=True, slots=True)
 class PosteriorSettings:
-    """`strength` is a, `vote` and `own_vote` cap one identity, `half_life_s` fades what is old (None: never)."""
+    """`strength` is a, `vote` and `own_vote` cap one identity, `half_life_s` fades what is old (None: never).
+
+    `query_vote` caps the clicks of one identity over all items of a query. Everybody whom trust gives `faint` or less
+    counts, all together, no more than one vote per (query, item).
+    """
 
     strength: float = 3.0
     vote: float = 1.0
     own_vote: float = 8.0
     own_weight: float = 2.0
+    query_vote: float = 5.0
+    faint: float = 0.1
     half_life_s: float | None = 365 * 86_400.0
     exploration: float = 0.5
     explored_from: int = 1
@@ -370,9 +378,16 @@ class Posterior:
         looks = np.where(own, self.settings.own_weight * looks, np.maximum(looks, clicks))
         weight = np.where(own, self.settings.own_vote, self.settings.vote)
         scale = np.minimum(1.0, weight / np.maximum(np.maximum(clicks, looks), 1e-9))
+        told = np.bincount(who, np.where(own, 0.0, clicks * scale), len(self._origins))
+        scale = scale * np.minimum(1.0, self.settings.query_vote / np.maximum(told, 1e-9))[who]
         if self.trust is not None:
             known = {number: self._trust_of(number) for number in set(who[~own].tolist())}
-            scale = scale * np.array([known.get(number, 1.0) for number in who.tolist()])
+            weight = np.array([known.get(number, 1.0) for number in who.tolist()])
+            scale = scale * weight
+            faint = ~own & (weight <= self.settings.faint)
+            size = len(cells.items)
+            together = np.bincount(which[faint], (np.maximum(looks, clicks) * scale)[faint], size)
+            scale[faint] *= np.minimum(1.0, self.settings.vote / np.maximum(together, 1e-9))[which[faint]]
         return who, which, clicks * scale, looks * scale
 
     def _faded(self, epoch: NDArray[np.int64], now_s: float) -> Floats:

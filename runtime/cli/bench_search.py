@@ -12,6 +12,7 @@ from flocklet.errors import UsageError
 __all__ = ["add_parser"]
 
 _METRICS = ("ndcg@10", "mrr", "map", "recall@100")
+_DOCUMENT = ("collection", "documents", "queries", "methods", "latency_us", "index_bytes")
 _CLICKS = ("nav", "info", "pbm")
 
 
@@ -63,16 +64,25 @@ def _bench(args: argparse.Namespace) -> int:
             value = float(report["traffic_ndcg@10"][name])
             lines.insert(0, Series(name, flat, [value, value]))
         draw(args.plot, lines, title=f"nDCG@10 on {report['collection']}", x="impressions")
-    output.document(report)
+    output.document({name: report[name] for name in _DOCUMENT})
     output.remark(
         f"{report['collection']}: {report['documents']} documents, {report['queries']} judged queries, "
         f"search {report['latency_us']:.0f} us, index {report['index_bytes'] / 1e6:.1f} MB"
     )
     rows = [
-        (name, *(f"{values[metric]:.3f}" for metric in _METRICS), f"{values['p_vs_bm25']:.4f}")
+        (
+            name,
+            *(f"{values[metric]:.3f}" for metric in _METRICS),
+            f"{values['p_vs_bm25']:.4f}",
+            f"{report['traffic_ndcg@10'][name]:.3f}",
+        )
         for name, values in report["methods"].items()
     ]
-    output.table(("method", *_METRICS, "p vs bm25"), rows)
+    output.table(("method", *_METRICS, "p vs bm25", "ndcg as asked"), rows)
+    folds = ", ".join(report["rerank_folds"])
+    output.remark(
+        f"rerank_cv used per fold: {folds}; clicks_*: {report['impressions']} searches, seed {args.seed}"
+    )
     if args.plot:
         output.remark(f"plot: {args.plot}")
     return 0
