@@ -12,10 +12,10 @@ from flocklet.firmware_export.quantise import FULL
 
 __all__ = ["i16_parts"]
 
-# Four sums live in r8-r11, which this text saves by itself: gcc keeps them away from assembler at -Os.
+# Four sums live in r8-r11, which this text keeps in the job: gcc keeps them away from assembler at -Os.
 _COLUMN = [
-    "ldmia %[x]!, {r2}",
-    "ldmia %[w]!, {r3, r4}",
+    "ldmia r1!, {r2}",
+    "ldmia r6!, {r3, r4}",
     "asrs r5, r3, #16",
     "muls r3, r2, r3",
     "add r8, r8, r3",
@@ -29,41 +29,64 @@ _COLUMN = [
 ]
 _TO_HIGH = [f"mov r{8 + i}, r{2 + i}" for i in range(4)]
 _TO_LOW = [f"mov r{2 + i}, r{8 + i}" for i in range(4)]
-_TILE_ASM = [
+_JOB_ASM = [
     ".syntax unified",
-    "ldr r2, [%[f], #16]",
+    *_TO_LOW,
+    "adds r0, r0, #32",
+    "stmia r0!, {r2-r5}",
+    "subs r0, r0, #48",
+    "ldr r6, [r0]",
+    "ldr r2, [r0, #8]",
     "mov r12, r2",
-    *_TO_LOW,
-    "push {r2-r5}",
-    "ldmia %[f]!, {r2-r5}",
-    *_TO_HIGH,
     "1:",
+    "ldr r1, [r0, #12]",
+    "ldmia r1!, {r2-r5}",
+    *_TO_HIGH,
+    "ldr r2, [r0, #12]",
+    "ldr r3, [r0, #20]",
+    "adds r2, r2, r3",
+    "str r2, [r0, #12]",
+    "ldr r1, [r0, #4]",
+    "2:",
     *_COLUMN,
     *_COLUMN,
-    "cmp %[x], r12",
-    "bne 1b",
+    "cmp r1, r12",
+    "bne 2b",
     *_TO_LOW,
-    "subs %[f], %[f], #16",
-    "stmia %[f]!, {r2-r5}",
-    "pop {r2-r5}",
+    "ldr r1, [r0, #16]",
+    "stmia r1!, {r2-r5}",
+    "str r1, [r0, #16]",
+    "ldr r2, [r0, #28]",
+    "adds r6, r6, r2",
+    "ldr r2, [r0, #24]",
+    "subs r2, r2, #1",
+    "str r2, [r0, #24]",
+    "bne 1b",
+    "adds r0, r0, #32",
+    "ldmia r0!, {r2-r5}",
     *_TO_HIGH,
 ]
 
+# What dot2 works on lies in the memory of the caller, not on the stack: NAME_job_t in the header.
+_JOB = """\
+/* One call of the integer kernel. */
+typedef struct {
+  const uint32_t *w;    /* weights; a word serves two rows */
+  const int32_t *x;     /* inputs, an even number */
+  const int32_t *end;   /* behind the inputs */
+  const uint32_t *from; /* where the sums of a tile start */
+  uint32_t *y;
+  uint32_t step;        /* bytes from one start to the next */
+  uint32_t count;       /* tiles of four rows */
+  uint32_t skip;        /* bytes between the weights of two tiles */
+  uint32_t kept[4];     /* registers of the caller */
+} @N@_job_t;
+"""
+
 _KERNELS = """\
 /* Sums of four rows at a time; a word of weights serves two rows (see the head of the generator). */
-FLOCKLET_NOINLINE static void dot2(const uint32_t *w, const int32_t *x, const uint32_t *from, uint32_t step, uint32_t *y,
-                                   uint32_t n, uint32_t count, uint32_t skip)
-{
-  for (; count != 0u; count--) {
-    const int32_t *p = x;
-    const int32_t *const end = x + n;
 @INNER@
-    from += step / 4u;
-    w += skip / 4u;
-  }
-}
-
-static uint32_t total_of(const int32_t *x, uint32_t n)
+FLOCKLET_NOINLINE static uint32_t total_of(const int32_t *x, uint32_t n)
 {
   uint32_t total = 0u;
   for (; n != 0u; n--) {
@@ -72,20 +95,31 @@ static uint32_t total_of(const int32_t *x, uint32_t n)
   return total;
 }
 
+#if defined(__thumb__) && !defined(__thumb2__)
+/* a * factor / 2^20, rounded down, factor >= 0; from 16-bit halves, for want of a long multiplication. */
+FLOCKLET_NOINLINE static int32_t scaled(int32_t a, int32_t factor)
+{
+  const uint32_t low = (uint32_t)a & 0xffffu, small = (uint32_t)factor & 0xffffu, large = (uint32_t)factor >> 16;
+  const int32_t cross = (a >> 16) * (int32_t)small;
+  const uint32_t other = low * large + ((low * small) >> 16);
+  const uint32_t top = (uint32_t)(a >> 16) * large * 4096u;
+  return (int32_t)(top + (uint32_t)(cross >> 4) + (other >> 4) + ((((uint32_t)cross & 15u) + (other & 15u)) >> 4));
+}
+#else
 static int32_t scaled(int32_t a, int32_t factor)
 {
   return (int32_t)(((int64_t)a * factor) >> 20);
 }
+#endif
 
-/* Add the sums of a part to z in Q16: shift 0 for the high half of an observation, 12 for the low half, 4 else. */
-FLOCKLET_NOINLINE static void add_part(int32_t *z, const uint32_t *sum, uint32_t total, const int32_t *factor,
-                                       uint32_t n, uint32_t shift)
+/* Add s->sum to s->z in Q16: shift 0 for the high half of an observation, 12 for the low half, 4 else. */
+FLOCKLET_NOINLINE static void add_part(@N@_scratch_t *s, const int32_t *factor, uint32_t n)
 {
   uint32_t i;
-  total <<= 15;
   for (i = 0; i < n; i += 2u) {
-    z[i] += scaled((int32_t)(sum[i] - (sum[i + 1u] << 16) - total), factor[i]) >> shift;
-    z[i + 1u] += scaled((int32_t)sum[i + 1u], factor[i + 1u]) >> shift;
+    const int32_t low = (int32_t)(s->sum[i] - (s->sum[i + 1u] << 16) - (s->total << 15));
+    s->z[i] += scaled(low, factor[i]) >> s->shift;
+    s->z[i + 1u] += scaled((int32_t)s->sum[i + 1u], factor[i + 1u]) >> s->shift;
   }
 }
 
@@ -100,6 +134,16 @@ static int32_t curve(int32_t z, const int16_t *table)
   next = table[(size >> 10) + 1];
   y += ((next - y) * (size & 1023)) >> 10;
   return z < 0 ? -y : y;
+}
+
+/* Turn z (Q16) into values of full scale, and these into counts. */
+FLOCKLET_NOINLINE static void activate(@N@_scratch_t *s, const int16_t *table, uint32_t n)
+{
+  uint32_t i;
+  for (i = 0; i < n; i++) {
+    s->z[i] = curve(s->z[i], table);
+    s->counts[i] = (s->z[i] + 4) >> 3;
+  }
 }
 
 static int32_t full_counts(float v)
@@ -126,7 +170,13 @@ static float clamp_bits(float x, uint32_t limit)
 """
 
 _INNER_C = """\
-    uint32_t s0 = from[0], h0 = from[1], s1 = from[2], h1 = from[3];
+FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
+{
+  const uint32_t *w = job->w;
+  for (; job->count != 0u; job->count--) {
+    const int32_t *p = job->x;
+    const int32_t *const end = job->end;
+    uint32_t s0 = job->from[0], h0 = job->from[1], s1 = job->from[2], h1 = job->from[3];
     while (p != end) {
       const uint32_t v = (uint32_t)*p++;
       const uint32_t a = w[0];
@@ -137,40 +187,48 @@ _INNER_C = """\
       h1 += (uint32_t)((int32_t)b >> 16) * v;
       w += 2;
     }
-    y[0] = s0;
-    y[1] = h0;
-    y[2] = s1;
-    y[3] = h1;
-    y += 4;"""
+    job->y[0] = s0;
+    job->y[1] = h0;
+    job->y[2] = s1;
+    job->y[3] = h1;
+    job->y += 4;
+    job->from += job->step / 4u;
+    w += job->skip / 4u;
+  }
+}
+"""
 
 
 def _inner(*, use_asm: bool) -> str:
     if not use_asm:
         return _INNER_C
-    text = "\n".join(f'        "{line}\\n"' for line in _TILE_ASM)
+    text = "\n".join(f'      "{line}\\n"' for line in _JOB_ASM)
     return f"""\
 #if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
-    /* Four sums and the end of the inputs: all that the assembler is told, in three registers. */
-    uint32_t frame[5];
-    uint32_t *f = frame;
-    frame[0] = from[0];
-    frame[1] = from[1];
-    frame[2] = from[2];
-    frame[3] = from[3];
-    frame[4] = (uint32_t)end;
-    __asm__ volatile(
+FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
+{{
+  register @N@_job_t *j __asm__("r0") = job;
+  __asm__ volatile(
 {text}
-        : [w] "+l"(w), [x] "+l"(p), [f] "+l"(f)
-        :
-        : "r2", "r3", "r4", "r5", "r12", "cc", "memory");
-    y[0] = frame[0];
-    y[1] = frame[1];
-    y[2] = frame[2];
-    y[3] = frame[3];
-    y += 4;
+      : "+r"(j)
+      :
+      : "r1", "r2", "r3", "r4", "r5", "r6", "r12", "cc", "memory");
+}}
 #else
-{_INNER_C}
-#endif"""
+{_INNER_C}#endif
+"""
+
+
+def _dot(scratch: str, w: str, x: str, n: str, y: str, count: int, **how: str) -> str:
+    """Return the statements that fill the job and run it."""
+    values = {"w": w, "x": x, "end": f"{x} + {n}", "from": "zero4", "y": y, "step": "0u", "count": f"{count}u"}
+    values |= {"skip": "0u"} | {key.rstrip("_"): value for key, value in how.items()}
+    lines = [f"{scratch}->job.{key} = {value};" for key, value in values.items()]
+    return "\n".join([*lines, f"dot2(&{scratch}->job);"])
+
+
+def _add(total: str, factor: str, n: int, shift: int) -> str:
+    return f"s->total = {total};\ns->shift = {shift}u;\nadd_part(s, {factor}, {n}u);"
 
 
 def _even(n: int) -> int:
@@ -178,16 +236,17 @@ def _even(n: int) -> int:
 
 
 def _activate(kind: str, n: int) -> str:
-    """Return the statement that turns z (Q16) into counts, and into full-scale values in z."""
+    """Return the statements that turn z (Q16) into counts, and into full-scale values in z."""
     if kind == "identity":
         return ""
-    value = f"curve(s->z[i], W->t_{kind})"
+    text = f"activate(s, W->t_{kind}, {n}u);"
     if kind == "sigmoid":
-        value = f"(curve(s->z[i] >> 1, W->t_tanh) + {FULL}) >> 1"
-    return (
-        f"for (i = 0; i < {n}u; i++) {{\n  const int32_t t = {value};\n  s->z[i] = t;\n  s->counts[i] = (t + 4) >> 3;\n}}"
-        + (f"\ns->counts[{n}] = 0;" if n % 2 else "")
-    )
+        loop = (
+            f"for (i = 0; i < {n}u; i++) {{\n  s->z[i] = (curve(s->z[i] >> 1, W->t_tanh) + {FULL}) >> 1;\n"
+            "  s->counts[i] = (s->z[i] + 4) >> 3;\n}"
+        )
+        text = loop
+    return text + (f"\ns->counts[{n}] = 0;" if n % 2 else "")
 
 
 def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
@@ -203,9 +262,9 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
             continue
         n_in, rows = _even(layer.n_in), -(-layer.n_out // 4)
         lines += [
-            f"dot2(W->q{i}, s->counts, zero4, 0u, s->sum, {n_in}u, {rows}u, 0u);",
+            _dot("s", f"W->q{i}", "s->counts", f"{n_in}", "s->sum", rows),
             f"for (i = 0; i < {4 * rows}u; i++) {{\n  s->z[i] = W->b{i}[i];\n}}",
-            f"add_part(s->z, s->sum, total_of(s->counts, {n_in}u), W->mq{i}, {4 * rows}u, 4u);",
+            _add(f"total_of(s->counts, {n_in}u)", f"W->mq{i}", 4 * rows, 4),
             _activate(layer.activation.kind, layer.n_out),
         ]
     unit = 1 / 65536 if net.dense[-1].activation.kind == "identity" else 1 / FULL
@@ -229,10 +288,10 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         "  s->high[i] = u >> 12;\n  s->low[i] = u & 4095;\n}",
         f"s->high[{obs.state}] = 0;\ns->low[{obs.state}] = 0;" if obs.state % 2 else "",
         f"for (i = 0; i < {4 * rows0}u; i++) {{\n  s->z[i] = W->b0[i];\n}}",
-        f"dot2(W->u0, s->high, zero4, 0u, s->sum, {n_state}u, {rows0}u, 0u);",
-        f"add_part(s->z, s->sum, total_of(s->high, {n_state}u), W->mu0, {4 * rows0}u, 0u);",
-        f"dot2(W->u0, s->low, zero4, 0u, s->sum, {n_state}u, {rows0}u, 0u);",
-        f"add_part(s->z, s->sum, total_of(s->low, {n_state}u), W->mu0, {4 * rows0}u, 12u);",
+        _dot("s", "W->u0", "s->high", f"{n_state}", "s->sum", rows0),
+        _add(f"total_of(s->high, {n_state}u)", "W->mu0", 4 * rows0, 0),
+        _dot("s", "W->u0", "s->low", f"{n_state}", "s->sum", rows0),
+        _add(f"total_of(s->low, {n_state}u)", "W->mu0", 4 * rows0, 12),
     ]
     functions += (
         "\n/* What the observed values give to layer 0, with the bias, in Q16. */\n"
@@ -241,7 +300,7 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         + "\n}\n"
     )
     scratch = (
-        f"typedef struct {{\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
+        _JOB + f"typedef struct {{\n  @N@_job_t job;\n  uint32_t total;\n  uint32_t shift;\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
         f"  int32_t high[{n_state}];\n  int32_t low[{n_state}];\n  float y[{net.n_out}];\n"
         + (f"  int32_t past[{past}];\n" if past else "")
         + "} @N@_scratch_t;\n"
@@ -256,10 +315,8 @@ def _block(lines: list[str], by: int) -> str:
 
 
 def _past_call(rows: int, past: int, source: str) -> str:
-    return (
-        f"dot2(W->q0, {source}, zero4, 0u, s->sum, {past}u, {rows}u, 0u);\n"
-        f"add_part(s->z, s->sum, total_of({source}, {past}u), W->mq0, {4 * rows}u, 4u);"
-    )
+    call = _dot("s", "W->q0", source, f"{past}", "s->sum", rows)
+    return f"{call}\n{_add(f'total_of({source}, {past}u)', 'W->mq0', 4 * rows, 4)}"
 
 
 def _eval(plan: Plan, entry: int, past: int) -> str:
@@ -309,12 +366,10 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
         return Hooks(state, observe, call, feed=feed, shift=shift, reset=reset)
     state += f"uint32_t sums[{2 * h}]; /* first layer over all but the newest entry: of this period, of the next */\n"
     state += "uint32_t totals[2]; /* sums of the counts that went into them */\nuint32_t current;\nuint32_t columns;\n"
-    call = (
-        f"{weights}state_part(W, s, st->x);\n"
-        f"dot2(W->q0 + {2 * newest}, st->past + {newest}, st->sums + {h}u * st->current, 16u, s->sum, {entry}u, {rows}u, "
-        f"{8 * newest}u);\nadd_part(s->z, s->sum, st->totals[st->current] + total_of(st->past + {newest}, {entry}u), "
-        f"W->mq0, {4 * rows}u, 4u);\ny = network(W, s);"
-    )
+    start = {"from_": f"st->sums + {h}u * st->current", "step": "16u", "skip": f"{8 * newest}u"}
+    dot = _dot("s", f"W->q0 + {2 * newest}", f"st->past + {newest}", f"{entry}", "s->sum", rows, **start)
+    total = f"st->totals[st->current] + total_of(st->past + {newest}, {entry}u)"
+    call = f"{weights}state_part(W, s, st->x);\n{dot}\n{_add(total, 'W->mq0', 4 * rows, 4)}\ny = network(W, s);"
     stop = newest - entry
     share = min(_even(-(-newest // obs.period)), stop)
     slice_text = (
@@ -323,8 +378,7 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
     )
     finish = f"next_sums(st, {newest}u - st->columns);\nst->current = 1u - st->current;\nst->columns = 0u;"
     rebuild = (
-        "const @N@_weights_t *const W = WEIGHTS(st);\n"
-        f"dot2(W->q0, st->past, zero4, 0u, st->sums, {newest}u, {rows}u, {8 * entry}u);\n"
+        f"{weights}{_dot('s', 'W->q0', 'st->past', f'{newest}', 'st->sums', rows, skip=f'{8 * entry}u')}\n"
         f"st->totals[0] = total_of(st->past, {newest}u);\n"
         f"st->current = 0u;\nst->columns = 0u;\nnext_sums(st, {stop}u);"
     )
@@ -333,20 +387,22 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
 
 def _next_sums(plan: Plan, entry: int, past: int) -> str:
     h = plan.network.dims[1]
+    start = {"from_": "at != 0u ? sums : zero4", "step": "at != 0u ? 16u : 0u"}
+    dot = _dot("s", "W->q0 + 2u * at", "x", "count", "sums", h // 4, skip=f"8u * ({past}u - count)", **start)
     return f"""
 /* Add `count` more columns to the sums of the next period: entry j of it is entry j + 1 of this one. */
 FLOCKLET_NOINLINE static void next_sums(@N@_state_t *st, uint32_t count)
 {{
   const @N@_weights_t *const W = WEIGHTS(st);
+  @N@_scratch_t *const s = &st->scratch;
   const uint32_t next = 1u - st->current;
   uint32_t *const sums = st->sums + {h}u * next;
   const uint32_t at = st->columns;
   const int32_t *const x = st->past + {entry}u + at;
   if (count != 0u) {{
-    dot2(W->q0 + 2u * at, x, at != 0u ? sums : zero4, at != 0u ? 16u : 0u, sums, count, {h // 4}u,
-         8u * ({past}u - count));
     st->totals[next] = (at != 0u ? st->totals[next] : 0u) + total_of(x, count);
     st->columns = at + count;
+{_block([dot], 4)}
   }}
 }}
 """

@@ -69,7 +69,8 @@ def _weight_parts(plan: Plan, *, use_asm: bool) -> CodeParts:
         rows = -(-layer.n_out // 4)
         lines += [
             f"{call}(s->z, s->counts, {layer.n_in}u, {gain}{limit});",
-            f"dot4(W->q{i}, s->counts, zero4, 0u, s->sum, {-(-layer.n_in // 2)}u, {rows}u, 0u);",
+            f"FLOCKLET_FORGET(s);\n  dot4(W->q{i}, s->counts, zero4, 0u, s->sum, {-(-layer.n_in // 2)}u, {rows}u, 0u);",
+            "FLOCKLET_FORGET(s);",
             f"combine(s->z, W->b{i}, s->sum, W->s{i}, {4 * rows}u);",
             activation_call(layer.activation, "s->z", layer.n_out),
         ]

@@ -155,10 +155,12 @@ _PREAMBLE = """\
 #define FLOCKLET_NOINLINE __attribute__((noinline))
 #define FLOCKLET_LINE __attribute__((aligned(16))) /* rows of weights then start with a line of flash */
 #define FLOCKLET_BARRIER __asm__ volatile("" ::: "memory")
+#define FLOCKLET_FORGET(p) __asm__("" : "+r"(p)) /* addresses are computed again, not kept on the stack */
 #else
 #define FLOCKLET_NOINLINE
 #define FLOCKLET_LINE
 #define FLOCKLET_BARRIER ((void)0)
+#define FLOCKLET_FORGET(p) ((void)(p))
 #endif
 
 /* Cortex-M with a single-precision FPU: assembler kernels, the same bits as the C ones (which -O0 uses). */
