@@ -37,7 +37,8 @@ const which = document.getElementById("which"), play = document.getElementById("
 const time = document.getElementById("time"), clock = document.getElementById("clock");
 const speed = document.getElementById("speed");
 let turn = -0.6, up = 0.5, flight = FLIGHTS[0], frame = 0, playing = true, before = null, dragged = null;
-FLIGHTS.forEach((f, i) => { const o = document.createElement("option"); o.value = i; o.textContent = f.name; which.appendChild(o); });
+FLIGHTS.forEach((f, i) => {
+  const o = document.createElement("option"); o.value = i; o.textContent = f.name; which.appendChild(o); });
 function place(p) {
   const x = p[0] * Math.cos(turn) - p[1] * Math.sin(turn), d = p[0] * Math.sin(turn) + p[1] * Math.cos(turn);
   const y = d * Math.sin(up) + p[2] * Math.cos(up), k = canvas.width / 3.6;
