@@ -18,14 +18,14 @@ __all__ = ["draw_curve", "draw_flights"]
 _WIDTH, _HEIGHT = 1200, 900
 _COLOURS = ((68, 119, 170), (238, 102, 119), (34, 136, 51), (170, 51, 119), (204, 120, 30))
 _GREY, _LIGHT, _BLACK, _TARGET = (120, 120, 120), (225, 225, 225), (20, 20, 20), (170, 170, 170)
-_POINTS = 700
+_POINTS = 400
 Points = NDArray[np.float64]
 Box = tuple[int, int, int, int]
 
 
 def _polyline(canvas: Canvas, points: Points, colour: tuple[int, int, int], width: int) -> None:
     """Draw the finite parts of a line of points (n, 2) in pixels, thinned to what can be seen."""
-    step = max(1, len(points) // _POINTS)
+    step = max(1, -(-len(points) // _POINTS))
     for (x0, y0), (x1, y1) in pairwise(points[::step]):
         if np.isfinite([x0, y0, x1, y1]).all():
             canvas.line(round(x0), round(y0), round(x1), round(y1), colour, width)
@@ -111,8 +111,8 @@ def draw_flights(path: Path, verdict: Verdict) -> None:
         error.draw(np.stack([times, _distance(track)], axis=1), colour)
         figures = track.summary()
         told = "lost" if figures["rmse_m"] is None else f"{figures['rmse_m']:.3f} m"
-        canvas.line(110 + 160 * number, 870, 140 + 160 * number, 870, colour, 3)
-        canvas.text(146 + 160 * number, 863, f"{period:g} s: {told}"[:14], _BLACK)
+        canvas.line(110 + 230 * number, 870, 140 + 230 * number, 870, colour, 3)
+        canvas.text(150 + 230 * number, 863, f"{period:g} s: {told}"[:14], _BLACK)
     _draw_hovers(canvas, verdict)
     path.write_bytes(canvas.encode())
 
