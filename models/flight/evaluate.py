@@ -37,7 +37,8 @@ class Hover:
     """Results of hovering; the arrays (n,) hold one value per episode, `summary` sums them up.
 
     `length` counts steps up to and including the one that was lost; `error_m` and `change` are means over the last
-    second, `last_m` is |p| after the last step (NaN where lost); `returns` has the target weights.
+    second, `last_m` is |p| after the last step (NaN where lost); `returns` has the target weights (NaN: no
+    reward there).
     """
 
     seed: NDArray[np.int64]
@@ -65,7 +66,7 @@ class Hover:
             "p95_m": float(np.quantile(error, 0.95)) if len(error) else None,
             "settled": float((alive & (self.last_m < 0.2)).mean()),
             "episode_length": float(self.length.mean()),
-            "target_return": float(self.returns.mean()),
+            "target_return": _mean(self.returns[~np.isnan(self.returns)]),
             "action_change": _mean(self.change[alive]),
             "episodes": len(self.lost),
         }
@@ -105,6 +106,7 @@ def hover(
     episodes: int = 100,
     options: Options | None = None,
     is_firmware_rate: bool = False,
+    is_noisy: bool = True,
     record: int = 0,
     dtype: Any = np.float32,
 ) -> Hover:
@@ -121,7 +123,8 @@ def hover(
     length, error, returns, change, last = (np.zeros(n) for _ in range(5))
     previous = np.zeros((n, ACTIONS), dtype)
     kept = Recorder(steps, min(record, n), DT_S / per, None)
-    ticks = fly(policy, state, vehicles, Draws(generators), steps, is_firmware_rate=is_firmware_rate)
+    noise = Draws(generators) if is_noisy else None
+    ticks = fly(policy, state, vehicles, noise, steps, is_firmware_rate=is_firmware_rate)
     tick = next(ticks)
     for step in range(steps):
         length += ~lost
@@ -159,12 +162,14 @@ def figure_eights(
     scale: float = 1.0,
     seeds: Sequence[int] = SEEDS,
     is_firmware_rate: bool = False,
+    is_noisy: bool = True,
     record: bool = False,
     dtype: Any = np.float32,
 ) -> dict[float, Track]:
-    """Follow a figure-eight per seed and period, all at once, from rest at the start, with noise, undisturbed.
+    """Follow a figure-eight per seed and period, all at once, from rest at the start, undisturbed.
 
-    Record the first seed's flights if asked to. Rows of shorter flights go on to the end but no longer count.
+    `is_noisy` is False for policies that want no observation noise. Record the first seed's flights if asked to. Rows
+    of shorter flights go on to the end but no longer count.
     """
     k = len(seeds)
     path = FigureEight(np.repeat(np.asarray(periods_s, float), k), scale)
@@ -174,8 +179,8 @@ def figure_eights(
     calm = still(len(ends), vehicle, dtype)
     lost, errors = np.zeros(len(ends), bool), np.full((max(ends) - warm, len(ends), 3), np.nan)
     kept = Recorder(max(ends), len(ends) if record else 0, DT_S / per, path)
-    draws = Draws(generators)
-    ticks = fly(policy, calm, vehicle, draws, max(ends), is_firmware_rate=is_firmware_rate, path=path)
+    noise = Draws(generators) if is_noisy else None
+    ticks = fly(policy, calm, vehicle, noise, max(ends), is_firmware_rate=is_firmware_rate, path=path)
     tick = next(ticks)
     for step in range(max(ends)):
         error = tick.after.body[:, 0:3] - path.at(tick.time_s)[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flocklet.cli import fly_adapt, fly_train
+from flocklet.cli import fly_adapt, fly_eval, fly_train
 
 __all__ = ["add_parser"]
 
@@ -15,3 +15,4 @@ def add_parser(verbs: Any) -> None:
     below = fly.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=verbs._parser_class)
     fly_train.add_parser(below)
     fly_adapt.add_parser(below)
+    fly_eval.add_parser(below)

@@ -1,0 +1,45 @@
+"""The Gymnasium adapters pass Gymnasium's own checks."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium", reason="the package gymnasium is not installed")
+
+from gymnasium.utils.env_checker import check_env
+
+from flocklet.models.flight.environment import Options
+from flocklet.models.flight.gym import FlightEnv, FlightVectorEnv
+
+
+def test_the_single_environment_passes_the_checker():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(infinity|minimum|maximum|render|spec).*")
+        check_env(FlightEnv(), skip_render_check=True)
+
+
+def test_the_vector_environment_restarts_finished_rows():
+    flights = FlightVectorEnv(3, options=Options(steps=5))
+    seen, info = flights.reset(seed=1)
+    assert seen in flights.observation_space
+    assert info["privileged"].shape == (3, 28)
+    for _ in range(5):
+        seen, reward, terminated, truncated, info = flights.step(np.zeros((3, 4), np.float32))
+        assert seen in flights.observation_space
+    assert truncated.all()
+    assert not terminated.any()
+    seen, reward, terminated, truncated, info = flights.step(np.zeros((3, 4), np.float32))
+    assert (reward == 0).all()
+    assert not truncated.any()
+    assert (seen[:, 18:] == 0).all()
+
+
+def test_the_vector_form_flies_as_the_single_one_does():
+    single, many = FlightEnv(), FlightVectorEnv(1)
+    first, second = single.reset(seed=3)[0], many.reset(seed=3)[0]
+    np.testing.assert_array_equal(first, second[0])
+    action = np.full(4, 0.3, np.float32)
+    assert single.step(action)[1] == pytest.approx(float(many.step(action[None])[1][0]))
