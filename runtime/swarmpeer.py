@@ -14,7 +14,6 @@ import json
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ import numpy as np
 from flocklet.certificate import make_certificate
 from flocklet.clock import SystemClock
 from flocklet.dialer import Dialer
-from flocklet.digits import digits_task
 from flocklet.discovery import Announcement, PeerTable, Source, StaticSource, TableSettings
 from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError
@@ -37,28 +35,12 @@ from flocklet.swarm.simulation import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarmlink import MODEL_LIMITS, SwarmLink, SystemTime
+from flocklet.swarmsettings import PeerSettings
+from flocklet.swarmtasks import make_task
 
-__all__ = ["PeerSettings", "learn", "main"]
+__all__ = ["learn", "main"]
 
 _LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class PeerSettings:
-    """What one process needs to know; `peers` are addresses for networks without multicast."""
-
-    index: int
-    count: int
-    seed: int
-    rounds: int
-    strategy: str
-    stop_at: float = 0.0
-    port: int = 0
-    peers: tuple[str, ...] = ()
-    is_mdns_on: bool = True
-    attack: str = ""
-    meet_s: float = 60.0
-    run: str = field(default="")
 
 
 class _Reporter:
@@ -111,7 +93,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock"
     )
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
-    task = digits_task(settings.count, settings.seed)
+    task = make_task(settings.model, settings.count, settings.seed)
     table = PeerTable(
         identity.device_id, party.flock.tag, np.random.default_rng(), TableSettings(allow_loopback=True)
     )
@@ -132,7 +114,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as stack:
         link.endpoint = endpoint = Endpoint(party, on_link=linked, data_limits=MODEL_LIMITS, clock=clock)
         stack.push_async_callback(endpoint.close)
-        port = await endpoint.serve([_LOOPBACK], settings.port)
+        port = await endpoint.serve([_LOOPBACK], settings.ports[settings.index] if settings.ports else 0)
         dialer = Dialer(table, endpoint, clock, lambda record: None)
         for source in _sources(settings, party, port, clock):
             stack.push_async_callback(source.stop)
@@ -154,13 +136,23 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         say("done", {})
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need us
         summary["bytes_out"] = sum(one.bytes_out for one in traffic)
-    summary["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    summary["rss_mb"] = peak_mb()
     return summary
 
 
+def peak_mb() -> float:
+    """Return the peak of this process's resident memory; `ru_maxrss` would carry over that of its parent."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock) -> list[Source]:
-    found: list[Source] = [StaticSource(settings.peers, clock=clock)]
-    if settings.is_mdns_on:
+    others = [f"{_LOOPBACK}:{one}" for i, one in enumerate(settings.ports) if i != settings.index]
+    found: list[Source] = [StaticSource(others, clock=clock)]
+    if not settings.ports:
         from flocklet.discovery.mdns import MdnsSource
 
         about = Announcement(party.identity.device_id, party.flock.tag, party.run.hex(), port)
@@ -204,18 +196,13 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     """Run one peer."""
     values = json.loads((argv or sys.argv[1:])[0])
-    settings = PeerSettings(**{**values, "peers": tuple(values.get("peers", ()))})
+    settings = PeerSettings(**{**values, "ports": tuple(values.get("ports", ()))})
     try:
         say("summary", asyncio.run(learn(settings)))
     except LinkError as error:
         say("failed", {"message": str(error), "remedy": error.remedy})
         return error.exit_code
     return 0
-
-
-def as_json(settings: PeerSettings) -> str:
-    """Return the argument of the process."""
-    return json.dumps(asdict(settings))
 
 
 if __name__ == "__main__":
