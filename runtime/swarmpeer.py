@@ -28,8 +28,9 @@ from flocklet.flock import Flock
 from flocklet.handshake import Party
 from flocklet.link import Link
 from flocklet.models.layout import Vector, vector_id
-from flocklet.swarm.attacks import Attack
+from flocklet.swarm.attacks import Attack, poison
 from flocklet.swarm.compute import Threaded
+from flocklet.swarm.hostile import HOSTILE, HostileLink
 from flocklet.swarm.peer import Peer
 from flocklet.swarm.simulation import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
@@ -161,7 +162,11 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
 
 
 async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
-    strategy = Strategy.parse(settings.strategy)
+    strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
+    task = poison(task, {settings.index: settings.attack})
+    mine: SwarmLink | HostileLink = link
+    if settings.attack in HOSTILE:
+        mine = HostileLink(link, settings.attack, clock.rng("hostile"))
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     peer = Peer(
@@ -169,8 +174,8 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
         share=task.shares[settings.index],
         strategy=strategy,
         task=task,
-        clock=SystemTime(settings.seed, link.me),
-        link=link,
+        clock=clock,
+        link=mine,
         compute=Threaded(task, strategy.trainer),
         observer=reporter,
         rounds=settings.rounds,
