@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
 def peak_mb() -> float:
     """Return the peak of this process's resident memory; `ru_maxrss` would carry over that of its parent."""
     try:
-        with open("/proc/self/status", encoding="ascii") as lines:
+        with Path("/proc/self/status").open(encoding="ascii") as lines:
             return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

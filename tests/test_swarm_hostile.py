@@ -46,7 +46,8 @@ def test_poison_costs_the_mean_more_than_a_robust_rule():
     task = blobs(9)
     attacks = {i: Attack("reversed") for i in (6, 7, 8)}
     found = {
-        rule: simulate(f"full|{rule}", task, rounds=15, attacks=attacks)[1].accuracy for rule in ("mean", "krum(3)")
+        rule: simulate(f"full|{rule}", task, rounds=15, attacks=attacks)[1].accuracy
+        for rule in ("mean", "krum(3)")
     }
     clean = simulate("full|mean", task, rounds=15)[1].accuracy
     assert found["krum(3)"] > 0.85 and found["mean"] <= clean
@@ -73,9 +74,7 @@ def test_a_ground_id_wins_its_round_and_no_other():
 @pytest.mark.parametrize("kind", ["schema", "overflow", "replay"])
 async def test_the_same_scripts_misuse_real_links(kind):
     text = f"full(deadline=2)|{TRAINERS['recommender']}"
-    real = await launch(
-        3, text, seed=1, rounds=3, model="recommender", attacks={2: kind}, is_mdns_on=False
-    )
+    real = await launch(3, text, seed=1, rounds=3, model="recommender", attacks={2: kind}, is_mdns_on=False)
     refused = [summary["refused"] for summary in real.summaries[:2]]
     assert all(set(one) & set(EXPECTED[kind]) for one in refused)
     assert all(summary["models"][-1][0] == 3 for summary in real.summaries)

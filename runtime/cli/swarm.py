@@ -137,7 +137,8 @@ def _real(args: argparse.Namespace, output: Output, text: str, attacks: dict[int
         f"{found.bytes_out / 1e3:,.0f} kB, at most {rss_mb:.0f} MB of memory each"
     )
     return {
-        "model": args.model, "strategy": text, "peers": args.peers, "is_simulated": False, "curve": [curve[r] for r in sorted(curve)],
+        "model": args.model, "strategy": text, "peers": args.peers, "is_simulated": False,
+        "curve": [curve[r] for r in sorted(curve)],
         "bytes": found.bytes_out, "met_s": found.met_s, "training_s": found.training_s, "cold_s": found.cold_s,
         "rss_mb": rss_mb, "accuracy": [summary["accuracy"] for summary in found.summaries], "words": words,
     }  # fmt: skip

@@ -69,8 +69,8 @@ class Attack:
     freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows; invert sends
     -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
     others say, each in its own direction; labelflip, reversed and backdoor learn from poisoned rows (`poison`); the
-    scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and all send the model that the
-    first of them trained.
+    scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
+    all send the model that the first of them trained.
     """
 
     kind: str
@@ -177,7 +177,9 @@ def poison(task: Task, attacks: Mapping[int, str]) -> Task:
         end += len(rows)
     if len(labels) == 1:
         return task
-    return replace(task, features=np.concatenate(features), labels=np.concatenate(labels), shares=tuple(shares))
+    return replace(
+        task, features=np.concatenate(features), labels=np.concatenate(labels), shares=tuple(shares)
+    )
 
 
 def backdoor(features: Floats, width: int, size: int = 3) -> Floats:

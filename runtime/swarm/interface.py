@@ -82,7 +82,9 @@ class Message:
         """Return the tensors as one vector (P,), decoded once; raise SchemaMismatch or WireError."""
         known = self.__dict__.get("_vector")
         if known is None:
-            layout.check({name: value.shape for name, value in self.tensors.items()})  # before memory is taken
+            layout.check(
+                {name: value.shape for name, value in self.tensors.items()}
+            )  # before memory is taken
             for value in self.tensors.values():
                 if isinstance(value, np.ndarray | Sparse) and _dtype(value) not in (np.float32, np.float16):
                     raise WireError(f"a tensor holds {_dtype(value)}, not float32 or float16", reason="dtype")
