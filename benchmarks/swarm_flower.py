@@ -139,8 +139,8 @@ def measure(programs: Path, folder: Path, rounds: int, limit_s: float) -> list[d
         time.sleep(5)
         for i in range(10):
             start(
-                "flower-supernode", "--insecure", "--superlink", "127.0.0.1:9092", "--clientappio-api-address",
-                f"127.0.0.1:{9100 + i}", "--node-config", f"partition-id={i} num-partitions=10",
+                "flower-supernode", "--insecure", "--superlink", "127.0.0.1:9092", "--port",
+                str(9100 + i), "--node-config", f"partition-id={i} num-partitions=10",
             )  # fmt: skip
         time.sleep(5)
         start("flwr", "run", str(app.parent), "--stream")

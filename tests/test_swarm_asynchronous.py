@@ -91,7 +91,7 @@ def test_memory_with_every_arrival_is_one_step_of_everybody():
 def test_an_exchange_of_pairs_keeps_the_sum_of_all_models():
     task = blobs(6)
     simulation = Simulation(
-        Strategy.parse("poisson(train=1000,swap=0.05)"), task, seed=1, rounds=1, shared_start=False
+        Strategy.parse("poisson(train=8,swap=0.05)"), task, seed=1, rounds=1, shared_start=False
     )
     starts = []
     switch_on = simulation._switch_on
