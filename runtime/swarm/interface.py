@@ -158,7 +158,11 @@ class Link(Protocol):
     """The network as one peer sees it."""
 
     me: PeerId
-    bytes_out: int
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of frames given to the network so far."""
+        ...
 
     def peers(self) -> list[PeerId]:
         """Return who can be reached as far as discovery knows, sorted, without ourselves."""
