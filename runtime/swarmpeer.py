@@ -29,11 +29,10 @@ from flocklet.flock import Flock
 from flocklet.handshake import Party
 from flocklet.link import Link
 from flocklet.models.layout import Vector, vector_id
-from flocklet.swarm.attacks import Attack, poison
+from flocklet.swarm import interface as swarm
 from flocklet.swarm.compute import Threaded
-from flocklet.swarm.hostile import HOSTILE, HostileLink
 from flocklet.swarm.peer import Peer
-from flocklet.swarm.simulation import peer_identities, start_model
+from flocklet.swarm.start import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarmlink import MODEL_LIMITS, SwarmLink, SystemTime
@@ -164,10 +163,15 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
 
 async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
     strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
-    task = poison(task, {settings.index: settings.attack})
-    mine: SwarmLink | HostileLink = link
-    if settings.attack in HOSTILE:
-        mine = HostileLink(link, settings.attack, clock.rng("hostile"))
+    mine: swarm.Link = link
+    attack = None
+    if settings.attack:
+        from flocklet.swarm.attacks import Attack, poison
+        from flocklet.swarm.hostile import HOSTILE, HostileLink
+
+        attack, task = Attack(settings.attack), poison(task, {settings.index: settings.attack})
+        if settings.attack in HOSTILE:
+            mine = HostileLink(link, settings.attack, clock.rng("hostile"))
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     peer = Peer(
@@ -181,7 +185,7 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
         observer=reporter,
         rounds=settings.rounds,
         start=start_model(task, settings.seed, link.me),
-        attack=Attack(settings.attack) if settings.attack else None,
+        attack=attack,
         is_enough=(lambda x: reporter.accuracy(x) >= settings.stop_at) if settings.stop_at else None,
     )
     sampler = getattr(strategy.schedule, "sampler", None)

@@ -16,35 +16,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flocklet.errors import FlockletError
-from flocklet.identity import Identity
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.attacks import Attack, poison
 from flocklet.swarm.churn import Happening
 from flocklet.swarm.compute import Batched
 from flocklet.swarm.hostile import HOSTILE, HostileLink
-from flocklet.swarm.interface import Link, Message, PeerId, generator
+from flocklet.swarm.interface import Link, Message, PeerId
 from flocklet.swarm.network import Conditions, SimNetwork
 from flocklet.swarm.peer import Peer
+from flocklet.swarm.start import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarm.virtual import StandStill, VirtualTime, run_virtual
 
 __all__ = ["Report", "Simulation", "peer_identities", "start_model"]
-
-
-def peer_identities(count: int, seed: int) -> list[Identity]:
-    """Return the identities of the peers of a run, from its seed; the device of index i has the i-th."""
-    return [
-        Identity.from_seed(
-            hashlib.blake2b(b"%d/%d" % (seed, i), digest_size=32, person=b"flocklet-swarm").digest()
-        )
-        for i in range(count)
-    ]
-
-
-def start_model(task: Task, seed: int, me: PeerId, *, is_shared: bool = True) -> Vector:
-    """Return the model that a peer starts from: everybody's, or one of its own."""
-    return task.model.init(generator(seed, b"" if is_shared else me, "start"))
 
 
 @dataclass
