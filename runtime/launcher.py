@@ -7,9 +7,11 @@ simulator. They are started together, learn when all are linked, and end togethe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flocklet.errors import LinkError
-from flocklet.swarmpeer import PeerSettings, as_json
+from flocklet.swarmsettings import PeerSettings, as_json
 
 __all__ = ["Launch", "launch"]
 
@@ -45,17 +47,32 @@ async def launch(
     rounds: int,
     stop_at: float = 0.0,
     attacks: Mapping[int, str] | None = None,
+    model: str = "digits",
+    is_mdns_on: bool = True,
     on_round: Callable[[int, Mapping[str, Any]], None] = lambda index, line: None,
 ) -> Launch:
-    """Run `count` processes to the last round; raise LinkError with the first failure of any of them."""
+    """Run `count` processes to the last round; raise LinkError with the first failure of any of them.
+
+    Without mDNS each process is told the others' addresses, on ports that were free a moment ago.
+    """
     began, run = time.monotonic(), secrets.token_hex(8)
     result = Launch()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     processes: list[asyncio.subprocess.Process] = []
+    ports = () if is_mdns_on else _free_ports(count)
     try:
         for index in range(count):
             settings = PeerSettings(
-                index, count, seed, rounds, strategy, stop_at, attack=(attacks or {}).get(index, ""), run=run
+                index,
+                count,
+                seed,
+                rounds,
+                strategy,
+                stop_at,
+                attack=(attacks or {}).get(index, ""),
+                run=run,
+                model=model,
+                ports=ports,
             )
             processes.append(
                 await asyncio.create_subprocess_exec(
@@ -85,6 +102,15 @@ async def launch(
                 process.kill()
                 await process.wait()
     return result
+
+
+def _free_ports(count: int) -> tuple[int, ...]:
+    """Return ports of the loopback interface that nobody listens on at this moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return tuple(one.getsockname()[1] for one in sockets)
 
 
 def _tell(processes: list[asyncio.subprocess.Process]) -> None:

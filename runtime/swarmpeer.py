@@ -14,7 +14,7 @@ import json
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,6 @@ import numpy as np
 from flocklet.certificate import make_certificate
 from flocklet.clock import SystemClock
 from flocklet.dialer import Dialer
-from flocklet.digits import digits_task
 from flocklet.discovery import Announcement, PeerTable, Source, StaticSource, TableSettings
 from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError
@@ -30,35 +29,19 @@ from flocklet.flock import Flock
 from flocklet.handshake import Party
 from flocklet.link import Link
 from flocklet.models.layout import Vector, vector_id
-from flocklet.swarm.attacks import Attack
+from flocklet.swarm import interface as swarm
 from flocklet.swarm.compute import Threaded
 from flocklet.swarm.peer import Peer
-from flocklet.swarm.simulation import peer_identities, start_model
+from flocklet.swarm.start import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarmlink import MODEL_LIMITS, SwarmLink, SystemTime
+from flocklet.swarmsettings import PeerSettings
+from flocklet.swarmtasks import make_task
 
-__all__ = ["PeerSettings", "learn", "main"]
+__all__ = ["learn", "main"]
 
 _LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True)
-class PeerSettings:
-    """What one process needs to know; `peers` are addresses for networks without multicast."""
-
-    index: int
-    count: int
-    seed: int
-    rounds: int
-    strategy: str
-    stop_at: float = 0.0
-    port: int = 0
-    peers: tuple[str, ...] = ()
-    is_mdns_on: bool = True
-    attack: str = ""
-    meet_s: float = 60.0
-    run: str = field(default="")
 
 
 class _Reporter:
@@ -111,7 +94,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock"
     )
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
-    task = digits_task(settings.count, settings.seed)
+    task = make_task(settings.model, settings.count, settings.seed)
     table = PeerTable(
         identity.device_id, party.flock.tag, np.random.default_rng(), TableSettings(allow_loopback=True)
     )
@@ -132,7 +115,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as stack:
         link.endpoint = endpoint = Endpoint(party, on_link=linked, data_limits=MODEL_LIMITS, clock=clock)
         stack.push_async_callback(endpoint.close)
-        port = await endpoint.serve([_LOOPBACK], settings.port)
+        port = await endpoint.serve([_LOOPBACK], settings.ports[settings.index] if settings.ports else 0)
         dialer = Dialer(table, endpoint, clock, lambda record: None)
         for source in _sources(settings, party, port, clock):
             stack.push_async_callback(source.stop)
@@ -154,13 +137,23 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         say("done", {})
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need us
         summary["bytes_out"] = sum(one.bytes_out for one in traffic)
-    summary["rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    summary["rss_mb"] = peak_mb()
     return summary
 
 
+def peak_mb() -> float:
+    """Return the peak of this process's resident memory; `ru_maxrss` would carry over that of its parent."""
+    try:
+        with Path("/proc/self/status").open(encoding="ascii") as lines:
+            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock) -> list[Source]:
-    found: list[Source] = [StaticSource(settings.peers, clock=clock)]
-    if settings.is_mdns_on:
+    others = [f"{_LOOPBACK}:{one}" for i, one in enumerate(settings.ports) if i != settings.index]
+    found: list[Source] = [StaticSource(others, clock=clock)]
+    if not settings.ports:
         from flocklet.discovery.mdns import MdnsSource
 
         about = Announcement(party.identity.device_id, party.flock.tag, party.run.hex(), port)
@@ -169,7 +162,16 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
 
 
 async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
-    strategy = Strategy.parse(settings.strategy)
+    strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
+    mine: swarm.Link = link
+    attack = None
+    if settings.attack:
+        from flocklet.swarm.attacks import Attack, poison
+        from flocklet.swarm.hostile import HOSTILE, HostileLink
+
+        attack, task = Attack(settings.attack), poison(task, {settings.index: settings.attack})
+        if settings.attack in HOSTILE:
+            mine = HostileLink(link, settings.attack, clock.rng("hostile"))
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     peer = Peer(
@@ -177,13 +179,13 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
         share=task.shares[settings.index],
         strategy=strategy,
         task=task,
-        clock=SystemTime(settings.seed, link.me),
-        link=link,
+        clock=clock,
+        link=mine,
         compute=Threaded(task, strategy.trainer),
         observer=reporter,
         rounds=settings.rounds,
         start=start_model(task, settings.seed, link.me),
-        attack=Attack(settings.attack) if settings.attack else None,
+        attack=attack,
         is_enough=(lambda x: reporter.accuracy(x) >= settings.stop_at) if settings.stop_at else None,
     )
     sampler = getattr(strategy.schedule, "sampler", None)
@@ -204,18 +206,13 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     """Run one peer."""
     values = json.loads((argv or sys.argv[1:])[0])
-    settings = PeerSettings(**{**values, "peers": tuple(values.get("peers", ()))})
+    settings = PeerSettings(**{**values, "ports": tuple(values.get("ports", ()))})
     try:
         say("summary", asyncio.run(learn(settings)))
     except LinkError as error:
         say("failed", {"message": str(error), "remedy": error.remedy})
         return error.exit_code
     return 0
-
-
-def as_json(settings: PeerSettings) -> str:
-    """Return the argument of the process."""
-    return json.dumps(asdict(settings))
 
 
 if __name__ == "__main__":

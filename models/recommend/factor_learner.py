@@ -54,7 +54,7 @@ class FactorLearner:
         everywhere = self.unobserved * scores
         loss = ((missing * missing).sum(axis=2) + (everywhere * scores).sum(axis=2)).mean(axis=1)
         slope = (everywhere - missing) * np.float32(2.0 / features.shape[1])
-        gradient = slope.transpose(0, 2, 1) @ people
+        gradient = np.asarray(slope.transpose(0, 2, 1) @ people, np.float32)
         gradient += (2 * self.ridge / self.n_items) * items
         return gradient.reshape(len(params), -1), loss
 

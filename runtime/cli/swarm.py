@@ -12,7 +12,8 @@ from flocklet.errors import UsageError
 __all__ = ["add_parser"]
 
 _TRAINERS = ("sgd", "sam", "gradient")
-_DIGITS_TRAINER = "sgd(lr=0.3,epochs=2,batch=16)"
+_MODELS = ("digits", "reranker", "reranker-mlp", "recommender")
+_STOP_AT = 0.95
 
 
 def add_parser(verbs: Any) -> None:
@@ -20,12 +21,12 @@ def add_parser(verbs: Any) -> None:
     swarm = verbs.add_parser(
         "swarm",
         help="learn together: real peers on this machine, or thousands in virtual time",
-        description="Start peers that learn the digits together without a server, each a process of its own that "
+        description="Start peers that learn together without a server, each a process of its own that "
         "finds the others by mDNS; or simulate them with the same code (--simulate). A strategy is written "
         "'modest(s=10)|int4|trimmed(0.2)': schedule, trainer, codec and aggregator in any order.",
     )
     swarm.add_argument("--peers", type=int, default=10, metavar="N", help="how many (default: 10)")
-    swarm.add_argument("--model", default="digits", choices=["digits"], help="what they learn")
+    swarm.add_argument("--model", default="digits", choices=_MODELS, help="what they learn")
     swarm.add_argument(
         "--strategy", default="modest", metavar="TEXT", help="how they learn (default: modest)"
     )
@@ -34,7 +35,11 @@ def add_parser(verbs: Any) -> None:
     )
     swarm.add_argument("--rounds", type=int, default=40, metavar="N", help="at most (default: 40)")
     swarm.add_argument(
-        "--stop-at", type=float, default=0.95, metavar="SHARE", help="accuracy that ends it; 0: never"
+        "--stop-at",
+        type=float,
+        default=None,
+        metavar="SHARE",
+        help="accuracy that ends it (default: 0.95 for digits); 0: never",
     )
     swarm.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same run")
     swarm.add_argument("--simulate", action="store_true", help="in virtual time, in this process")
@@ -59,6 +64,8 @@ def _swarm(args: argparse.Namespace) -> int:
         raise UsageError(
             "--attackers needs --attack and at least one honest peer", remedy="fewer --attackers"
         )
+    if args.stop_at is None:
+        args.stop_at = _STOP_AT if args.model == "digits" else 0.0
     text = _strategy(args)
     Strategy.parse(text)
     attacks = {args.peers - 1 - i: Attack(args.attack) for i in range(args.attackers)}
@@ -81,22 +88,24 @@ def _strategy(args: argparse.Namespace) -> str:
     if args.codec:
         parts.append(args.codec)
     if not any(part.split("(")[0] in _TRAINERS for part in parts):
-        parts.append(_DIGITS_TRAINER)
+        from flocklet.swarmtasks import TRAINERS
+
+        parts.append(TRAINERS[args.model])
     return "|".join(parts)
 
 
 def _simulated(args: argparse.Namespace, text: str, attacks: dict[int, Any]) -> dict[str, Any]:
-    from flocklet.digits import digits_task
     from flocklet.swarm.simulation import Simulation
     from flocklet.swarm.strategy import Strategy
+    from flocklet.swarmtasks import make_task
 
     report = Simulation(
-        Strategy.parse(text), digits_task(args.peers, args.seed), seed=args.seed, rounds=args.rounds,
+        Strategy.parse(text), make_task(args.model, args.peers, args.seed), seed=args.seed, rounds=args.rounds,
         attacks=attacks, stop_at=args.stop_at or None,
     ).run()  # fmt: skip
     words = f"{report.bytes / 1e3:,.0f} kB in {sum(report.messages.values())} messages, log {report.log_hash}"
     return {
-        "strategy": text, "peers": args.peers, "is_simulated": True, "curve": report.curve,
+        "model": args.model, "strategy": text, "peers": args.peers, "is_simulated": True, "curve": report.curve,
         "bytes": report.bytes, "log": report.log_hash, "refused": dict(report.refused), "words": words,
     }  # fmt: skip
 
@@ -119,7 +128,7 @@ def _real(args: argparse.Namespace, output: Output, text: str, attacks: dict[int
         found = asyncio.run(
             launch(
                 args.peers, text, seed=args.seed, rounds=args.rounds, stop_at=args.stop_at,
-                attacks={index: attack.kind for index, attack in attacks.items()}, on_round=ended,
+                attacks={index: attack.kind for index, attack in attacks.items()}, model=args.model, on_round=ended,
             )
         )  # fmt: skip
     rss_mb = max(summary["rss_mb"] for summary in found.summaries)
@@ -128,7 +137,8 @@ def _real(args: argparse.Namespace, output: Output, text: str, attacks: dict[int
         f"{found.bytes_out / 1e3:,.0f} kB, at most {rss_mb:.0f} MB of memory each"
     )
     return {
-        "strategy": text, "peers": args.peers, "is_simulated": False, "curve": [curve[r] for r in sorted(curve)],
+        "model": args.model, "strategy": text, "peers": args.peers, "is_simulated": False,
+        "curve": [curve[r] for r in sorted(curve)],
         "bytes": found.bytes_out, "met_s": found.met_s, "training_s": found.training_s, "cold_s": found.cold_s,
         "rss_mb": rss_mb, "accuracy": [summary["accuracy"] for summary in found.summaries], "words": words,
     }  # fmt: skip

@@ -18,8 +18,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -214,8 +215,8 @@ class _Reports:
             self.done.set_result(None)
 
     def _answer(self, other: PeerId, *, is_whole: bool = False) -> None:
-        peer, body = self.peer, {}
-        base = b""
+        peer, base = self.peer, b""
+        body: Mapping[str, Any]
         if self.is_lossless or is_whole:
             body, self.held[other] = dict(peer.layout.split(peer.x)), peer.x
         else:

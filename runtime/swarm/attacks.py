@@ -7,7 +7,7 @@ simulator and in real peers. Sources: ALIE, Baruch et al. 2019; IPM, Xie et al. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,20 +16,22 @@ from numpy.typing import NDArray
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
+from flocklet.swarm.hostile import HOSTILE
 from flocklet.swarm.interface import PeerId, Update
 
 if TYPE_CHECKING:
     from flocklet.swarm.peer import Peer
     from flocklet.swarm.task import Task
 
-__all__ = ["ATTACKS", "Attack", "add_sybils", "backdoor", "flip_labels", "forge"]
+__all__ = ["ATTACKS", "POISONS", "Attack", "add_sybils", "backdoor", "flip_labels", "forge", "poison"]
 
 Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
-    "invert",
+    "invert", "labelflip", "reversed", "backdoor",
 )  # fmt: skip
+POISONS = ("labelflip", "reversed", "backdoor")
 
 
 def forge(
@@ -66,8 +68,9 @@ class Attack:
 
     freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows; invert sends
     -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
-    others say, each in its own direction; sybils of one `cabal` listen to nobody and all send the model that the
-    first of them trained.
+    others say, each in its own direction; labelflip, reversed and backdoor learn from poisoned rows (`poison`); the
+    scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
+    all send the model that the first of them trained.
     """
 
     kind: str
@@ -77,8 +80,8 @@ class Attack:
     first: Vector | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ATTACKS:
-            raise UsageError(f"no attack {self.kind!r}", remedy=", ".join(ATTACKS))
+        if self.kind not in (*ATTACKS, *HOSTILE):
+            raise UsageError(f"no attack {self.kind!r}", remedy=", ".join((*ATTACKS, *HOSTILE)))
 
     @property
     def trains(self) -> bool:
@@ -97,7 +100,7 @@ class Attack:
 
     def craft(self, trained: Vector, start: Vector, peer: Peer) -> Vector:
         """Return the model that goes out instead of `trained`."""
-        if self.kind == "liar" or self.is_two_faced:
+        if self.kind in ("liar", *POISONS, *HOSTILE) or self.is_two_faced:
             return trained
         if self.kind == "sybil":  # all of them held the same model before: who is first speaks for all
             return self.cabal.setdefault(vector_id(start), trained)
@@ -144,6 +147,39 @@ def flip_labels(task: Task, attackers: Sequence[int], first: int = 0, second: in
             labels[rows] = np.where(task.labels[rows] == first, second, labels[rows])
             labels[rows] = np.where(task.labels[rows] == second, first, labels[rows])
     return task.with_labels(labels)
+
+
+def poison(task: Task, attacks: Mapping[int, str]) -> Task:
+    """Return the task in which each attacker of a poisoning kind learns from its own poisoned copy of its rows.
+
+    labelflip swaps classes 0 and 1, reversed turns class c into C - 1 - c, backdoor patches half of the images, which
+    must be square, and calls them class 1.
+    """
+    features, labels, shares = [task.features], [task.labels], list(task.shares)
+    end = len(task.labels)
+    for i, kind in attacks.items():
+        if kind not in POISONS:
+            continue
+        rows = task.shares[i]
+        x, y = task.features[rows].copy(), task.labels[rows].copy()
+        if kind == "labelflip":
+            y = np.where(y == 0, 1, np.where(y == 1, 0, y))
+        elif kind == "reversed":
+            y = task.labels.max() - y
+        else:
+            width = round(x.shape[1] ** 0.5)
+            if width * width != x.shape[1]:
+                raise UsageError("a backdoor needs square images", remedy="another attack")
+            x[::2], y[::2] = backdoor(x[::2], width), 1
+        features.append(x)
+        labels.append(y)
+        shares[i] = np.arange(end, end + len(rows))
+        end += len(rows)
+    if len(labels) == 1:
+        return task
+    return replace(
+        task, features=np.concatenate(features), labels=np.concatenate(labels), shares=tuple(shares)
+    )
 
 
 def backdoor(features: Floats, width: int, size: int = 3) -> Floats:

@@ -1,11 +1,10 @@
 """Bristle (arXiv 2110.11006): choose whom to look at, judge them class by class, take what they are better at.
 
 Only the output layer is learnt, one column per class. The prioritiser keeps the nearest models and a few random
-others. The integrator asks each peer for the classes that it recalls best and scores them by F1 on a small shared
-probe set. The announced number of classes may be a
-lie: it is bounded by the number of classes on which the model shows any skill.
-Departures, as in the project's reference: F1 instead of recall, no sequence penalty, weight 0 where both scores are 0,
-scores capped at 1e4.
+others. The integrator asks each peer for the classes that it recalls best on a small shared probe set. The announced
+number of classes may be a lie: it is bounded by the number of classes on which the model shows any skill.
+Departures: recall chooses and scores classes (as in the authors' code), F1 is the certainty, no sequence penalty,
+weight 0 where both scores are 0, scores capped at 1e4.
 """
 
 from __future__ import annotations

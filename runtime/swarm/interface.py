@@ -85,6 +85,9 @@ class Message:
             layout.check(
                 {name: value.shape for name, value in self.tensors.items()}
             )  # before memory is taken
+            for value in self.tensors.values():
+                if isinstance(value, np.ndarray | Sparse) and _dtype(value) not in (np.float32, np.float16):
+                    raise WireError(f"a tensor holds {_dtype(value)}, not float32 or float16", reason="dtype")
             with np.errstate(over="ignore"):  # what overflows is refused below
                 dense = {
                     name: value if isinstance(value, np.ndarray) else value.to_dense()
@@ -97,6 +100,10 @@ class Message:
             self.__dict__["_vector"] = known
         vector: Vector = known
         return vector
+
+
+def _dtype(value: NDArray[Any] | Sparse) -> np.dtype[Any]:
+    return value.values.dtype if isinstance(value, Sparse) else value.dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +158,11 @@ class Link(Protocol):
     """The network as one peer sees it."""
 
     me: PeerId
-    bytes_out: int
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of frames given to the network so far."""
+        ...
 
     def peers(self) -> list[PeerId]:
         """Return who can be reached as far as discovery knows, sorted, without ourselves."""

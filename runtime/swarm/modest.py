@@ -73,6 +73,7 @@ class _Rounds:
         self.aggregator: PeerId = b""  # who gave us that model
         self.sample = b""  # who trains on that model: 8 bytes of each id
         self.collected: dict[int, dict[PeerId, Message | Update]] = {}
+        self.arrived_s = 0.0  # when the last model to merge came
         self.aggregated = 1  # newest round that we aggregated
         self.confirmed = 0  # newest round that a successor told us of
         self.answered: dict[int, asyncio.Future[bool]] = {}
@@ -152,7 +153,7 @@ class _Rounds:
                 await peer.clock.sleep(3 * self.schedule.aggregation_s)
                 if self.confirmed > round + 1 or self.round > round + 1:
                     return
-                skip = -1
+                skip = order.index(aggregator)  # whoever took it did nothing with it
             skip += 1
 
     def _trained(self, round: int, what: Vector | Mapping[str, Any], base: bytes) -> Message:
@@ -174,8 +175,12 @@ class _Rounds:
         for attempt in (message, whole):
             answer = self.answered[message.round] = asyncio.get_running_loop().create_future()
             peer.link.send([aggregator], attempt)
+            until_s = peer.clock.now() + 2 * self.schedule.aggregation_s
             while not answer.done():
                 await asyncio.wait([answer], timeout=self.schedule.ping_s / 2)
+                if not answer.done() and peer.clock.now() > until_s:
+                    peer.note(aggregator, "alive but does not merge; handing in to the next")
+                    return False
                 if not answer.done() and not await self.liveness.answers(aggregator, message.round):
                     return False
             if answer.result():
@@ -193,6 +198,7 @@ class _Rounds:
         if not held:
             self._spawn(self._hurry(round))
         held[item.sender] = item
+        self.arrived_s = self.peer.clock.now()
         wanted = len(self._expected(held))
         if len(held) >= max(1, int(wanted * self.schedule.success)):
             self._close(round)
@@ -209,7 +215,11 @@ class _Rounds:
         return found
 
     async def _hurry(self, round: int) -> None:
-        """Close a merge when all who are missing are dead, or after `aggregation_s` with `minimum` models."""
+        """Close a merge when all who are missing are dead, or after `aggregation_s` with `minimum` models.
+
+        With four in five of them it is closed as soon as nothing came for a ping's time and twice as long as all
+        those took to come: when the membership changes, some hand in to another peer and are waited for in vain.
+        """
         clock, began = self.peer.clock, self.peer.clock.now()
         while True:
             await clock.sleep(self.schedule.ping_s / 2)
@@ -218,7 +228,11 @@ class _Rounds:
             held = self.collected[round]
             missing = sorted(self._expected(held) - held.keys())
             alive = any(await asyncio.gather(*(self.liveness.answers(peer, round) for peer in missing)))
-            is_late = clock.now() - began > self.schedule.aggregation_s
+            now_s = clock.now()
+            is_late = now_s - began > self.schedule.aggregation_s
+            is_quiet = now_s - self.arrived_s >= self.schedule.ping_s + 2 * (self.arrived_s - began)
+            if len(held) >= 0.8 * (len(held) + len(missing)):
+                is_late = is_late or is_quiet
             if round in self.collected and (not alive or (is_late and len(held) >= self.schedule.minimum)):
                 self._close(round)
 

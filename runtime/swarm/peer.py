@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from flocklet.errors import WireError
 from flocklet.models.layout import Vector, vector_id
-from flocklet.swarm.attacks import Attack
 from flocklet.swarm.codecs import Encoder
 from flocklet.swarm.interface import Clock, Context, Link, Message, PeerId, Update
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Rows, Task
+
+if TYPE_CHECKING:
+    from flocklet.swarm.attacks import Attack
 
 __all__ = ["Compute", "Observer", "Peer"]
 

@@ -20,13 +20,13 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float, float]]], *, title: 
     right = {name: [(second, accuracy) for second, _, accuracy in points] for name, points in lines.items()}
     body = [_panel(left, 60, "bytes sent (MB)"), _panel(right, 440, "time (s)")]
     for number, name in enumerate(lines):
-        y = 50 + 16 * number
+        y = 325 + 16 * number  # below the panels: inside, it would hide a curve
         body.append(
-            f'<rect x="80" y="{y - 9}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>'
+            f'<rect x="60" y="{y - 9}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>'
         )
-        body.append(f'<text x="95" y="{y}">{escape(name)}</text>')
+        body.append(f'<text x="75" y="{y}">{escape(name)}</text>')
     body.append(f'<text x="60" y="22" font-size="14">{escape(title)}</text>')
-    return _svg(800, 330, body)
+    return _svg(800, 325 + 16 * len(lines), body)
 
 
 def heat_map(
@@ -44,7 +44,7 @@ def heat_map(
         body.append(f'<text x="{x0 - 8}" y="{y + 17}" text-anchor="end">{escape(row)}</text>')
         for j, column in enumerate(columns):
             value, x = values[row, column], x0 + j * cell_w
-            ink = "#fff" if value < 0.35 or value > 0.8 else "#000"
+            ink = "#fff" if value < 0.25 or value > 0.85 else "#000"
             weight = ' font-weight="bold"' if value >= best - 0.0005 else ""
             body.append(
                 f'<rect x="{x}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(value)}" stroke="#fff"/>'

@@ -16,34 +16,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from flocklet.errors import FlockletError
-from flocklet.identity import Identity
 from flocklet.models.layout import Vector, vector_id
-from flocklet.swarm.attacks import Attack
+from flocklet.swarm.attacks import Attack, poison
 from flocklet.swarm.churn import Happening
 from flocklet.swarm.compute import Batched
-from flocklet.swarm.interface import Message, PeerId, generator
+from flocklet.swarm.hostile import HOSTILE, HostileLink
+from flocklet.swarm.interface import Link, Message, PeerId
 from flocklet.swarm.network import Conditions, SimNetwork
 from flocklet.swarm.peer import Peer
+from flocklet.swarm.start import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarm.virtual import StandStill, VirtualTime, run_virtual
 
 __all__ = ["Report", "Simulation", "peer_identities", "start_model"]
-
-
-def peer_identities(count: int, seed: int) -> list[Identity]:
-    """Return the identities of the peers of a run, from its seed; the device of index i has the i-th."""
-    return [
-        Identity.from_seed(
-            hashlib.blake2b(b"%d/%d" % (seed, i), digest_size=32, person=b"flocklet-swarm").digest()
-        )
-        for i in range(count)
-    ]
-
-
-def start_model(task: Task, seed: int, me: PeerId, *, is_shared: bool = True) -> Vector:
-    """Return the model that a peer starts from: everybody's, or one of its own."""
-    return task.model.init(generator(seed, b"" if is_shared else me, "start"))
 
 
 @dataclass
@@ -100,8 +86,9 @@ class Simulation:
         graph: Sequence[Sequence[int]] | None = None,
         speeds: Sequence[float] | None = None,
     ) -> None:
-        self.strategy, self.task, self.seed, self.rounds = strategy, task, seed, rounds
         self.attacks = dict(attacks or {})
+        task = poison(task, {i: attack.kind for i, attack in self.attacks.items()})
+        self.strategy, self.task, self.seed, self.rounds = strategy, task, seed, rounds
         self.script, self.late, self.every = list(script), set(late), every
         self.judged = None if judged is None else set(judged)
         self.stop_at, self.shared_start, self.graph = stop_at, shared_start, graph
@@ -151,20 +138,24 @@ class Simulation:
         sampler = self._sampler(members)
         start = start_model(self.task, self.seed, b"") if self.shared_start else None
         for i, link in enumerate(links):
+            clock, attack = VirtualTime(self.seed, link.me), self.attacks.get(i)
+            mine: Link = link
+            if attack is not None and attack.kind in HOSTILE:
+                mine = HostileLink(link, attack.kind, clock.rng("hostile"))
             peer = Peer(
                 me=link.me,
                 share=self.task.shares[i],
                 strategy=self.strategy,
                 task=self.task,
-                clock=VirtualTime(self.seed, link.me),
-                link=link,
+                clock=clock,
+                link=mine,
                 compute=self.compute,
                 observer=self,
                 rounds=self.rounds,
                 start=start
                 if start is not None
                 else start_model(self.task, self.seed, link.me, is_shared=False),
-                attack=self.attacks.get(i),
+                attack=attack,
             )
             if self.speeds is not None:
                 self.compute.speed[link.me] = self.speeds[i]

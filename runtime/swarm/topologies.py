@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from flocklet.errors import UsageError
 
 __all__ = [
-    "Graph", "barabasi_albert", "components", "exponential_hop", "full", "geometric", "metropolis", "one_peer_exponential", "regular",
-    "ring",
+    "Graph", "barabasi_albert", "components", "exponential_hop", "full", "geometric", "metropolis", "one_peer_exponential",
+    "regular", "ring",
 ]  # fmt: skip
 
 Graph = tuple[tuple[int, ...], ...]
