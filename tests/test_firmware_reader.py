@@ -178,11 +178,29 @@ def test_refusals_name_the_node(tmp_path, nodes, message):
         read(path)
 
 
-def test_external_data_is_refused(tmp_path):
-    model = onnx.load(mlp_file(np.random.default_rng(0), [4, 4], tmp_path / "m.onnx", ["Tanh"]))
-    onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="d.bin")
+def test_external_data_is_read_beside_the_model_and_nowhere_else(tmp_path):
+    model = onnx.load(mlp_file(np.random.default_rng(0), [9, 33, 4], tmp_path / "m.onnx", ["Tanh"]))
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "e.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="d.bin")
+    assert path.stat().st_size < 1000
+    agrees(path)
     with pytest.raises(ExportError, match="another file"):
-        read(tmp_path / "e.onnx")
+        lower(parse_model(path.read_bytes()))
+    data = (tmp_path / "own" / "d.bin").read_bytes()
+    (tmp_path / "own" / "d.bin").write_bytes(data[:-4])
+    with pytest.raises(ExportError, match="too short"):
+        read(path)
+    (tmp_path / "own" / "d.bin").unlink()
+    with pytest.raises(ExportError, match=r"cannot read 'd\.bin'"):
+        read(path)
+    (tmp_path / "d.bin").write_bytes(data)
+    (tmp_path / "own" / "d.bin").symlink_to(tmp_path / "d.bin")
+    with pytest.raises(ExportError, match="outside its own folder"):
+        read(path)
+    path.write_bytes(path.read_bytes().replace(b"d.bin", b"/dev/"[:5]))
+    with pytest.raises(ExportError):
+        read(path)
 
 
 def test_damaged_files_give_one_clear_error(tmp_path):
