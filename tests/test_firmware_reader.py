@@ -246,6 +246,23 @@ def test_pytorch_files(tmp_path):
     agrees(path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore")
+def test_stable_baselines_policies_with_external_data(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    policy = sb3.PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu").policy
+    actor = torch.nn.Sequential(
+        policy.features_extractor, policy.mlp_extractor.policy_net, policy.action_net
+    ).eval()
+    path = tmp_path / "p.onnx"
+    torch.onnx.export(actor, (torch.zeros(1, 3),), str(path), external_data=True, dynamo=True, verbose=False)
+    assert read(path).dims == (3, 64, 64, 1)
+    agrees(path)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learn_files(tmp_path):
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
