@@ -19,6 +19,7 @@ import numpy.typing as npt
 from numpy.polynomial import polynomial
 
 from flocklet.errors import ExportError
+from flocklet.firmware_export.external_data import parse_file
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.onnx_values import (
     Flow,
@@ -35,7 +36,7 @@ from flocklet.firmware_export.onnx_values import (
     takes_bias,
     with_bias,
 )
-from flocklet.onnx_wire import Graph, Model, Node, parse_model
+from flocklet.onnx_wire import Graph, Model, Node
 
 __all__ = ["lower", "read"]
 
@@ -355,10 +356,4 @@ def lower(model: Model, *, output: str | None = None, activation: str | None = N
 
 def read(path: Path | str, *, output: str | None = None, activation: str | None = None) -> Network:
     """Read an ONNX file and return its network; raise `ExportError` naming what cannot be exported."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ExportError(
-            f"cannot read {path}: {error.strerror}", remedy="pass the path of an ONNX file"
-        ) from error
-    return lower(parse_model(data), output=output, activation=activation)
+    return lower(parse_file(path), output=output, activation=activation)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from flocklet.errors import ExportError
+from flocklet.firmware_export.external_data import parse_file
 from flocklet.firmware_export.trees import FlatTrees, round_down
-from flocklet.onnx_wire import Model, Node, parse_model
+from flocklet.onnx_wire import Model, Node
 
 __all__ = ["lower_trees", "read_trees"]
 
@@ -129,10 +130,4 @@ def _append(
 
 def read_trees(path: Path | str) -> FlatTrees:
     """Read the tree ensemble of an ONNX file."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ExportError(
-            f"cannot read {path}: {error.strerror}", remedy="pass the path of an ONNX file"
-        ) from error
-    return lower_trees(parse_model(data))
+    return lower_trees(parse_file(path))

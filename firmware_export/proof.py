@@ -12,6 +12,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -272,13 +273,23 @@ def _cross_rows(
     expected: Expected, *, counts: bool,
 ) -> list[Row]:  # fmt: skip
     label = (core.name, f"{compiler}: {version(compiler)}", " ".join(flags))
-    image_path = build_image(plan, source, compiler, core, where, flags=flags)
+    library = where / "policy.o"
+    with ThreadPoolExecutor(4) as pool:  # each is a process of its own: they run beside each other
+        warn = pool.submit(
+            compile_object, compiler, core, [source / f"{plan.name}.c"], library,
+            flags=[*flags, *WARNINGS], include=[source],
+        )  # fmt: skip
+        sizes: dict[str, Future[Path]] = {}
+        if counts and "unicorn" in engines and unicorn_engine.available():
+            sizes["empty"] = pool.submit(build_empty, compiler, core, where / "e", flags=flags)
+            for what in ("eval", "step"):
+                sizes[what] = pool.submit(
+                    build_size, plan, source, compiler, core, where / what, flags=flags, what=what
+                )
+        image_path = build_image(plan, source, compiler, core, where, flags=flags)
+        printed = warn.result()
     image = read_elf(image_path)
     rows = []
-    library = where / "policy.o"
-    printed = compile_object(
-        compiler, core, [source / f"{plan.name}.c"], library, flags=[*flags, *WARNINGS], include=[source]
-    )
     warned = next((line for line in printed.splitlines() if "warning:" in line), "")
     static_ram = read_elf(library).ram_bytes
     for engine in engines:
@@ -290,12 +301,8 @@ def _cross_rows(
             numbers: dict[str, Any] = {}
             if counts:
                 numbers = measure(plan, emulator, expected, cycles=core.name == "cortex-m4")
-                empty = read_elf(build_empty(compiler, core, where, flags=flags)).flash_bytes
-                for what in ("eval", "step"):
-                    size = read_elf(
-                        build_size(plan, source, compiler, core, where, flags=flags, what=what)
-                    ).flash_bytes
-                    numbers[f"flash_{what}"] = size - empty
+                flash = {key: read_elf(made.result()).flash_bytes for key, made in sizes.items()}
+                numbers |= {f"flash_{what}": flash[what] - flash["empty"] for what in ("eval", "step")}
             if warned or static_ram:
                 result, detail = "failed", warned or f"{static_ram} bytes of static RAM"
             rows.append(Row(engine, *label, result, detail, sha, static_ram=static_ram, **numbers))
@@ -343,17 +350,15 @@ def verify(
         raise MissingExtra("ziglang", "firmware", "cross-compiling for microcontrollers")
     if engines and not (unicorn_engine.available() or (qemu_engine.available() and "qemu" in engines)):
         raise MissingExtra("unicorn", "firmware", "running the code on an emulated core")
-    with tempfile.TemporaryDirectory(prefix="flocklet-verify-") as made:
+    with tempfile.TemporaryDirectory(prefix="flocklet-verify-") as made, ThreadPoolExecutor(1) as beside:
+        here: Future[list[Row]] | None = None
         if host:
             if available("host"):
-                rows.append(
-                    _attempt(
-                        lambda: [_host_row(plan, source, Path(made) / "host", expected, fuzz)],
-                        "host",
-                        "this machine",
-                        "cc",
-                    )[0]
-                )
+                here = beside.submit(
+                    _attempt,
+                    lambda: [_host_row(plan, source, Path(made) / "host", expected, fuzz)],
+                    "host", "this machine", "cc",
+                )  # fmt: skip
             else:
                 rows.append(Row("host", "this machine", "cc", "", "not run", "no host compiler 'cc'"))
         for name in cores:
@@ -377,6 +382,7 @@ def verify(
                         ),
                         "-", name, compiler,
                     )  # fmt: skip
+        rows = [*(here.result() if here else []), *rows]
     report = Report(plan.name, plan.dtype, expected.sha256, tuple(rows))
     _store(artifact, report)
     return report

@@ -1,15 +1,16 @@
 """Read the protobuf bytes of an ONNX file without any third-party package.
 
 Every length in the file is untrusted: sizes, counts and nesting are bounded, and whatever is malformed,
-truncated, external or sparse raises `ExportError` with one line that names the message. Unknown fields are
-skipped by wire type. Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables
+truncated or sparse raises `ExportError` with one line that names the message. Unknown fields are
+skipped by wire type. Numbers in another file (external data) come through a function of the caller, or are
+refused: this module opens no file. Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables
 beside each parser.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -18,7 +19,17 @@ import numpy.typing as npt
 
 from flocklet.errors import ExportError
 
-__all__ = ["MAX_BYTES", "Attribute", "Graph", "Model", "Node", "Tensor", "ValueInfo", "parse_model"]
+__all__ = [
+    "MAX_BYTES",
+    "Attribute",
+    "External",
+    "Graph",
+    "Model",
+    "Node",
+    "Tensor",
+    "ValueInfo",
+    "parse_model",
+]
 
 MAX_BYTES = 256 * 1024 * 1024
 MAX_ELEMENTS = 16 * 1024 * 1024
@@ -26,6 +37,7 @@ MAX_RECORDS = 100_000
 
 Tensor: TypeAlias = npt.NDArray[Any]
 Value: TypeAlias = int | memoryview
+External: TypeAlias = Callable[[str, int, int | None], bytes]  # location, offset, length (None: all)
 
 _PACKED_DTYPES = {1: (4, "<f4"), 10: (11, "<f8")}
 _RAW_DTYPES = {
@@ -182,7 +194,7 @@ def _array(value: Value, dtype: str, what: str) -> Tensor:
     return np.frombuffer(data, dtype=dtype)
 
 
-def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
+def _tensor(data: memoryview, what: str, external: External | None = None) -> tuple[str, Tensor]:
     """Parse TensorProto.
 
     Dims 1, data_type 2, float 4, int32 5, int64 7, name 8, raw 9, double 10, external 13/14.
@@ -192,6 +204,8 @@ def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
     name = ""
     raw: memoryview | None = None
     parts: list[Tensor] = []
+    where: dict[str, str] = {}
+    elsewhere = False
     for number, wire, value in _records(data, what):
         if number == 1:
             dims += _integers(value, what)
@@ -205,12 +219,14 @@ def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
             name = _text(value, what)
         elif number == 9 and wire == 2:
             raw = _bytes(value, what)
-        elif number == 13 or (number == 14 and value == 1):
-            raise ExportError(
-                f"tensor '{name or what}' keeps its data in another file (external data)",
-                remedy="save the model in one file (onnx.save with save_as_external_data=False)",
-            )
+        elif number == 13:
+            fields = {part: _text(item, what) for part, _, item in _records(_bytes(value, what), what)}
+            where[fields.get(1, "")] = fields.get(2, "")
+        elif number == 14:
+            elsewhere = value == 1
     label = f"tensor '{name}'"
+    if elsewhere or where:
+        raw = memoryview(_elsewhere(label, where, external))
     count = 1
     for dim in dims:
         if dim < 0:
@@ -232,6 +248,22 @@ def _tensor(data: memoryview, what: str) -> tuple[str, Tensor]:
     if array.size != count:
         raise ExportError(f"{label} has {array.size} elements but its shape {tuple(dims)} needs {count}")
     return name, array.reshape(dims)
+
+
+def _elsewhere(label: str, where: dict[str, str], external: External | None) -> bytes:
+    """Return the bytes of a tensor that lie in another file: location, offset and length as text."""
+    if external is None or not where.get("location"):
+        raise ExportError(
+            f"{label} keeps its data in another file (external data), which is not at hand",
+            remedy="pass the path of the model with its data file beside it, or save both in one file",
+        )
+    try:
+        offset, length = int(where.get("offset", "0")), int(where.get("length", "-1"))
+    except ValueError as error:
+        raise ExportError(f"{label} has an offset or length in another file that is no number") from error
+    if offset < 0 or length < -1:
+        raise ExportError(f"{label} has a negative offset or length in another file")
+    return external(where["location"], offset, None if length < 0 else length)
 
 
 def _attribute(data: memoryview, what: str) -> Attribute:
@@ -329,7 +361,7 @@ def _dims(data: memoryview) -> list[int | None]:
     return out
 
 
-def _graph(data: memoryview) -> Graph:
+def _graph(data: memoryview, external: External | None) -> Graph:
     """Parse GraphProto: node 1, name 2, initializer 5, input 11, output 12, sparse_initializer 15."""
     name = ""
     nodes: list[Node] = []
@@ -342,7 +374,7 @@ def _graph(data: memoryview) -> Graph:
         elif number == 2:
             name = _text(value, "the graph")
         elif number == 5:
-            key, tensor = _tensor(_bytes(value, "the graph"), "an initialiser")
+            key, tensor = _tensor(_bytes(value, "the graph"), "an initialiser", external)
             tensors[key] = tensor
         elif number == 11:
             inputs.append(_value_info(_bytes(value, "the graph")))
@@ -354,12 +386,13 @@ def _graph(data: memoryview) -> Graph:
     return Graph(name, tuple(nodes), tensors, free, tuple(outputs))
 
 
-def parse_model(data: bytes) -> Model:
+def parse_model(data: bytes, external: External | None = None) -> Model:
     """Parse the bytes of an ONNX file (ModelProto.
 
     Ir 1, producer 2, graph 7, opset_import 8 {domain 1, version 2}).
 
-    Raises `ExportError` for anything malformed, never anything else.
+    external: gives the bytes of a tensor that lies in another file. Raises `ExportError` for anything
+    malformed, never anything else.
     """
     if len(data) > MAX_BYTES:
         raise ExportError(f"the ONNX file has {len(data)} bytes, more than {MAX_BYTES}")
@@ -373,7 +406,7 @@ def parse_model(data: bytes) -> Model:
         elif number == 2:
             producer = _text(value, "the model")
         elif number == 7:
-            graph = _graph(_bytes(value, "the model"))
+            graph = _graph(_bytes(value, "the model"), external)
         elif number == 8:
             domain, version = "", 0
             for part, _, item in _records(_bytes(value, "an operator set"), "an operator set"):

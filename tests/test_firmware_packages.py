@@ -238,3 +238,66 @@ def test_no_warning_on_any_arm_core(tmp_path, dtype):
 
 def test_packages_can_be_chosen():
     assert set(TARGETS) == {"c99", "cmake", "arduino", "platformio", "zephyr", "esp-idf", "crazyflie"}
+
+
+BUILD_TREES = """\
+cmake_minimum_required(VERSION 3.13)
+project(app C)
+add_compile_options(-Os -std=gnu11 -Wall -Wextra -Wconversion -Werror)
+set(CONFIG_LTF_POLICY y)
+function(zephyr_include_directories)
+  include_directories(${ARGN})
+endfunction()
+function(zephyr_library)
+endfunction()
+function(zephyr_library_sources)
+  add_library(zephyr_ltf STATIC ${ARGN})
+endfunction()
+function(idf_component_register)
+  cmake_parse_arguments(A "" "" "SRCS;INCLUDE_DIRS" ${ARGN})
+  add_library(idf_ltf STATIC ${A_SRCS})
+  target_include_directories(idf_ltf PUBLIC ${A_INCLUDE_DIRS})
+endfunction()
+add_subdirectory(@ROOT@/zephyr zephyr)
+add_subdirectory(@ROOT@/esp-idf/ltf idf)
+"""
+
+ARDUINO_H = """\
+#pragma once
+#include <stdint.h>
+struct SerialPort { void begin(long) {} template <class T> void println(T) {} };
+static SerialPort Serial;
+inline unsigned long micros() { return 0; }
+"""
+
+
+@needs_cc
+def test_zephyr_and_esp_idf_build_files_name_what_is_there(artifact, tmp_path):
+    """Both build files run in CMake against our own functions of the documented names."""
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    text = BUILD_TREES.replace("@ROOT@", str(artifact.directory))
+    (tmp_path / "CMakeLists.txt").write_text(text)
+    subprocess.run(["cmake", "-S", ".", "-B", "b"], cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(
+        ["cmake", "--build", "b"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert {p.name for p in tmp_path.rglob("*.a")} == {"libzephyr_ltf.a", "libidf_ltf.a"}
+
+
+@needs_cc
+def test_arduino_and_platformio_trees_compile_without_a_warning(artifact, tmp_path):
+    if shutil.which("c++") is None:
+        pytest.skip("no host C++ compiler 'c++'")
+    (tmp_path / "Arduino.h").write_text(ARDUINO_H)
+    library = artifact.directory / "arduino/ltf"
+    warn = ["-Os", "-Wall", "-Wextra", "-Werror"]
+    names = json.loads((artifact.directory / "library.json").read_text())["build"]
+    sources = [library / "src/ltf.c", artifact.directory / names["srcDir"] / names["srcFilter"][2:-1]]
+    for source in sources:
+        subprocess.run(["cc", "-std=gnu11", *warn, "-c", source, "-o", tmp_path / "o.o"], check=True)
+    sketch = ["-x", "c++", "-std=gnu++17", "-include", "Arduino.h", library / "examples/run/run.ino"]
+    command = ["c++", *warn, "-I", tmp_path, "-I", library / "src", *sketch, "-fsyntax-only"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

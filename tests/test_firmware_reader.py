@@ -178,11 +178,29 @@ def test_refusals_name_the_node(tmp_path, nodes, message):
         read(path)
 
 
-def test_external_data_is_refused(tmp_path):
-    model = onnx.load(mlp_file(np.random.default_rng(0), [4, 4], tmp_path / "m.onnx", ["Tanh"]))
-    onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="d.bin")
+def test_external_data_is_read_beside_the_model_and_nowhere_else(tmp_path):
+    model = onnx.load(mlp_file(np.random.default_rng(0), [9, 33, 4], tmp_path / "m.onnx", ["Tanh"]))
+    (tmp_path / "own").mkdir()
+    path = tmp_path / "own" / "e.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="d.bin")
+    assert path.stat().st_size < 1000
+    agrees(path)
     with pytest.raises(ExportError, match="another file"):
-        read(tmp_path / "e.onnx")
+        lower(parse_model(path.read_bytes()))
+    data = (tmp_path / "own" / "d.bin").read_bytes()
+    (tmp_path / "own" / "d.bin").write_bytes(data[:-4])
+    with pytest.raises(ExportError, match="too short"):
+        read(path)
+    (tmp_path / "own" / "d.bin").unlink()
+    with pytest.raises(ExportError, match=r"cannot read 'd\.bin'"):
+        read(path)
+    (tmp_path / "d.bin").write_bytes(data)
+    (tmp_path / "own" / "d.bin").symlink_to(tmp_path / "d.bin")
+    with pytest.raises(ExportError, match="outside its own folder"):
+        read(path)
+    path.write_bytes(path.read_bytes().replace(b"d.bin", b"/dev/"[:5]))
+    with pytest.raises(ExportError):
+        read(path)
 
 
 def test_damaged_files_give_one_clear_error(tmp_path):
@@ -225,6 +243,23 @@ def test_pytorch_files(tmp_path):
     torch.onnx.export(
         policy, (torch.zeros(1, 9),), str(path), external_data=False, dynamo=True, verbose=False
     )
+    agrees(path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore")
+def test_stable_baselines_policies_with_external_data(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    policy = sb3.PPO("MlpPolicy", "Pendulum-v1", seed=0, device="cpu").policy
+    actor = torch.nn.Sequential(
+        policy.features_extractor, policy.mlp_extractor.policy_net, policy.action_net
+    ).eval()
+    path = tmp_path / "p.onnx"
+    torch.onnx.export(actor, (torch.zeros(1, 3),), str(path), external_data=True, dynamo=True, verbose=False)
+    assert read(path).dims == (3, 64, 64, 1)
     agrees(path)
 
 

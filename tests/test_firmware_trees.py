@@ -6,12 +6,13 @@ import subprocess
 
 import numpy as np
 import pytest
-from firmware_kit import needs_cc, needs_gcc
+from firmware_kit import needs_cc, needs_gcc, needs_unicorn
 
 from flocklet.errors import ExportError
 from flocklet.firmware_export.distil import CartPole, distil, mean_return
 from flocklet.firmware_export.onnx_trees import read_trees
 from flocklet.firmware_export.tree_export import export_trees
+from flocklet.firmware_export.tree_proof import verify_trees
 from flocklet.firmware_export.trees import fit_oblivious, round_down
 
 MAIN = """
@@ -122,3 +123,32 @@ def test_tables_stay_in_flash(tmp_path):
     )
     text, data, bss = (int(v) for v in sizes.stdout.splitlines()[1].split()[:3])
     assert (data, bss) == (0, 0) and text <= 4096
+
+
+@needs_gcc
+@needs_unicorn
+def test_trees_give_the_same_bits_on_emulated_cores(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 5)).astype(np.float32)
+    trees = fit_oblivious(x, np.sin(3 * x[:, :2]), trees=20, depth=4)
+    export_trees(trees, tmp_path, name="t")
+    how = {"name": "t", "x": x[:200], "cores": ("cortex-m4", "cortex-m0plus"), "cc": ("gcc",)}
+    report = verify_trees(trees, tmp_path, **how)
+    ran = [row for row in report.rows if row.engine == "unicorn"]
+    assert [row.result for row in ran] == ["equal", "equal"] and report.verified
+    assert {row.sha256 for row in ran} == {report.sha256}
+    assert ran[0].eval_instructions < 3_000 and max(row.stack_bytes for row in ran) <= 128
+    assert [row.result for row in report.rows if row.engine == "qemu"] == ["not run"]
+    source = (tmp_path / "t.c").read_text()
+    (tmp_path / "t.c").write_text(source.replace("> *t++", ">= *t++").replace("<< d", "<< (3u - d)"))
+    assert not verify_trees(trees, tmp_path, **how).verified
+
+
+@needs_gcc
+@needs_unicorn
+def test_a_distilled_policy_is_accepted_by_its_flight_and_proved(tmp_path):
+    found = distil(balancer, CartPole(), np.random.default_rng(0), states=6000, trees=10, depth=3, episodes=8)
+    assert found.student_return >= 0.95 * found.teacher_return
+    export_trees(found.trees, tmp_path, name="t")
+    x = np.random.default_rng(1).normal(size=(100, 4)).astype(np.float32)
+    assert verify_trees(found.trees, tmp_path, name="t", x=x, cc=("gcc",)).verified
