@@ -48,12 +48,14 @@ def product_nests(
 ) -> list[Any]:
     """Return the loop nests of C(i, j) = finish(start(i, j) + sum_k a(i, k) b(k, j)) for `shape` = (rows, columns, k).
 
-    A single row is summed in four interleaved parts, because one chain of additions would wait for itself.
+    A single row is summed in four interleaved parts, because one chain of additions would wait for itself; a few
+    columns are taken for many rows at once for the same reason.
     """
     rows, columns, depth = shape
     nests = []
     parts = 4 if rows == 1 and depth >= 8 else 1
-    for first_row, height, row_tiles in cuts(rows, tile.rows if rows > 1 else 1):
+    most = tile.rows * 8 if start is None and 1 < columns <= tile.lanes // 2 else tile.rows
+    for first_row, height, row_tiles in cuts(rows, most if rows > 1 else 1):
         for first_column, groups, lanes, column_tiles in column_cuts(columns, tile):
             nests.append(
                 _nest(
