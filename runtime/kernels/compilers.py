@@ -140,7 +140,8 @@ def find_compilers(environ: Mapping[str, str] | None = None) -> list[Compiler]:
         for name in names:
             executable = shutil.which(name, path=env.get("PATH"))
             if executable is not None:
-                found.append(Compiler((executable,), _family(executable, [])))
+                known = Compiler((executable,), _family(executable, []))
+                found += [known] if known.argv not in [c.argv for c in found] else []
                 break
     zig = _zig()
     if zig is not None:
