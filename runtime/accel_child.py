@@ -121,7 +121,7 @@ def _numpy() -> dict[str, Any]:
 
 def _native() -> dict[str, Any]:
     from flocklet.errors import ConfigError
-    from flocklet.kernels.compilers import find_compilers
+    from flocklet.kernels.compilers import Compiler, find_compilers
     from flocklet.kernels.toolchain import LibraryCache, load_library
 
     found = find_compilers()
@@ -130,8 +130,10 @@ def _native() -> dict[str, Any]:
     source = (
         "void flocklet_run(float **b, long lo, long hi) { for (long i = lo; i < hi; i++) b[0][i] += 1.0f; }\n"
     )
-    cache, reasons, timings = LibraryCache(), [], []
-    works, start = [], time.perf_counter()
+    cache, start = LibraryCache(), time.perf_counter()
+    works: list[Compiler] = []
+    reasons: list[str] = []
+    timings: list[list[Any]] = []
     for compiler in found:
         if works and time.perf_counter() - start > _ENOUGH_S:
             break

@@ -156,7 +156,8 @@ class LibraryCache:
         def run(command: Sequence[str]) -> tuple[int | None, str]:
             return _run_bounded(command, b"", self.compile_timeout_s, scratch, env)
 
-        code, output = 0, ""
+        code: int | None = 0
+        output = ""
         if len(files) > 1:
             objects = [file.with_suffix(".o") for file in files]
             with ThreadPoolExecutor(len(files)) as pool:
