@@ -197,7 +197,7 @@ def torch_ways(torch: Any, what: str) -> list[Way]:
         def actor_loss() -> Any:
             return -critics[0](torch.cat([obs, actor(obs)], 1)).mean()
 
-        steps = [torch.compile(f) if is_compiled else f for f in (goal, critic_loss, actor_loss)]
+        steps: list[Any] = [torch.compile(f) if is_compiled else f for f in (goal, critic_loss, actor_loss)]
         pairs = [(actor, actor_t), *zip(critics, critics_t, strict=True)]
         old = [p for _, t in pairs for p in t.parameters()]
         new = [p for n, _ in pairs for p in n.parameters()]
