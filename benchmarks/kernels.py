@@ -30,7 +30,7 @@ import tree  # noqa: E402
 tree.use()
 
 from flocklet.kernels.compilers import find_compilers  # noqa: E402
-from flocklet.measure import ACTOR, SIMULATED, Way, Workload, compare, flight_states, workloads  # noqa: E402
+from flocklet.measure import ACTOR, CONTROLLER, SIMULATED, Way, Workload, compare, flight_states, workloads  # noqa: E402
 
 # The same simulator in C as one would write it for speed: straight-line code for one vehicle, vehicles innermost so
 # that the compiler vectorises, 256 at a time so that the 16 steps stay in the cache, rows padded against conflicts.
@@ -78,6 +78,37 @@ void simulate(float *restrict out, const float *restrict act, int rows, int n, i
     }
 }
 """
+
+
+# No batch of one can be faster than reading its weights once: eight vector sums, which is all that the caches give.
+READ_C = r"""
+float read(const float *w, long n, long turns) {
+  float total = 0;
+  for (long t = 0; t < turns; t++) {
+    float p[128] = {0};
+    for (long i = 0; i + 128 <= n; i += 128)
+      for (int j = 0; j < 128; j++) p[j] += w[i + j];
+    for (int j = 0; j < 128; j++) total += p[j];
+    __asm__ volatile("" ::: "memory");
+  }
+  return total;
+}
+"""
+
+
+def reading(folder: Path, count: int) -> list[Way]:
+    """Return the way that only reads `count` weights, called from C."""
+    found = [c for c in find_compilers() if c.family != "zig"]
+    if not found:
+        return []
+    weights = np.ones(count, np.float32)
+    (folder / "read.c").write_text(READ_C)
+    subprocess.run(found[0].link([folder / "read.c"], folder / "read.so"), check=True)
+    run = ctypes.CDLL(str(folder / "read.so")).read
+    run.restype = ctypes.c_float
+    run.argtypes = [ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    name = f"lower bound: C that only reads the {count * 4 // 1000} KB of weights"
+    return [Way(name, lambda: run(weights.ctypes.data, count, 1000), 1000)]
 
 
 def hand_c(folder: Path) -> list[Way]:
@@ -166,7 +197,7 @@ def torch_ways(torch: Any, what: str) -> list[Way]:
         def actor_loss() -> Any:
             return -critics[0](torch.cat([obs, actor(obs)], 1)).mean()
 
-        steps = [torch.compile(f) if is_compiled else f for f in (goal, critic_loss, actor_loss)]
+        steps: list[Any] = [torch.compile(f) if is_compiled else f for f in (goal, critic_loss, actor_loss)]
         pairs = [(actor, actor_t), *zip(critics, critics_t, strict=True)]
         old = [p for _, t in pairs for p in t.parameters()]
         new = [p for n, _ in pairs for p in n.parameters()]
@@ -286,6 +317,8 @@ def main() -> int:
 def add_peers(workload: Workload, torch: Any, folder: Path) -> None:
     if "RK4" in workload.name:
         workload.ways += hand_c(folder)
+    if workload.name.startswith("actor 146"):
+        workload.ways += reading(folder, CONTROLLER.count)
     if workload.name.startswith("actor 18"):
         rng = np.random.default_rng(0)
         workload.ways.append(numpy_actor(rng.standard_normal((1, 18)).astype(np.float32), ACTOR.init(rng)))

@@ -3,8 +3,10 @@
 Each backend (NumPy, the native Program, a tinygrad GPU device, onnxruntime) is tried in a child process of
 its own: an import that dies with SIGILL, a compiler that hangs or a driver that crashes costs a line in the
 report and never this process. The result is kept as JSON under a key of everything it depends on (processor,
-compiler, versions), so that a device measures once. Nothing heavy is imported here; `choose` only compares
-numbers.
+compilers, versions), so that a device measures once. Three kinds of work are timed, each at the sizes that matter:
+"actor" (inference, rows per call), "training" (forward, backward and Adam on a batch) and "simulation" (vehicles
+advanced by 16 steps); native code with every compiler that works, because none is the best at all of them. Nothing
+heavy is imported here; `choose` and `compilers_for` only compare numbers.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flocklet.kernels.compilers import cpu_id, find_compiler
+from flocklet.kernels.compilers import Compiler, cpu_id, find_compilers
 from flocklet.kernels.toolchain import default_cache_dir
 
-__all__ = ["BACKENDS", "Backend", "Report", "Timing", "choose", "probe"]
+__all__ = ["BACKENDS", "Backend", "Report", "Timing", "choose", "compilers_for", "probe"]
 
 BACKENDS = ("numpy", "native", "gpu", "onnxruntime")
-_FORMAT = 2
+_FORMAT = 3
 _log = logging.getLogger("flocklet.accel")
 
 
@@ -48,12 +50,21 @@ class Backend:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median microseconds per call of `workload` at `size` rows on `backend`, as measured on this device."""
+    """Median microseconds per call of `workload` at `size` rows on `backend`, as measured on this device.
+
+    `compiler` names the one that native code was built with.
+    """
 
     workload: str
     size: int
     backend: str
     median_us: float
+    compiler: str = ""
+
+    @property
+    def way(self) -> str:
+        """Return backend and compiler in one phrase."""
+        return f"{self.backend} ({self.compiler})" if self.compiler else self.backend
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Report:
         out = [f"{b.name:<12} {'works' if b.works else 'no   '} {b.detail}" for b in self.backends]
         for workload, size in sorted({(t.workload, t.size) for t in self.timings}):
             rows = sorted((t for t in self.timings if (t.workload, t.size) == (workload, size)), key=_by_time)
-            out.append(f"{workload} x{size}: " + ", ".join(f"{t.backend} {t.median_us:.1f} us" for t in rows))
+            out.append(f"{workload} x{size}: " + ", ".join(f"{t.way} {t.median_us:.1f} us" for t in rows))
         return out
 
 
@@ -81,17 +92,35 @@ def _by_time(timing: Timing) -> float:
     return timing.median_us
 
 
-def choose(report: Report, workload: str, size: int, *, among: Sequence[str] = BACKENDS) -> str:
-    """Return the backend that was fastest at the measured size next to `size`, else NumPy."""
+def _nearest(report: Report, workload: str, size: int, among: Sequence[str]) -> list[Timing]:
+    """Return what was measured of `workload` at the size next to `size`, fastest first."""
     rows = [
         t
         for t in report.timings
         if t.workload == workload and t.backend in among and report.backend(t.backend).works
     ]
     if not rows:
-        return "numpy"
+        return []
     nearest = min({t.size for t in rows}, key=lambda s: abs(s.bit_length() - size.bit_length()))
-    return min((t for t in rows if t.size == nearest), key=_by_time).backend
+    return sorted((t for t in rows if t.size == nearest), key=_by_time)
+
+
+def choose(report: Report, workload: str, size: int, *, among: Sequence[str] = BACKENDS) -> str:
+    """Return the backend that was fastest at the measured size next to `size`, else NumPy."""
+    rows = _nearest(report, workload, size, among)
+    return rows[0].backend if rows else "numpy"
+
+
+def compilers_for(
+    report: Report, workload: str, size: int, found: Sequence[Compiler] | None = None
+) -> list[Compiler]:
+    """Return the compilers of this device (or `found`) for `Program.compile`, the fastest at this work first.
+
+    Those that were not measured keep their order behind the others.
+    """
+    order = [t.compiler for t in _nearest(report, workload, size, ["native"])]
+    known = find_compilers() if found is None else list(found)
+    return sorted(known, key=lambda c: order.index(c.name) if c.name in order else len(order))
 
 
 def probe(
@@ -123,7 +152,8 @@ def probe(
         start = timer()
         answer = _ask(name, env, timeout_s)
         found.append(Backend(name, bool(answer["works"]), str(answer["detail"]), round(timer() - start, 3)))
-        timings += [Timing(str(w), int(s), name, float(us)) for w, s, us in answer.get("timings", [])]
+        for workload, size, us, *compiler in answer.get("timings", []):
+            timings.append(Timing(str(workload), int(size), name, float(us), "".join(compiler)))
     report = Report(tuple(found), tuple(timings))
     for entry in found:
         if entry.name == "native" and not entry.works:
@@ -133,14 +163,8 @@ def probe(
 
 
 def _key(env: Mapping[str, str]) -> str:
-    compiler = find_compiler(env)
-    parts = [
-        str(_FORMAT),
-        cpu_id(),
-        sys.version,
-        platform.platform(),
-        compiler.identity if compiler else "none",
-    ]
+    parts = [str(_FORMAT), cpu_id(), sys.version, platform.platform()]
+    parts += [compiler.identity for compiler in find_compilers(env)] or ["none"]
     parts += [f"{name}={env.get(name, '')}" for name in ("FLOCKLET_CC", "FLOCKLET_GPU", "PYTHONPATH")]
     for package in ("flocklet", "numpy", "tinygrad", "onnxruntime"):
         try:
@@ -207,7 +231,13 @@ def _load(path: Path, key: str, names: Sequence[str]) -> Report | None:
             for b in data["backends"]
         )
         timings = tuple(
-            Timing(str(t["workload"]), int(t["size"]), str(t["backend"]), float(t["median_us"]))
+            Timing(
+                str(t["workload"]),
+                int(t["size"]),
+                str(t["backend"]),
+                float(t["median_us"]),
+                str(t["compiler"]),
+            )
             for t in data["timings"]
         )
     except (OSError, ValueError, KeyError, TypeError):

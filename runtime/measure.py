@@ -21,7 +21,6 @@ from flocklet.kernels.expr import trace
 from flocklet.kernels.losses import cross_entropy_grad
 from flocklet.kernels.maps import Window, block_kernel
 from flocklet.kernels.nets import Mlp, mlp_backward, mlp_forward
-from flocklet.kernels.optim import sgd
 from flocklet.kernels.program import Program, View
 from flocklet.kernels.rows import softmax
 from flocklet.models.flight.dynamics import ACTIONS, STATES, step
@@ -29,6 +28,7 @@ from flocklet.models.flight.rollout import backward_program, forward_program
 
 __all__ = [
     "ACTOR",
+    "CONTROLLER",
     "PEERS",
     "SIMULATED",
     "Result",
@@ -147,13 +147,11 @@ def stacked_program(peers: int, net: Mlp = STACKED, batch: int = 16, rate: float
     program.buffer("params", peers * net.count)
     program.buffer("x", peers * batch * inputs), program.buffer("labels", peers * batch * classes)
     params, x = View("params", 0, net.count), View("x", 0, batch * inputs)
-    grads, p = program.scratch("grads", net.count), program.scratch("p", batch * classes)
-    dy = program.scratch("dy", batch * classes)
+    p, dy = program.scratch("p", batch * classes), program.scratch("dy", batch * classes)
     logits = mlp_forward(program, "net", net, batch, params, x)
     softmax(program, "soft", batch, classes, logits, p)
     program.call(cross_entropy_grad(batch, classes), p, View("labels", 0, batch * classes), dy)
-    mlp_backward(program, "net", net, batch, params, x, dy, grads=grads)
-    program.call(sgd(net.count, rate), params, grads)
+    mlp_backward(program, "net", net, batch, params, x, dy, step=rate)
     return program
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from flocklet import accel
-from flocklet.accel import BACKENDS, Backend, Report, Timing, choose, probe
+from flocklet.accel import BACKENDS, Backend, Report, Timing, choose, compilers_for, probe
+from flocklet.kernels.compilers import Compiler, find_compilers
 
 FATAL = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
 
@@ -101,6 +103,51 @@ def test_the_fastest_backend_at_the_nearest_size_is_chosen():
     assert choose(report, "unknown", 1) == "numpy"
     assert choose(report_of(numpy=9.0), "actor", 1) == "numpy"
     assert any("actor x1" in line and "native 2.0 us" in line for line in report.lines())
+
+
+def test_each_kind_of_work_has_its_own_fastest_compiler():
+    backends = tuple(Backend(name, name in ("numpy", "native"), "") for name in BACKENDS)
+    timings = (
+        Timing("actor", 1, "native", 1.0, "gcc"),
+        Timing("actor", 1, "native", 2.0, "clang"),
+        Timing("training", 256, "native", 90.0, "gcc"),
+        Timing("training", 256, "native", 60.0, "clang"),
+        Timing("training", 256, "numpy", 50.0),
+    )
+    report = Report(backends, timings)
+    zig, gcc, clang = (Compiler((name,), name) for name in ("zig", "gcc", "clang"))
+    assert compilers_for(report, "actor", 4, [zig, clang, gcc]) == [gcc, clang, zig]
+    assert compilers_for(report, "training", 100, [zig, gcc, clang]) == [clang, gcc, zig]
+    assert compilers_for(report, "simulation", 100, [zig, gcc, clang]) == [zig, gcc, clang]
+    assert (choose(report, "actor", 4), choose(report, "training", 256)) == ("native", "numpy")
+    assert any("native (clang) 60.0 us" in line for line in report.lines())
+
+
+@pytest.mark.timeout(60)
+def test_the_probe_times_inference_training_and_simulation(tmp_path, monkeypatch):
+    report = run_probe(tmp_path, monkeypatch, backends=["numpy"])
+    assert {(t.workload, t.size) for t in report.timings} == {
+        ("actor", 1),
+        ("actor", 256),
+        ("training", 256),
+        ("simulation", 4096),
+    }
+    assert all(t.median_us > 0 for t in report.timings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_probe_times_every_compiler_that_works(tmp_path, monkeypatch):
+    found = find_compilers()
+    if not found:
+        pytest.skip("no C compiler on this machine")
+    mine = shlex.join(found[0].argv)
+    report = run_probe(tmp_path, monkeypatch, {"FLOCKLET_CC": mine}, backends=["native"], timeout_s=100.0)
+    assert report.backend("native").works, report.backend("native").detail
+    timed = [t.workload for t in report.timings if t.compiler == found[0].name]
+    assert sorted(timed) == ["actor", "actor", "simulation", "training"]
+    again = run_probe(tmp_path, monkeypatch, {"FLOCKLET_CC": mine}, backends=["native"])
+    assert again.from_cache and again.timings == report.timings
 
 
 def test_choosing_loads_nothing_heavy():

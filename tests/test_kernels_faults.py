@@ -18,6 +18,7 @@ from kernel_runs import compiler, program_of
 from flocklet.errors import ConfigError
 from flocklet.kernels import optim
 from flocklet.kernels.compilers import Compiler, find_compilers
+from flocklet.kernels.executable import Executable
 from flocklet.kernels.program import Program
 from flocklet.kernels.toolchain import LibraryCache, default_cache_dir
 
@@ -91,6 +92,40 @@ def test_a_broken_compiler_costs_one_line(tmp_path, caplog, script, why):
     check_runs(run, "numpy")
     assert why in run.reason
     assert len([r for r in caplog.records if r.levelno == logging.WARNING]) == 1
+
+
+def test_several_files_become_one_library_or_one_error(tmp_path):
+    """The second file calls the first; a compiler that chokes on either of them is an ordinary failure."""
+    part = "void part(float *x) { x[0] += 2.0f; }\n"
+    entry = "void part(float *x);\n" + SOURCE.replace("b[0][s] += 1.0f", "part(b[0] + s)")
+    good = tmp_path / "good"
+    path = LibraryCache(good).build("key", [part, entry], compiler(), symbol="flocklet_run", sizes=[4])
+    assert LibraryCache(good).get("key") == path
+    for bad in ([part, "int broken("], ["int broken(", entry], [part.replace("part", "other"), entry]):
+        with pytest.raises(ConfigError, match=r"failed|broken"):
+            LibraryCache(tmp_path / "bad").build("key", bad, compiler(), symbol="flocklet_run", sizes=[4])
+        assert LibraryCache(tmp_path / "bad").get("key") is None
+
+
+def test_a_large_program_in_several_files_computes_the_same(tmp_path):
+    from flocklet.kernels.actor_critic import Td3Shape, td3_program
+    from flocklet.kernels.kernel import native_tile
+
+    program = td3_program(Td3Shape(batch=16, width=16))
+    whole, parts = program.sources(native_tile(), 1), program.sources(native_tile(), 2)
+    assert (len(whole), len(parts)) == (1, 2)
+    results = []
+    for i, sources in enumerate((whole, parts)):
+        path = LibraryCache(tmp_path).build(
+            str(i), sources, compiler(), symbol="flocklet_run", sizes=list(program.sizes.values())
+        )
+        run = Executable(program, library=path)
+        for j, array in enumerate(run.buffers.values()):
+            array[:] = np.random.default_rng(j).standard_normal(array.size) * 0.1
+        run.buffers["v"][:] = run.buffers["m"][:] = run.buffers["ticks"][:] = 0
+        run()
+        results.append(run.buffers["params"].copy())
+    assert np.allclose(results[0], results[1], rtol=1e-5, atol=1e-7)
 
 
 def test_the_next_compiler_is_tried(tmp_path):

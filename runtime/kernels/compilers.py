@@ -18,7 +18,7 @@ import platform
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,11 +76,11 @@ class Compiler:
 
     @cached_property
     def flags(self) -> tuple[str, ...]:
-        """Return the flags that turn one C file into one shared library."""
+        """Return the flags that kernels are compiled with."""
         is_arm = self.target.startswith("aarch64") or (
             not self.target and platform.machine() in ("aarch64", "arm64")
         )
-        flags = ["-std=gnu11", "-O3", "-shared", "-fPIC", *MATH_FLAGS]
+        flags = ["-std=gnu11", "-O3", "-fPIC", *MATH_FLAGS]
         if self.target:
             flags += ["-target", self.target]
         flags.append(f"-mcpu={self.cpu}" if is_arm else f"-march={self.cpu}")
@@ -92,7 +92,15 @@ class Compiler:
 
     def command(self, source: Path, library: Path) -> list[str]:
         """Return the command line that builds `library` from `source`."""
-        return [*self.argv, *self.flags, str(source), "-o", str(library), "-lm"]
+        return self.link([source], library)
+
+    def link(self, inputs: Sequence[Path], library: Path) -> list[str]:
+        """Return the command line that makes `library` of C files or objects."""
+        return [*self.argv, *self.flags, "-shared", *map(str, inputs), "-o", str(library), "-lm"]
+
+    def compile(self, source: Path, target: Path) -> list[str]:
+        """Return the command line that makes the object `target` of `source`."""
+        return [*self.argv, *self.flags, "-c", str(source), "-o", str(target)]
 
 
 def _family(executable: str, extra: list[str]) -> str:
@@ -132,7 +140,8 @@ def find_compilers(environ: Mapping[str, str] | None = None) -> list[Compiler]:
         for name in names:
             executable = shutil.which(name, path=env.get("PATH"))
             if executable is not None:
-                found.append(Compiler((executable,), _family(executable, [])))
+                known = Compiler((executable,), _family(executable, []))
+                found += [known] if known.argv not in [c.argv for c in found] else []
                 break
     zig = _zig()
     if zig is not None:

@@ -30,6 +30,7 @@ __all__ = [
     "to_outputs_first",
     "transpose",
     "weight_grad",
+    "weight_step",
 ]
 
 # Accessors: operand(loops, row index, k index) -> number; finish(loops, i, j, value) -> statements.
@@ -45,16 +46,20 @@ def product_nests(
     b: Operand,
     start: Operand | None,
     finish: Finish,
+    *,
+    is_exact: bool = False,
 ) -> list[Any]:
     """Return the loop nests of C(i, j) = finish(start(i, j) + sum_k a(i, k) b(k, j)) for `shape` = (rows, columns, k).
 
-    A single row is summed in four interleaved parts, because one chain of additions would wait for itself.
+    A single row is summed in four interleaved parts, because one chain of additions would wait for itself; a few
+    columns are taken for many rows at once for the same reason. `is_exact` finishes every element exactly once.
     """
     rows, columns, depth = shape
     nests = []
     parts = 4 if rows == 1 and depth >= 8 else 1
-    for first_row, height, row_tiles in cuts(rows, tile.rows if rows > 1 else 1):
-        for first_column, groups, lanes, column_tiles in column_cuts(columns, tile):
+    most = tile.rows * 8 if start is None and 1 < columns <= tile.lanes // 2 else tile.rows
+    for first_row, height, row_tiles in cuts(rows, most if rows > 1 else 1, is_exact=is_exact):
+        for first_column, groups, lanes, column_tiles in column_cuts(columns, tile, is_exact=is_exact):
             nests.append(
                 _nest(
                     loops,
@@ -229,38 +234,51 @@ def weight_grad(rows: int, inputs: int, outputs: int) -> Kernel:
 
     Few outputs are computed the other way round, with the lanes along the inputs.
     """
+
+    def twin(x: Floats, dz: Floats, dw: Floats) -> None:
+        dw.reshape(inputs, outputs)[...] = x.reshape(rows, inputs).T @ dz.reshape(rows, outputs)
+
+    return _outer("weight_grad", (rows, inputs, outputs), None, twin)
+
+
+def weight_step(rows: int, inputs: int, outputs: int, rate: float) -> Kernel:
+    """Return W <- W - rate X' dZ, a step of SGD without a gradient in memory: buffers X, dZ, W (in place)."""
+
+    def twin(x: Floats, dz: Floats, w: Floats) -> None:
+        w.reshape(inputs, outputs)[...] -= rate * (x.reshape(rows, inputs).T @ dz.reshape(rows, outputs))
+
+    return _outer("weight_step", (rows, inputs, outputs), rate, twin)
+
+
+def _outer(
+    name: str, shape: tuple[int, int, int], rate: float | None, twin: Callable[[Floats, Floats, Floats], None]
+) -> Kernel:
+    rows, inputs, outputs = shape
     sizes = (rows * inputs, rows * outputs, inputs * outputs)
     is_turned = outputs < inputs and outputs < 16
 
     def emit(symbol: str, tile: Tile) -> Any:
         loops = Loops(sizes)
         x, dz, dw = loops.buffers
-        if is_turned:
-            nests = product_nests(
-                loops,
-                (outputs, inputs, rows),
-                tile,
-                lambda i, k: dz[k * outputs + i],
-                lambda k, j: x[k * inputs + j],
-                None,
-                lambda i, j, value: [dw[j * outputs + i].store(value)],
-            )
-        else:
-            nests = product_nests(
-                loops,
-                (inputs, outputs, rows),
-                tile,
-                lambda i, k: x[k * inputs + i],
-                lambda k, j: dz[k * outputs + j],
-                None,
-                lambda i, j, value: [dw[i * outputs + j].store(value)],
-            )
-        return loops.finish(nests, symbol)
 
-    def twin(x: Floats, dz: Floats, dw: Floats) -> None:
-        dw.reshape(inputs, outputs)[...] = x.reshape(rows, inputs).T @ dz.reshape(rows, outputs)
+        def finish(i: Any, j: Any, value: Any) -> list[Any]:
+            target = dw[j * outputs + i] if is_turned else dw[i * outputs + j]
+            return [target.store(value if rate is None else target + value * loops.const(-rate))]
 
-    return Kernel(f"weight_grad({rows},{inputs},{outputs})", sizes, (False, False, True), emit, twin)
+        def left(i: Any, k: Any) -> Any:
+            return dz[k * outputs + i] if is_turned else x[k * inputs + i]
+
+        def right(k: Any, j: Any) -> Any:
+            return x[k * inputs + j] if is_turned else dz[k * outputs + j]
+
+        size = (outputs, inputs, rows) if is_turned else (inputs, outputs, rows)
+        is_exact = rate is not None
+        return loops.finish(
+            product_nests(loops, size, tile, left, right, None, finish, is_exact=is_exact), symbol
+        )
+
+    key = f"{name}({rows},{inputs},{outputs}{'' if rate is None else f',{rate!r}'})"
+    return Kernel(key, sizes, (False, False, True), emit, twin)
 
 
 def bias_grad(rows: int, outputs: int) -> Kernel:

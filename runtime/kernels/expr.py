@@ -148,11 +148,13 @@ class Tracer:
 
     def make(self, op: str, *operands: Expr | float) -> Expr:
         """Return `op(*operands)` after the simplifications that never change a finite result."""
-        args = tuple(x if isinstance(x, Expr) else self.const(float(x)) for x in operands)
-        if op in _FOLD and all(a.op == "const" for a in args):
+        args = tuple([x if isinstance(x, Expr) else self.const(float(x)) for x in operands])
+        if op in _FOLD and args[-1].op == "const" and args[0].op == "const":
             return self.const(_FOLD[op](*[a.value for a in args]))
         if op in _COMMUTATIVE:
-            args = tuple(sorted(args, key=lambda a: (a.op == "const", a.index)))
+            a, b = args
+            if (a.op == "const", a.index) > (b.op == "const", b.index):
+                args = (b, a)
         short = self._shorten(op, args)
         return short if short is not None else self._intern(op, args, 0.0)
 
@@ -180,7 +182,7 @@ class Tracer:
         return None
 
     def _intern(self, op: str, args: tuple[Expr, ...], value: float) -> Expr:
-        key = (op, value, *[a.index for a in args])
+        key: tuple[object, ...] = (op, *[a.index for a in args]) if args else (op, value)
         found = self._known.get(key)
         if found is None:
             found = self._known[key] = Expr(self, op, args, value, len(self._known))
@@ -230,7 +232,7 @@ def hashed_uniform(lane: Any, part: float, *keys: Any) -> NDArray[np.float64]:
     first, second = (np.uint32(x) for x in HASH_START)
     m1, m2, m3 = (np.uint32(x) for x in HASH_ROUNDS)
     with np.errstate(over="ignore"):
-        a = np.uint32(first)
+        a: Any = np.uint32(first)
         for key in keys:
             a = (a + word(key)) * m1
             a = (a ^ (a >> np.uint32(15))) * m2
@@ -290,15 +292,14 @@ class Graph:
         stack = list(reversed(self.outputs))
         while stack:
             expr = stack[-1]
-            if expr.index in seen:
-                stack.pop()
-                continue
-            missing = [a for a in expr.args if a.index not in seen]
-            if missing:
-                stack.extend(reversed(missing))
-            else:
+            if expr.index not in seen:
+                missing = [a for a in expr.args if a.index not in seen]
+                if missing:
+                    missing.reverse()
+                    stack += missing
+                    continue
                 seen[expr.index] = expr
-                stack.pop()
+            stack.pop()
         return list(seen.values())
 
     def evaluate(self, values: Sequence[Any], numbers: Arithmetic) -> list[Any]:
@@ -322,7 +323,8 @@ class Graph:
         text = []
         for position, expr in enumerate(self.order):
             number[expr.index] = position
-            text.append(f"{expr.op} {expr.value.hex()} {[number[a.index] for a in expr.args]}")
+            what = [number[a.index] for a in expr.args] if expr.args else expr.value.hex()
+            text.append(f"{expr.op} {what}")
         text.append(f"{len(self.inputs)} {[number[expr.index] for expr in self.outputs]}")
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:24]
 

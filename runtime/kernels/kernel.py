@@ -68,20 +68,24 @@ class Kernel:
         return f"{stem}_{hashlib.sha256(self.key.encode()).hexdigest()[:10]}"
 
 
-def cuts(count: int, width: int) -> list[tuple[int, int, int]]:
+def cuts(count: int, width: int, *, is_exact: bool = False) -> list[tuple[int, int, int]]:
     """Return (first, width, how many) so that the pieces cover `count`.
 
     What is left over is covered by one more full piece that overlaps: a few results are computed twice,
-    which costs less than a loop of odd length. So pieces may only be used where storing twice is harmless.
+    which costs less than a loop of odd length. Where storing twice would do harm, ask for an exact cover.
     """
     whole, rest = divmod(count, width)
     if not whole:
         return [(0, count, 1)]
-    return [(0, width, whole)] + ([(count - width, width, 1)] if rest else [])
+    last = (count - rest, rest, 1) if is_exact else (count - width, width, 1)
+    return [(0, width, whole)] + ([last] if rest else [])
 
 
-def column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
-    """Return (first, groups, lanes, how many): wide tiles, then as many whole lanes as cover the rest."""
+def column_cuts(columns: int, tile: Tile, *, is_exact: bool = False) -> list[tuple[int, int, int, int]]:
+    """Return (first, groups, lanes, how many): wide tiles, then as many whole lanes as cover the rest.
+
+    The last piece overlaps the one before, as in `cuts`.
+    """
     width = tile.groups * tile.lanes
     if columns < tile.lanes:
         return [(0, 1, columns, 1)]
@@ -91,5 +95,5 @@ def column_cuts(columns: int, tile: Tile) -> list[tuple[int, int, int, int]]:
     if groups:
         out.append((whole * width, groups, tile.lanes, 1))
     if odd:
-        out.append((columns - tile.lanes, 1, tile.lanes, 1))
+        out.append((columns - odd, 1, odd, 1) if is_exact else (columns - tile.lanes, 1, tile.lanes, 1))
     return out

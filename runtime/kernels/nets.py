@@ -12,7 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.kernels.dense import bias_grad, dense, input_grad, output_grad, transpose, weight_grad
+from flocklet.kernels.dense import (
+    bias_grad,
+    dense,
+    input_grad,
+    output_grad,
+    transpose,
+    weight_grad,
+    weight_step,
+)
+from flocklet.kernels.optim import sgd
 from flocklet.kernels.program import Program, View
 
 __all__ = ["Layer", "Mlp", "mlp_backward", "mlp_forward"]
@@ -118,6 +127,7 @@ def mlp_backward(
     dx_first: int = 0,
     y: View | None = None,
     turned: str = "",
+    step: float | None = None,
 ) -> None:
     """Append the backward pass of the forward pass called `name`: from `dy` to `grads` (flat, as params)
     and/or `dx`
@@ -125,7 +135,8 @@ def mlp_backward(
 
     `turned` names a scratch buffer of transposed weights that an earlier backward pass of the same
     parameters filled; it is filled here when empty. `y` is where the forward pass put its output, if not in
-    scratch.
+    scratch. With `step` the parameters themselves are moved by -step times their gradient (SGD), which is then never
+    written to memory; this forbids a later backward pass with the same `turned`.
     """
     layers = net.layers
     flow = dy
@@ -139,31 +150,41 @@ def mlp_backward(
     for i in range(len(layers), 0, -1):
         layer = layers[i - 1]
         source = x if i == 1 else View(f"{name}.h{i - 1}")
-        if grads is not None:
-            program.call(
-                weight_grad(rows, layer.inputs, layer.outputs), source, flow, _shift(grads, layer.weights)
-            )
-            program.call(bias_grad(rows, layer.outputs), flow, _shift(grads, layer.bias))
-        if i == 1 and dx is None:
-            return
-        weights = _shift(params, layer.weights)
-        if layer.inputs > 1 and layer.outputs > 1:
-            turned_view = program.scratch(f"{turned}{i}", layer.inputs * layer.outputs)
-            if not is_filled:
-                program.call(transpose(layer.inputs, layer.outputs), weights, turned_view)
-            weights = turned_view
-        if i == 1 and dx is not None:
-            program.call(input_grad(rows, layer.inputs, layer.outputs, first=dx_first), flow, weights, dx)
-            return
-        below = layers[i - 2]
-        target = program.scratch(f"{name}.z{i - 1}", rows * layer.inputs)
-        if below.activation == "none":
-            program.call(input_grad(rows, layer.inputs, layer.outputs), flow, weights, target)
-        else:
-            kept = _kept(program, name, net, rows, i - 1, None)
-            kernel = input_grad(rows, layer.inputs, layer.outputs, _below(below))
-            program.call(kernel, flow, weights, kept, target)
-        flow = target
+        weights, above = _shift(params, layer.weights), flow
+        if i > 1 or dx is not None:
+            if layer.inputs > 1 and layer.outputs > 1:
+                turned_view = program.scratch(f"{turned}{i}", layer.inputs * layer.outputs)
+                if not is_filled:
+                    program.call(transpose(layer.inputs, layer.outputs), weights, turned_view)
+                weights = turned_view
+            if i == 1 and dx is not None:
+                kernel = input_grad(rows, layer.inputs, layer.outputs, first=dx_first)
+                program.call(kernel, flow, weights, dx)
+            else:
+                flow = _flow_below(program, name, net, rows, i, flow, weights)
+        if step is not None:
+            shape = (rows, layer.inputs, layer.outputs)
+            program.call(weight_step(*shape, step), source, above, _shift(params, layer.weights))
+            slope = program.scratch(f"{name}.db{i}", layer.outputs)
+            program.call(bias_grad(rows, layer.outputs), above, slope)
+            program.call(sgd(layer.outputs, step), _shift(params, layer.bias), slope)
+        elif grads is not None:
+            shape = (rows, layer.inputs, layer.outputs)
+            program.call(weight_grad(*shape), source, above, _shift(grads, layer.weights))
+            program.call(bias_grad(rows, layer.outputs), above, _shift(grads, layer.bias))
+
+
+def _flow_below(program: Program, name: str, net: Mlp, rows: int, i: int, flow: View, weights: View) -> View:
+    """Append the gradient with respect to what layer i - 1 gave before its activation; return its view."""
+    layer, below = net.layers[i - 1], net.layers[i - 2]
+    target = program.scratch(f"{name}.z{i - 1}", rows * layer.inputs)
+    if below.activation == "none":
+        program.call(input_grad(rows, layer.inputs, layer.outputs), flow, weights, target)
+    else:
+        kept = _kept(program, name, net, rows, i - 1, None)
+        kernel = input_grad(rows, layer.inputs, layer.outputs, _below(below))
+        program.call(kernel, flow, weights, kept, target)
+    return target
 
 
 def _below(layer: Layer) -> str:

@@ -215,7 +215,7 @@ class _Writer:
 
 
 def write_c(nodes: Sequence[Node], name: str) -> tuple[str, list[int]]:
-    """Return the C text of a kernel (one static function) and the buffer numbers it takes, in order.
+    """Return the C text of a kernel (one function, without `static`) and the buffer numbers it takes, in order.
 
     Raise ValueError for a node that has no C form here, or an index that is not a sum of loop counters.
     """
@@ -224,7 +224,7 @@ def write_c(nodes: Sequence[Node], name: str) -> tuple[str, list[int]]:
     used = {n.slot: i for i, n in enumerate(nodes) if n.op == "PARAM"}
     arguments = [f"{'' if used[s] in writer.written else 'const '}float *restrict b{s}" for s in sorted(used)]
     arrays = [f"float r{n.slot}[{n.size}];" for n in nodes if n.op == "BUFFER"]
-    lines = [f"static void {name}({', '.join(arguments)}) {{", *arrays, *writer.scopes[0].lines, "}", ""]
+    lines = [f"void {name}({', '.join(arguments)}) {{", *arrays, *writer.scopes[0].lines, "}", ""]
     # never inlined: gcc forgets `restrict` when it inlines, and does not vectorise a body of many buffers then
     return "__attribute__((noinline)) " + "\n".join(lines), sorted(used)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ __all__ = ["ENTRY", "Call", "Program", "View"]
 
 ENTRY = "flocklet_run"
 TINYGRAD = "0.14.0"
+_WORTH_A_FILE = 12_000  # characters of C
 _log = logging.getLogger("flocklet.kernels")
 
 
@@ -91,16 +93,19 @@ class Program:
 
     def source(self, tile: Tile) -> str:
         """Return the C text of the program (imports tinygrad)."""
+        return self.sources(tile, 1)[0]
+
+    def sources(self, tile: Tile, most: int) -> list[str]:
+        """Return the C text as up to `most` files of about equal work, to be compiled at the same time."""
         from flocklet.kernels.portable_c import PREAMBLE, write_c
         from flocklet.kernels.tinygrad_adapter import nodes_of
 
-        texts: list[str] = []
+        texts: dict[str, str] = {}
         slots: dict[str, list[int]] = {}
         for call in self.calls:
             symbol = call.kernel.symbol
             if symbol not in slots:
-                text, slots[symbol] = write_c(nodes_of(call.kernel.emit(symbol, tile)), symbol)
-                texts.append(text)
+                texts[symbol], slots[symbol] = write_c(nodes_of(call.kernel.emit(symbol, tile)), symbol)
         number = {name: i for i, name in enumerate(self.sizes)}
         lines = [f"void {ENTRY}(float *const *b, long lo, long hi) {{", "  for (long s = lo; s < hi; ++s) {"]
         for call in self.calls:
@@ -109,7 +114,18 @@ class Program:
                 f"b[{number[v.buffer]}]+({v.offset}{f'+s*({v.step}L)' if v.step else ''})" for v in views
             ]
             lines.append(f"    {call.kernel.symbol}({', '.join(arguments)});")
-        return PREAMBLE + "".join(texts) + "\n".join([*lines, "  }", "}", ""])
+        entry = "\n".join([*lines, "  }", "}", ""])
+        count = max(1, min(most, sum(map(len, texts.values())) // _WORTH_A_FILE))
+        if count == 1:
+            return [PREAMBLE + "".join(f"static {text}" for text in texts.values()) + entry]
+        files: list[list[str]] = [[] for _ in range(count)]
+        for text in sorted(texts.values(), key=len, reverse=True):
+            min(files, key=lambda file: sum(map(len, file))).append(text)
+        heads = "".join(f"{text[: text.index(' {')]};\n" for text in texts.values())
+        hidden = "#pragma GCC visibility push(hidden)\n%s#pragma GCC visibility pop\n"
+        out = [PREAMBLE + hidden % "".join(file) for file in files]
+        out[-1] += hidden % heads + entry
+        return out
 
     def key(self, compiler: Compiler, tile: Tile) -> str:
         """Return the cache key: kernels, views, generator, compiler, flags and processor; needs no
@@ -155,7 +171,8 @@ class Program:
         refused = shelf.refusal(compiler)
         if refused is not None:
             raise ConfigError(refused)
-        return shelf.build(key, self.source(tile), compiler, symbol=ENTRY, sizes=list(self.sizes.values()))
+        sources = self.sources(tile, min(4, os.cpu_count() or 1))
+        return shelf.build(key, sources, compiler, symbol=ENTRY, sizes=list(self.sizes.values()))
 
 
 def _overlap(a: View, a_size: int, b: View, b_size: int) -> bool:

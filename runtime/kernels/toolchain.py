@@ -26,6 +26,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flocklet.errors import ConfigError
@@ -97,19 +98,25 @@ class LibraryCache:
         return None
 
     def build(
-        self, key: str, source: str, compiler: Compiler, *, symbol: str, sizes: Sequence[int] | None
+        self,
+        key: str,
+        source: str | Sequence[str],
+        compiler: Compiler,
+        *,
+        symbol: str,
+        sizes: Sequence[int] | None,
     ) -> Path:
         """Compile `source`, prove the library in a child process, store it under `key`; return its path.
 
+        Several sources are compiled at the same time and linked.
         `symbol` names the entry point `void f(void **, long, long)`, `sizes` the float32 counts of its
         buffers; with None the library is only loaded. Raise ConfigError when the compiler hangs, fails or
         emits a broken library.
         """
         with tempfile.TemporaryDirectory(prefix="flocklet-cc-") as scratch_name:
             scratch = Path(scratch_name)
-            (scratch / "kernels.c").write_text(source, encoding="utf-8")
             library = scratch / "kernels.so"
-            self._compile(compiler, scratch, library)
+            self._compile(compiler, [source] if isinstance(source, str) else source, scratch, library)
             if not compiler.target:
                 self._try_out(library, symbol, sizes, compiler)
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
@@ -137,14 +144,28 @@ class LibraryCache:
         folders = [self.directory] if _is_ours(self.directory) else []
         return folders + ([self._private] if self._private is not None else [])
 
-    def _compile(self, compiler: Compiler, scratch: Path, library: Path) -> None:
+    def _compile(self, compiler: Compiler, sources: Sequence[str], scratch: Path, library: Path) -> None:
         env = dict(os.environ)
         if compiler.family == "zig":
             zig_cache = (self.directory.parent if _writable(self.directory.parent) else scratch) / "zig"
             env |= {"ZIG_GLOBAL_CACHE_DIR": str(zig_cache), "ZIG_LOCAL_CACHE_DIR": str(zig_cache)}
-        code, output = _run_bounded(
-            compiler.command(scratch / "kernels.c", library), b"", self.compile_timeout_s, scratch, env
-        )
+        files = [scratch / f"kernels{i}.c" for i in range(len(sources))]
+        for file, text in zip(files, sources, strict=True):
+            file.write_text(text, encoding="utf-8")
+
+        def run(command: Sequence[str]) -> tuple[int | None, str]:
+            return _run_bounded(command, b"", self.compile_timeout_s, scratch, env)
+
+        code: int | None = 0
+        output = ""
+        if len(files) > 1:
+            objects = [file.with_suffix(".o") for file in files]
+            with ThreadPoolExecutor(len(files)) as pool:
+                done = list(pool.map(run, map(compiler.compile, files, objects)))
+            code, output = next((d for d in done if d[0] != 0), (0, ""))
+            files = objects
+        if code == 0:
+            code, output = run(compiler.link(files, library))
         remedy = "install clang or gcc, or pip install 'flocklet[compiler]', or set FLOCKLET_CC"
         if code is None:
             why = f"{compiler.name} gave no library within {self.compile_timeout_s:g} s"
