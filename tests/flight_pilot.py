@@ -42,10 +42,15 @@ class Pilot:
         speed = 2 * rest / (c1 + np.sqrt(c1 * c1 + 4 * c2 * rest))
         span = vehicle.rpm_max - vehicle.rpm_min
         goal = 2 * (speed - vehicle.rpm_min) / span - 1
-        now = np.zeros_like(goal)  # the history is zero before the first step, as the rotors' start is
-        for action in np.moveaxis(o[:, 18:].reshape(len(o), -1, 4), 1, 0):
-            lag = np.where(action >= now, vehicle.lag_up, vehicle.lag_down)
-            now = now + (action - now) * (1 - np.exp(-0.01 / lag))
+        past = o[:, 18:].reshape(len(o), -1, 4)  # zero before the first step, as the rotors' start is
+        if vehicle.lag_up == vehicle.lag_down:
+            keep = np.exp(-0.01 / vehicle.lag_up)
+            now = np.einsum("h,nha->na", (1 - keep) * keep ** np.arange(past.shape[1])[::-1], past)
+        else:
+            now = np.zeros_like(goal)
+            for action in np.moveaxis(past, 1, 0):
+                lag = np.where(action >= now, vehicle.lag_up, vehicle.lag_down)
+                now = now + (action - now) * (1 - np.exp(-0.01 / lag))
         lag = np.where(goal >= now, vehicle.lag_up, vehicle.lag_down)
         return np.clip(now + (goal - now) * lag / self.quick_s, -1, 1)
 

@@ -43,3 +43,15 @@ def test_the_vector_form_flies_as_the_single_one_does():
     np.testing.assert_array_equal(first, second[0])
     action = np.full(4, 0.3, np.float32)
     assert single.step(action)[1] == pytest.approx(float(many.step(action[None])[1][0]))
+
+
+def test_the_environment_can_be_made_by_name():
+    import gymnasium
+
+    from flocklet.models.flight.gym import register
+
+    register()
+    try:
+        assert gymnasium.make_vec("flocklet/Hover-v0", num_envs=2).reset(seed=0)[0].shape == (2, 146)
+    finally:
+        del gymnasium.registry["flocklet/Hover-v0"]

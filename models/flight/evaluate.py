@@ -21,7 +21,7 @@ from flocklet.models.flight.environment import DT_S, TARGET_WEIGHTS, Options, is
 from flocklet.models.flight.loop import SUB_TICKS, Actor, Draws, Flight, Recorder, fly, park, starts, still
 from flocklet.models.flight.path import WARM_UP_S, FigureEight
 
-__all__ = ["PERIODS_S", "SEEDS", "Figures", "Hover", "Track", "figure_eights", "hover"]
+__all__ = ["PERIODS_S", "SEEDS", "Figures", "Hover", "Track", "figure_eight", "figure_eights", "hover"]
 
 Floats: TypeAlias = NDArray[Any]
 Figures: TypeAlias = dict[str, float | int | None]
@@ -202,3 +202,10 @@ def figure_eights(
         )
         found[period] = Track(np.asarray(seeds), lost[mine], errors[: end - warm, mine], flight)
     return found
+
+
+def figure_eight(policy: Actor, vehicle: Vehicle, path: FigureEight | None = None, **options: Any) -> Track:
+    """Follow one figure-eight per seed; the options are those of `figure_eights`."""
+    eight = path or FigureEight()
+    period = float(eight.period_s)
+    return figure_eights(policy, vehicle, periods_s=(period,), scale=eight.scale, **options)[period]

@@ -125,4 +125,5 @@ class FlightVectorEnv(gymnasium.vector.VectorEnv[Observation, Observation, NDArr
 
 def register() -> None:
     """Make `gymnasium.make("flocklet/Hover-v0")` and its vector form known."""
-    gymnasium.register("flocklet/Hover-v0", FlightEnv, vector_entry_point=FlightVectorEnv)
+    here = "flocklet.models.flight.gym"
+    gymnasium.register("flocklet/Hover-v0", f"{here}:FlightEnv", vector_entry_point=f"{here}:FlightVectorEnv")

@@ -62,6 +62,9 @@ class Policy:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
+        # Copies in one order: BLAS gives other last bits for another layout of the same weights.
+        fresh = [(np.array(w, order="C"), np.array(b), kind) for w, b, kind in self.layers]
+        object.__setattr__(self, "layers", tuple(fresh))
         width = OBSERVED
         for i, (weights, bias, _) in enumerate(self.layers):
             if weights.ndim != 2 or weights.shape[1] != width or bias.shape != weights.shape[:1]:
