@@ -30,8 +30,8 @@ import numpy as np
 from flocklet.models.flight.bptt import Trainer
 from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
 from flocklet.models.flight.environment import reset
-from flocklet.models.flight.evaluate import figure_eight, fly, hover
-from flocklet.models.flight.path import FigureEight
+from flocklet.models.flight.evaluate import figure_eights, hover
+from flocklet.models.flight.loop import fly
 from flocklet.models.flight.policy import Policy
 from flocklet.models.flight.programs import Shape
 from flocklet.models.flight.randomise import draw
@@ -47,9 +47,9 @@ def judge(
 ) -> dict[str, Any]:
     """Return survival, error and figure-eights of a policy on a vehicle."""
     found: dict[str, Any] = hover(policy, vehicle, episodes=episodes).summary()
-    for period in periods:
-        track = figure_eight(policy, vehicle, FigureEight(period)).summary()
-        found[f"eight_{period:g}"] = track["rmse_m"] if track["alive"] == 1.0 else None
+    for period, track in (figure_eights(policy, vehicle, periods_s=periods) if periods else {}).items():
+        flown = track.summary()
+        found[f"eight_{period:g}"] = flown["rmse_m"] if flown["alive"] == 1.0 else None
     return found
 
 

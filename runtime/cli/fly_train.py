@@ -133,22 +133,15 @@ def _train(trainer: Trainer, seconds: float | None, step: Step, output: Output) 
 
 def read_vehicle(name: str) -> Vehicle | None:
     """Return a vehicle by name or from a TOML file; None for "any". Raise ConfigError for what cannot fly."""
-    from flocklet.models.flight.vehicle import NAMED, parse
-
     if name == ANY:
         return None
+    from flocklet.models.flight.vehicle import NAMED
+
     if name in NAMED:
         return NAMED[name]
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"no vehicle '{name}'", remedy=f"give a TOML file, {', '.join(NAMED)} or {ANY}")
-    import tomllib
+    from flocklet.hangar import read_vehicle as read
 
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} is no TOML file: {error}") from error
-    return parse(given)
+    return read(name)[1]
 
 
 def write_policy(path: Path, data: bytes) -> None:
