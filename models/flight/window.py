@@ -53,7 +53,7 @@ class Programs:
             return
         turn = threading.Lock()
         for program in self._programs.values():
-            program.source = _in_turn(turn, program.source)  # type: ignore[method-assign,assignment]
+            vars(program)["source"] = _in_turn(turn, program.source)
         with ThreadPoolExecutor(len(self._programs)) as pool:
             jobs = {name: pool.submit(program.compile) for name, program in self._programs.items()}
             self._made = {name: job.result() for name, job in jobs.items()}
