@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.kernels.executable import Executable
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import ACTIONS, Vehicle
 from flocklet.models.flight.environment import HISTORY, NOISE, Options, reset
 from flocklet.models.flight.paths import Mix, Paths
-from flocklet.models.flight.programs import NET, Shape, adam_program
+from flocklet.models.flight.programs import NET, Shape
 from flocklet.models.flight.vehicle import leaves
 from flocklet.models.flight.window import Flight, Programs, turn_weights
 
@@ -58,7 +57,6 @@ class Settings:
     cost: Cost = field(default_factory=Cost)
     options: Options = field(default_factory=Options)
     mix: Mix = field(default_factory=Mix)
-    beta2: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,6 @@ class Trainer:
         *,
         params: Floats | None = None,
         programs: Programs | None = None,
-        adam: Executable | None = None,
         is_native: bool = True,
     ) -> None:
         self.settings = settings
@@ -172,7 +169,7 @@ class Trainer:
             blind(self.params, settings.lags)
         shape = Shape(settings.rows, settings.longest, settings.lags)
         self.programs = programs or Programs(shape, is_native=is_native)
-        self._adam = adam or (adam_program().compile() if is_native else adam_program().interpret())
+        self._adam = self.programs.adam()
         self._shards = [
             _Shard(Flight(self.programs), settings, fleet, child) for child in rng.spawn(settings.threads)
         ]

@@ -6,13 +6,16 @@ Arrays are struct of arrays: bodies (17, n), targets (steps + 1, 6, n), vehicles
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.kernels.executable import Executable, aligned
+from flocklet.kernels.kernel import Tile
 from flocklet.kernels.program import Program
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import ACTIONS, STATES
@@ -21,6 +24,7 @@ from flocklet.models.flight.programs import (
     HISTORY,
     NET,
     Shape,
+    adam_program,
     backward_program,
     forward_program,
     weights_program,
@@ -35,15 +39,24 @@ _NAMES = {"forward": forward_program, "backward": backward_program, "weights": w
 
 
 class Programs:
-    """The three programs of a shape, compiled once; `executables` gives private copies for one thread."""
+    """The programs of a shape, compiled once; `executables` and `adam` give private copies.
+
+    Compilers run side by side, the generator of their C one program at a time.
+    """
 
     def __init__(self, shape: Shape, *, is_native: bool = True) -> None:
         self.shape = shape
         self._programs: dict[str, Program] = {name: make(shape) for name, make in _NAMES.items()}
-        self._made = {
-            name: program.compile() if is_native else program.interpret()
-            for name, program in self._programs.items()
-        }
+        self._programs["adam"] = adam_program()
+        if not is_native:
+            self._made = {name: program.interpret() for name, program in self._programs.items()}
+            return
+        turn = threading.Lock()
+        for program in self._programs.values():
+            vars(program)["source"] = _in_turn(turn, program.source)
+        with ThreadPoolExecutor(len(self._programs)) as pool:
+            jobs = {name: pool.submit(program.compile) for name, program in self._programs.items()}
+            self._made = {name: job.result() for name, job in jobs.items()}
 
     @property
     def backend(self) -> str:
@@ -52,10 +65,25 @@ class Programs:
 
     def executables(self) -> list[Executable]:
         """Return forward, backward and weights with buffers of their own."""
-        return [
-            Executable(self._programs[name], library=made.library, compiler=made.compiler, reason=made.reason)
-            for name, made in self._made.items()
-        ]
+        return [self._copy(name) for name in _NAMES]
+
+    def adam(self) -> Executable:
+        """Return the optimiser with buffers of its own."""
+        return self._copy("adam")
+
+    def _copy(self, name: str) -> Executable:
+        made = self._made[name]
+        return Executable(
+            self._programs[name], library=made.library, compiler=made.compiler, reason=made.reason
+        )
+
+
+def _in_turn(turn: threading.Lock, source: Callable[[Tile], str]) -> Callable[[Tile], str]:
+    def locked(tile: Tile) -> str:
+        with turn:
+            return source(tile)
+
+    return locked
 
 
 def turn_weights(params: Floats) -> list[Floats]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,8 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the sub-verb; return the exit code."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # before NumPy is loaded: the trainer brings its own threads
     import numpy as np
 
     from flocklet.models.flight.bptt import Trainer
@@ -130,22 +133,15 @@ def _train(trainer: Trainer, seconds: float | None, step: Step, output: Output) 
 
 def read_vehicle(name: str) -> Vehicle | None:
     """Return a vehicle by name or from a TOML file; None for "any". Raise ConfigError for what cannot fly."""
-    from flocklet.models.flight.vehicle import NAMED, parse
-
     if name == ANY:
         return None
+    from flocklet.models.flight.vehicle import NAMED
+
     if name in NAMED:
         return NAMED[name]
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"no vehicle '{name}'", remedy=f"give a TOML file, {', '.join(NAMED)} or {ANY}")
-    import tomllib
+    from flocklet.hangar import read_vehicle as read
 
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name} is no TOML file: {error}") from error
-    return parse(given)
+    return read(name)[1]
 
 
 def write_policy(path: Path, data: bytes) -> None:
