@@ -286,11 +286,12 @@ class Walks:
         """Make the walks those of the graph after one edge got another weight."""
         if not self._hits[change.src]:
             return
-        walks, depth = self._visits(change.src)
-        is_inside = depth + 1 < self._steps.shape[1]
-        to = np.where(is_inside, self._steps[walks, np.where(is_inside, depth + 1, 0)], -1)
-        is_changed = self._leaves(to, change) & (depth < MAX_STEPS - 1)
-        walks, depth = walks[is_changed], depth[is_changed]
+        places, columns = self._visits(change.src), self._steps.shape[1]
+        places = places[self._leaves(self._steps.reshape(-1)[places + 1], change)]
+        walks = places // columns
+        depth = places - walks * columns
+        may = depth < MAX_STEPS - 1
+        walks, depth = walks[may], depth[may]
         if not len(walks):
             return
         is_first = np.append(True, walks[1:] != walks[:-1])  # what follows the first change is drawn afresh
@@ -305,22 +306,19 @@ class Walks:
             self.redraw(walks, depth + 1)
         self._hits += self._count(self._steps[walks])
 
-    def _visits(self, person: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return walk and depth of every visit, in this order; where few are, eight places are looked at at once."""
+    def _visits(self, person: int) -> NDArray[np.int64]:
+        """Return the places of every visit in the flat steps; where few are, eight places are looked at at once."""
         found = self._steps.reshape(-1) == person
         if len(found) % 8 or 8 * int(self._hits[person]) > self.count:
-            places = np.flatnonzero(found)
-        else:
-            eights = np.flatnonzero(found.view(np.uint64) != 0)
-            inside = np.flatnonzero(found.reshape(-1, 8)[eights])
-            places = eights[inside >> 3] * 8 + (inside & 7)
-        walks = places // self._steps.shape[1]
-        return walks, places - walks * self._steps.shape[1]
+            return np.flatnonzero(found)
+        eights = np.flatnonzero(found.view(np.uint64) != 0)
+        inside = np.flatnonzero(found.reshape(-1, 8)[eights])
+        return eights[inside >> 3] * 8 + (inside & 7)
 
     def _grow(self, most: int) -> None:
-        """Make room for step number `most`."""
-        if most >= self._steps.shape[1]:
-            room = np.full((self.count, min(most + 8, MAX_STEPS)), -1, self._steps.dtype)
+        """Make room for step number `most` and the end behind it: the last column is always blank."""
+        if most + 1 >= self._steps.shape[1]:
+            room = np.full((self.count, min(most + 8, MAX_STEPS + 1)), -1, self._steps.dtype)
             room[:, : self._steps.shape[1]] = self._steps
             self._steps = room
 
