@@ -157,7 +157,7 @@ class TrustWalks:
 
     def follow(self, at: int, count: int) -> list[int]:
         """Return where up to `count` steps from `at` lead; for few walks this is faster than `step`."""
-        starts, ends, targets = memoryview(self._starts), memoryview(self._ends), memoryview(self._targets)
+        starts, ends, targets = self._starts.data, self._ends.data, self._targets.data
         path: list[int] = []
         for share in self._rng.random(count).tolist():
             first, last = starts[at], starts[at + 1]
@@ -313,7 +313,7 @@ class Walks:
             return np.flatnonzero(found)
         eights = np.flatnonzero(found.view(np.uint64) != 0)
         inside = np.flatnonzero(found.reshape(-1, 8)[eights])
-        return eights[inside >> 3] * 8 + (inside & 7)
+        return np.asarray(eights[inside >> 3] * 8 + (inside & 7), np.int64)
 
     def _grow(self, most: int) -> None:
         """Make room for step number `most` and the end behind it: the last column is always blank."""
@@ -370,13 +370,13 @@ def _with(column: NDArray[Any], place: int, value: float) -> NDArray[Any]:
     if room is None or len(room) <= size:
         room = np.empty(size + 64 + size // 8, column.dtype)
         room[:size] = column
-    moved = memoryview(room)
+    moved = room.data
     moved[place + 1 : size + 1] = moved[place:size]
     room[place] = value
     return np.asarray(room[: size + 1])
 
 
 def _without(column: NDArray[Any], place: int) -> NDArray[Any]:
-    moved = memoryview(column)
+    moved = column.data
     moved[place : len(column) - 1] = moved[place + 1 : len(column)]
     return column[:-1]
