@@ -4,6 +4,10 @@ The graph (`flocklet.models.recommend.graph`) is bounded and in memory; the sign
 store, so that they can be passed on. A snapshot of the graph lies beside the store and makes a start fast; pages that
 came after it are read again. A device signs, with its own key, that it trusts the people it hosts: so whoever trusts
 a device reaches its people.
+
+Edges name items by number only. With each exchange a device asks for some names that it lacks ("want", up to 128 u64);
+the answer ("n", names with NUL between them) proves itself, since an item's number is the hash of its name. Paths of
+documents are never told.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from flocklet.models.recommend.edge import MAX_PAGE_EDGES, Page, read_page, sign
 from flocklet.models.recommend.exchange import Absorbed, EdgePool, absorb, answer, request
 from flocklet.models.recommend.graph import Graph
 from flocklet.models.recommend.view import TrustView, reach
+from flocklet.models.search.items import item_id_of
+from flocklet.ratings import is_name
 from flocklet.store import Store
 
 __all__ = ["LIKED_STARS", "Taste"]
@@ -34,6 +40,8 @@ __all__ = ["LIKED_STARS", "Taste"]
 _log = logging.getLogger("flocklet.taste")
 _SNAPSHOT = "graph.npz"
 _SMALL_PAGES = 32
+_MOST_WANTED = 128
+_MAX_NAMES_BYTES = 8_192
 STALE_S = 30.0
 LIKED_STARS = 4.0
 TOP_STARS = 5.0
@@ -144,16 +152,56 @@ class Taste:
 
     def ask(self) -> dict[str, Any]:
         """Return the message that asks a peer for edges."""
-        return request(self.pool, secrets.token_bytes(8))
+        items = self.graph.items.all()
+        some = self._rng.permutation(len(items))[: 4 * _MOST_WANTED].tolist()
+        unnamed = [items[n] for n in some if self.store.item_name(items[n]) is None][:_MOST_WANTED]
+        want = b"".join(item.to_bytes(8, "big") for item in unnamed)
+        return {**request(self.pool, secrets.token_bytes(8)), "want": want}
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Answer such a message; raise WireError when it is malformed."""
-        return answer(self.pool, message, self._rng)
+        want = message.get("want", b"")
+        if type(want) is not bytes or len(want) % 8 or len(want) > 8 * _MOST_WANTED:
+            raise WireError("a request for edges wants names of torn or too many items")
+        told = answer(self.pool, message, self._rng)
+        items = (int.from_bytes(want[at : at + 8], "big") for at in range(0, len(want), 8))
+        names = [name for item in items if (name := self._public_name(item)) is not None]
+        packed = "\0".join(names).encode()
+        while len(packed) > _MAX_NAMES_BYTES:
+            packed = packed[: packed.rindex(b"\0")]
+        return {**told, "n": packed} if packed else told
+
+    def _public_name(self, item_id: int) -> str | None:
+        """Return the name that peers may know: of an item that somebody rated and that is no document here."""
+        if item_id not in self.graph.items or self.store.document(item_id) is not None:
+            return None
+        name = self.store.item_name(item_id)
+        return name if name is not None and is_name(name, 512) and item_id_of(name) == item_id else None
 
     def absorb(self, message: dict[str, Any]) -> int:
         """Take an answer in and return how many edges were news; raise WireError for what no honest peer sends."""
         got: Absorbed = absorb(message)
-        return self._keep(got.pages, got.keys)["taken"]
+        names = self._names_in(message.get("n", b""))
+        taken = self._keep(got.pages, got.keys)["taken"]
+        new = [(item_id_of(name), name) for name in names]
+        self.store.name_items(
+            (item, name)
+            for item, name in new
+            if item in self.graph.items and self.store.item_name(item) is None
+        )
+        return taken
+
+    @staticmethod
+    def _names_in(packed: object) -> list[str]:
+        if type(packed) is not bytes or len(packed) > _MAX_NAMES_BYTES:
+            raise WireError("an answer with edges has too many names", reason="too-long")
+        try:
+            names = packed.decode().split("\0") if packed else []
+        except UnicodeDecodeError as error:
+            raise WireError("an answer with edges has a name that is not UTF-8") from error
+        if not all(is_name(name, 512) for name in names):
+            raise WireError("an answer with edges has an empty, too long or unprintable name")
+        return names
 
     def _keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes]) -> Counter[str]:
         told: Counter[str] = Counter()

@@ -8,13 +8,14 @@ import pytest
 from flocklet.models.recommend.blend import Blend, top_unseen
 from flocklet.models.recommend.edge import Edge
 from flocklet.models.recommend.graph import Graph
+from flocklet.models.recommend.independence import independent
 from flocklet.models.recommend.influence import influence
 from flocklet.models.recommend.likes import Likes
 from flocklet.models.recommend.meritrank import TrustEdges, exact_scores
 from flocklet.models.recommend.view import TrustView
 from flocklet.models.recommend.walks import TrustWalks, _Change
 
-HONEST, GENRES, PER_GENRE = 60, 4, 12
+HONEST, GENRES, PER_GENRE = 60, 3, 40
 VICTIM, ATTACKER = 0, 59
 NOW = 1_800_000_000.0
 
@@ -32,10 +33,10 @@ def honest_trust(rng: np.random.Generator) -> list[tuple[int, int, float]]:
 
 
 def tastes(rng: np.random.Generator) -> list[list[int]]:
-    """Everybody likes eight of the twelve items of one genre, and one other."""
+    """Everybody likes fourteen of the forty items of one genre, and one other."""
     return [
         [
-            *(p % GENRES * PER_GENRE + rng.choice(PER_GENRE, 8, replace=False)).tolist(),
+            *(p % GENRES * PER_GENRE + rng.choice(PER_GENRE, 14, replace=False)).tolist(),
             int(rng.integers(GENRES * PER_GENRE)),
         ]
         for p in range(HONEST)
@@ -71,6 +72,40 @@ def test_sybils_that_copy_the_victim_get_nowhere_and_everywhere_without_trust(sh
     assert slots(np.ones(len(likes), np.float32), likes, targets) == 3  # the control: undefended
 
 
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_copies_that_several_people_vouch_for_are_one_voice(share: float) -> None:
+    """Sybils behind two attackers are behind no single person; that they all say the same gives them away."""
+    rng = np.random.default_rng(4)
+    likes, sybils = tastes(rng), range(HONEST, HONEST + 30)
+    targets = [GENRES * PER_GENRE + n for n in range(3)]
+    for _ in sybils:
+        copied = [item for item in likes[VICTIM] if rng.random() < share]
+        likes.append([*copied, *targets])
+    trust = [t for t in honest_trust(rng) if t[0] not in (58, ATTACKER)]
+    trust += [(a, s, 1.0) for s in sybils for a in (58, ATTACKER)]
+    voice = influence(TrustEdges.of(len(likes), trust), VICTIM)
+    assert voice[HONEST:].sum() > 5.0
+    assert slots(voice, likes, targets) == 3  # the control: trust alone does not stop them
+    rows = np.repeat(np.arange(len(likes)), [len(row) for row in likes])
+    matrix = Likes.of(rows, np.concatenate(likes), (len(likes), max(targets) + 1), influence=voice)
+    weighed = independent(matrix, VICTIM)
+    assert weighed[HONEST:].sum() < 1.5
+    assert weighed[VICTIM] == voice[VICTIM]
+    assert slots(weighed, likes, targets) == 0
+
+
+def test_independent_people_keep_their_voice() -> None:
+    rng = np.random.default_rng(5)
+    rows, columns = np.repeat(np.arange(50), 12), rng.integers(0, 400, 600)
+    likes = Likes.of(rows, columns, (50, 400))
+    assert independent(likes, 0).min() > 0.95
+    assert np.allclose(independent(likes, 0), independent(likes, 0, block=7))
+    silent = likes.weighed(np.where(np.arange(50) % 2, 0.0, 1.0))
+    assert (independent(silent, 2)[1::2] == 0).all()
+    nobody = Likes.of(rows[:0], columns[:0], (3, 4))
+    assert independent(nobody, 0).tolist() == [1.0, 1.0, 1.0]
+
+
 def test_a_camouflaged_attacker_loses_the_trust_it_earned_when_it_turns() -> None:
     """Honest for half of the run: heard like anybody. Then it vouches for sybils, and falls silent with them."""
     rng = np.random.default_rng(2)
@@ -80,14 +115,13 @@ def test_a_camouflaged_attacker_loses_the_trust_it_earned_when_it_turns() -> Non
     for person in range(HONEST):
         graph.add([Edge(origin(person), item, 1.0, 100) for item in (person, person + 1)], NOW)
 
-    def voice(of: int) -> float:
+    def voices(of: list[int]) -> list[float]:
         view = TrustView(graph, origin(VICTIM))
-        number = graph.people.number(origin(of))
         assert view.is_trust_used
-        assert number is not None
-        return float(view.voice[number])
+        numbers = [graph.people.number(origin(person)) for person in of]
+        return [float(view.voice[number]) for number in numbers if number is not None]
 
-    assert voice(ATTACKER) > 0.9  # the control: camouflage works until it acts
+    assert voices([ATTACKER])[0] > 0.9  # the control: camouflage works until it acts
     before = graph.edges_of(origin(ATTACKER))
     graph.add([Edge(e.src, e.target, 0.0, 200) for e in before if e.kind == 1], NOW)
     for sybil in range(100, 150):
@@ -96,9 +130,10 @@ def test_a_camouflaged_attacker_loses_the_trust_it_earned_when_it_turns() -> Non
             NOW,
             is_friend=False,
         )
-    assert voice(ATTACKER) < 0.05
-    assert sum(voice(sybil) for sybil in range(100, 150)) == 0.0
-    assert voice(20) > 0.9
+    attacker, honest, *sybils = voices([ATTACKER, 20, *range(100, 150)])
+    assert attacker < 0.05
+    assert sybils == [0.0] * 50
+    assert honest > 0.9
 
 
 def test_a_new_name_washes_a_bad_one_off_and_the_good_with_it() -> None:

@@ -177,6 +177,28 @@ def test_many_small_pages_become_few(homes: list[Home]) -> None:
     assert len(two.likes()) == 80
 
 
+def test_names_of_items_follow_their_edges_and_prove_themselves(homes: list[Home]) -> None:
+    one, two = homes
+    films = [f"film {n} 🎬" for n in range(5)]
+    for film in films:
+        two.taste.rate(two.people["me"], item_id_of(film), 5.0, film)
+    two.store.name_items([(item_id_of("private"), "private")])  # played, never rated: nobody's business
+    meet(one, two)
+    meet(one, two)
+    assert [one.store.item_name(item_id_of(film)) for film in films] == films
+    request = {**one.taste.ask(), "want": item_id_of("private").to_bytes(8, "big")}
+    assert "n" not in two.taste.answer(request)
+    good = two.taste.answer(one.taste.ask())
+    one.taste.absorb({**good, "n": b"another name"})  # the hash of no item that is known
+    assert one.store.item_name(item_id_of("another name")) is None
+    for wrong in (b"a\0", b"\xff", b"\x1b[2J", bytes(9_000), "text"):
+        with pytest.raises(WireError):
+            one.taste.absorb({**good, "n": wrong})
+    for wrong in (bytes(7), bytes(8 * 129), "text"):
+        with pytest.raises(WireError):
+            two.taste.answer({**one.taste.ask(), "want": wrong})
+
+
 # -- the verbs --
 
 

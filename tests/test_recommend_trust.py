@@ -117,6 +117,22 @@ def test_any_updates_leave_the_walks_within_four_sigma(
     assert_within_sigmas(walks.hits, exact_hits(edges, 0, 0.15))
 
 
+@pytest.mark.parametrize("edge", [(0, 1), (1, 2)])
+def test_all_nine_transitions_of_an_edge_on_every_graph_of_three(edge: tuple[int, int]) -> None:
+    rng = np.random.default_rng(sum(edge))
+    others = [(a, b) for a in range(3) for b in range(3) if a != b and (a, b) != edge]
+    for chosen in range(2 ** len(others)):
+        rest = [(a, b, 1.0 + n) for n, (a, b) in enumerate(others) if chosen >> n & 1]
+        for old in (0.0, 2.0, -1.0):
+            for new in (0.0, 0.5, -0.5):
+                graph = TrustWalks(TrustEdges.of(3, [*rest, (*edge, old)] if old else rest), rng)
+                walks = graph.walk(0, WALKS)
+                graph.set_edge(*edge, new)
+                assert graph.weight(*edge) == new
+                after = TrustEdges.of(3, [*rest, (*edge, new)] if new else rest)
+                assert_within_sigmas(walks.hits, exact_hits(after, 0, 0.15))
+
+
 def assert_within_sigmas(hits: np.ndarray, chance: np.ndarray, sigmas: float = 4.0) -> None:
     deviation = np.sqrt(WALKS * chance * (1 - chance)) + 1e-6
     # 4 sigma for one figure; the bound for the whole family is a little wider

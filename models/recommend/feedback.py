@@ -87,7 +87,7 @@ def rerank(
 
 def _unit(vectors: NDArray[np.floating]) -> Floats:
     wide = np.asarray(vectors, np.float64)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-9)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-9))
 
 
 def _blank(vectors: Floats) -> Floats:

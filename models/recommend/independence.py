@@ -8,8 +8,8 @@ themselves (about s^2 and more, since they share what they push). So, with e(p, 
     voice(p) (1 - e(p, ego)) / (1 + sum over q of voice(q) e(p, q))
 
 the design effect of clustered samples (Kish, Survey Sampling, 1965, section 8.2). A crowd of copies, however many
-people vouch for it, ends below one voice. It is a bound on repetition, not on truth: profiles that differ
-enough are not caught, and move less.
+people vouch for it, ends near one voice or below. It is a bound on repetition, not on truth: profiles that differ
+enough (half a copy each, say) are toned down less and can still move a list.
 """
 
 from __future__ import annotations

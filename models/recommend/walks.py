@@ -12,6 +12,7 @@ anew when it gets some.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from flocklet.models.recommend.meritrank import MeritSettings, TrustEdges
 __all__ = ["TrustWalks", "Walks"]
 
 MAX_STEPS = 100
+_FEW = 16
 Floats = NDArray[np.float64]
 Nodes = NDArray[Any]
 
@@ -153,6 +155,18 @@ class TrustWalks:
         on = places < self._starts[at + 1]
         return self._targets[np.minimum(places, len(self._targets) - 1)], on
 
+    def follow(self, at: int, count: int) -> list[int]:
+        """Return where up to `count` steps from `at` lead; for few walks this is faster than `step`."""
+        starts, ends, targets = self._starts.data, self._ends.data, self._targets.data
+        path: list[int] = []
+        for share in self._rng.random(count).tolist():
+            first, last = starts[at], starts[at + 1]
+            if first == last:
+                break
+            at = targets[min(bisect_right(ends, at + share, first, last), last - 1)]
+            path.append(at)
+        return path
+
     def lengths(self, count: int) -> NDArray[np.int64]:
         """Return for each of `count` walks how many more steps its coin lets it go."""
         tossed = np.log1p(-self._rng.random(count)) / np.log1p(-self.settings.alpha)
@@ -255,7 +269,10 @@ class Walks:
         steps, place = self._steps.reshape(-1), walks * self._steps.shape[1] + depth
         for taken in range(1, 1 - int(less.min(initial=0))):
             going = int(np.searchsorted(less, -taken, side="right"))
-            if not going:
+            if going <= _FEW:
+                for walk in range(going):
+                    path = self.graph.follow(int(at[walk]), 1 - taken - int(less[walk]))
+                    steps[place[walk] + 1 : place[walk] + 1 + len(path)] = path
                 break
             at, on = self.graph.step(at[:going])
             less, place = less[:going], place[:going] + 1
@@ -269,14 +286,15 @@ class Walks:
         """Make the walks those of the graph after one edge got another weight."""
         if not self._hits[change.src]:
             return
-        walks, depth = np.divmod(np.flatnonzero(self._steps.reshape(-1) == change.src), self._steps.shape[1])
-        is_inside = depth + 1 < self._steps.shape[1]
-        to = np.where(is_inside, self._steps[walks, np.where(is_inside, depth + 1, 0)], -1)
-        is_changed = self._leaves(to, change) & (depth < MAX_STEPS - 1)
-        walks, depth = walks[is_changed], depth[is_changed]
+        places, columns = self._visits(change.src), self._steps.shape[1]
+        places = places[self._leaves(self._steps.reshape(-1)[places + 1], change)]
+        walks = places // columns
+        depth = places - walks * columns
+        may = depth < MAX_STEPS - 1
+        walks, depth = walks[may], depth[may]
         if not len(walks):
             return
-        is_first = np.append(True, walks[1:] != walks[:-1])  # departures of a walk are in the order of depth
+        is_first = np.append(True, walks[1:] != walks[:-1])  # what follows the first change is drawn afresh
         walks, depth = walks[is_first], depth[is_first]
         kept = self._steps[walks]
         self._hits -= self._count(kept)
@@ -288,10 +306,19 @@ class Walks:
             self.redraw(walks, depth + 1)
         self._hits += self._count(self._steps[walks])
 
+    def _visits(self, person: int) -> NDArray[np.int64]:
+        """Return the places of every visit in the flat steps; where few are, eight places are looked at at once."""
+        found = self._steps.reshape(-1) == person
+        if len(found) % 8 or 8 * int(self._hits[person]) > self.count:
+            return np.flatnonzero(found)
+        eights = np.flatnonzero(found.view(np.uint64) != 0)
+        inside = np.flatnonzero(found.reshape(-1, 8)[eights])
+        return np.asarray(eights[inside >> 3] * 8 + (inside & 7), np.int64)
+
     def _grow(self, most: int) -> None:
-        """Make room for step number `most`."""
-        if most >= self._steps.shape[1]:
-            room = np.full((self.count, min(most + 8, MAX_STEPS)), -1, self._steps.dtype)
+        """Make room for step number `most` and the end behind it: the last column is always blank."""
+        if most + 1 >= self._steps.shape[1]:
+            room = np.full((self.count, min(most + 8, MAX_STEPS + 1)), -1, self._steps.dtype)
             room[:, : self._steps.shape[1]] = self._steps
             self._steps = room
 
@@ -338,12 +365,18 @@ class Walks:
 
 
 def _with(column: NDArray[Any], place: int, value: float) -> NDArray[Any]:
-    longer = np.empty(len(column) + 1, column.dtype)
-    longer[:place], longer[place], longer[place + 1 :] = column[:place], value, column[place:]
-    return longer
+    """Return the column with a value put in, moved within the room behind it while there is any."""
+    size, room = len(column), column.base
+    if room is None or len(room) <= size:
+        room = np.empty(size + 64 + size // 8, column.dtype)
+        room[:size] = column
+    moved = room.data
+    moved[place + 1 : size + 1] = moved[place:size]
+    room[place] = value
+    return np.asarray(room[: size + 1])
 
 
 def _without(column: NDArray[Any], place: int) -> NDArray[Any]:
-    shorter = np.empty(len(column) - 1, column.dtype)
-    shorter[:place], shorter[place:] = column[:place], column[place + 1 :]
-    return shorter
+    moved = column.data
+    moved[place : len(column) - 1] = moved[place + 1 : len(column)]
+    return column[:-1]
