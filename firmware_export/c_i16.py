@@ -221,7 +221,15 @@ FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
 
 def _dot(scratch: str, w: str, x: str, n: str, y: str, count: int, **how: str) -> str:
     """Return the statements that fill the job and run it."""
-    values = {"w": w, "x": x, "end": f"{x} + {n}", "from": "zero4", "y": y, "step": "0u", "count": f"{count}u"}
+    values = {
+        "w": w,
+        "x": x,
+        "end": f"{x} + {n}",
+        "from": "zero4",
+        "y": y,
+        "step": "0u",
+        "count": f"{count}u",
+    }
     values |= {"skip": "0u"} | {key.rstrip("_"): value for key, value in how.items()}
     lines = [f"{scratch}->job.{key} = {value};" for key, value in values.items()]
     return "\n".join([*lines, f"dot2(&{scratch}->job);"])
@@ -300,7 +308,8 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         + "\n}\n"
     )
     scratch = (
-        _JOB + f"typedef struct {{\n  @N@_job_t job;\n  uint32_t total;\n  uint32_t shift;\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
+        _JOB
+        + f"typedef struct {{\n  @N@_job_t job;\n  uint32_t total;\n  uint32_t shift;\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
         f"  int32_t high[{n_state}];\n  int32_t low[{n_state}];\n  float y[{net.n_out}];\n"
         + (f"  int32_t past[{past}];\n" if past else "")
         + "} @N@_scratch_t;\n"
@@ -369,7 +378,9 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
     start = {"from_": f"st->sums + {h}u * st->current", "step": "16u", "skip": f"{8 * newest}u"}
     dot = _dot("s", f"W->q0 + {2 * newest}", f"st->past + {newest}", f"{entry}", "s->sum", rows, **start)
     total = f"st->totals[st->current] + total_of(st->past + {newest}, {entry}u)"
-    call = f"{weights}state_part(W, s, st->x);\n{dot}\n{_add(total, 'W->mq0', 4 * rows, 4)}\ny = network(W, s);"
+    call = (
+        f"{weights}state_part(W, s, st->x);\n{dot}\n{_add(total, 'W->mq0', 4 * rows, 4)}\ny = network(W, s);"
+    )
     stop = newest - entry
     share = min(_even(-(-newest // obs.period)), stop)
     slice_text = (
