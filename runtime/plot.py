@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,11 +29,12 @@ _GREY, _LIGHT, _BLACK = (120, 120, 120), (225, 225, 225), (20, 20, 20)
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its name, and x (positive, ascending) and y of its points."""
+    """One line: its name, and x (positive, ascending) and y of its points. Dashed lines lie over the others."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    is_dashed: bool = False
 
 
 def draw(path: Path, lines: Sequence[Series], *, title: str, x: str) -> None:
@@ -52,15 +53,30 @@ def draw(path: Path, lines: Sequence[Series], *, title: str, x: str) -> None:
         canvas.text(at - 6 * len(f"{value:.0f}"), _HEIGHT - _BOTTOM + 10, f"{value:.0f}", _GREY)
     canvas.line(_LEFT, _HEIGHT - _BOTTOM, _WIDTH - _RIGHT, _HEIGHT - _BOTTOM, _GREY, 1)
     canvas.line(_LEFT, _TOP, _LEFT, _HEIGHT - _BOTTOM, _GREY, 1)
-    for number, series in enumerate(lines):
+    for number, series in sorted(enumerate(lines), key=lambda pair: pair[1].is_dashed):
         colour = _COLOURS[number % len(_COLOURS)]
         points = [(frame.column(a), frame.row(b)) for a, b in zip(series.x, series.y, strict=True)]
-        for (x0, y0), (x1, y1) in pairwise(points):
-            canvas.line(x0, y0, x1, y1, colour, 2)
         at = _TOP + 10 + 26 * number
-        canvas.line(_WIDTH - _RIGHT + 14, at + 7, _WIDTH - _RIGHT + 38, at + 7, colour, 3)
+        legend = ((_WIDTH - _RIGHT + 14, at + 7), (_WIDTH - _RIGHT + 38, at + 7))
+        for start, end in [*pairwise(points), legend]:
+            for x0, y0, x1, y1 in _dashes(start, end) if series.is_dashed else [(*start, *end)]:
+                canvas.line(x0, y0, x1, y1, colour, 2)
         canvas.text(_WIDTH - _RIGHT + 46, at, series.name, _BLACK)
     path.write_bytes(canvas.encode())
+
+
+def _dashes(start: tuple[int, int], end: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the dashes of a line, 5 pixels each."""
+    (x0, y0), (x1, y1) = start, end
+    pieces = max(1, max(abs(x1 - x0), abs(y1 - y0)) // 5)
+    for at in range(0, pieces, 2):
+        a, b = at / pieces, min(1.0, (at + 1) / pieces)
+        yield (
+            round(x0 + a * (x1 - x0)),
+            round(y0 + a * (y1 - y0)),
+            round(x0 + b * (x1 - x0)),
+            round(y0 + b * (y1 - y0)),
+        )
 
 
 class _Frame:

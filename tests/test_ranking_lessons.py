@@ -200,22 +200,22 @@ HOSTILE: dict[str, tuple[Callable[[OnlineRanker], Parameters], dict[str, Any], s
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_model_is_refused_in_one_line(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+async def test_hostile_models_are_refused_in_one_line_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    change, header, reason = HOSTILE[name]
     async with pair(tmp_path) as (a, b):
         before = version_id(held(b))
-        a.device.lessons.answer = forged(a, change, **header)  # type: ignore[method-assign]
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            assert await ask(b) == {"refused": 1}
-        lines = [record.getMessage() for record in caplog.records if "model of peer" in record.getMessage()]
-        assert len(lines) == 1
-        assert f"refused ({reason})" in lines[0] and "\n" not in lines[0]
+        for change, header, reason in HOSTILE.values():
+            told = b.device.lessons.outcomes[reason]
+            a.device.lessons.answer = forged(a, change, **header)  # type: ignore[method-assign]
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                assert await ask(b) == {"refused": 1}
+            lines = [r.getMessage() for r in caplog.records if "model of peer" in r.getMessage()]
+            assert len(lines) == 1
+            assert f"refused ({reason})" in lines[0] and "\n" not in lines[0]
+            assert b.device.lessons.outcomes[reason] == told + 1
         assert version_id(held(b)) == before
-        assert b.device.lessons.outcomes[reason] == 1
 
 
 async def test_nan_damage_replay_and_strangers_are_refused(tmp_path: Path) -> None:

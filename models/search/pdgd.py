@@ -6,7 +6,7 @@ item i is preferred to every item j that was looked at and not clicked, with the
     rho(i, j) = P(R with i and j swapped) / (P(R) + P(R swapped)),    rho e^s_i e^s_j / (e^s_i + e^s_j)^2
 
 which makes the expected gradient unbiased. Looked at: up to one position below the last click. The model is linear, or
-linear plus an MLP of 64 tanh units that starts at zero output, so it starts as BM25 in both cases; a pull towards that
+linear plus an MLP of 64 ReLU units that starts at zero output, so it starts as BM25 in both cases; a pull towards that
 start keeps it close while there is little to learn from.
 """
 
@@ -84,7 +84,7 @@ class PdgdRanker:
         """Return the scores `(n,) float32` of candidates with features `(n, F)`."""
         result: NDArray[np.float32] = matrix @ self.parameters["weights"]
         if "hidden" in self.parameters:
-            inner = np.tanh(matrix @ self.parameters["hidden"] + self.parameters["bias"])
+            inner = np.maximum(matrix @ self.parameters["hidden"] + self.parameters["bias"], 0)
             result = result + inner @ self.parameters["out"]
         return result
 
@@ -98,8 +98,8 @@ class PdgdRanker:
         step = (self._rate * slope).astype(np.float32)
         updated = {"weights": step @ matrix}
         if "hidden" in self.parameters:
-            inner = np.tanh(matrix @ self.parameters["hidden"] + self.parameters["bias"])
-            back = step[:, None] * (1 - inner**2) * self.parameters["out"]
+            inner = np.maximum(matrix @ self.parameters["hidden"] + self.parameters["bias"], 0)
+            back = step[:, None] * (inner > 0) * self.parameters["out"]
             updated |= {"out": step @ inner, "hidden": matrix.T @ back, "bias": back.sum(axis=0)}
         for name, change in updated.items():
             value = self.parameters[name]

@@ -10,7 +10,7 @@ One person, one vote: what one identity adds to (C, E) of a (query, item) is sca
 (1, times the trust in that identity; the asking person's own clicks count `own_weight` each, up to `own_vote`). Nobody
 else's rate exceeds 1, so that to claim clicks at rank 10, where few look, wins no more than a click on top. Over all items
 of a query one identity has at most `query_vote` votes: whoever clicks everything says nothing. Once there is trust,
-strangers together have one vote, so a crowd of made-up identities is as loud as one person. Old
+strangers and whom it hardly reaches together have one vote, so a crowd of made-up identities is as loud as one person. Old
 impressions fade by half-life: an entry's epoch is its own `ts`, and one from the future counts as new, no more.
 
 The state is counts, so the order of arrival does not matter and any entry can be taken back.
@@ -64,7 +64,7 @@ class PosteriorSettings:
     own_vote: float = 8.0
     own_weight: float = 2.0
     query_vote: float = 5.0
-    faint: float = 0.1
+    faint: float = 0.25
     half_life_s: float | None = 365 * 86_400.0
     exploration: float = 0.5
     explored_from: int = 1

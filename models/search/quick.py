@@ -1,4 +1,4 @@
-"""Score a list by MLP-64 in one C call: linear part, 64 tanh units and their sum, from `flocklet.kernels`.
+"""Score a list by MLP-64 in one C call: linear part, 64 ReLU units and their sum, from `flocklet.kernels`.
 
 `QuickScorer` compiles once for lists of up to `ROWS` candidates (a second the first time, milliseconds from the cache
 after that) and runs the kernels' NumPy twins where nothing compiles. Same scores as `PdgdRanker` to about 1e-5. One
@@ -39,7 +39,7 @@ class QuickScorer:
         ):
             program.buffer(name, size)
         program.scratch("units", ROWS * units)
-        program.call(dense(ROWS, inputs, units, "tanh"), "x", "hidden", "bias", "units")
+        program.call(dense(ROWS, inputs, units, "relu"), "x", "hidden", "bias", "units")
         program.call(dense(ROWS, units, 1), "units", "out", View("out", units, 0), "inner")
         program.call(dense(ROWS, inputs, 1), "x", "weights", View("weights", inputs, 0), "scores")
         self._run = program.compile()

@@ -60,9 +60,9 @@ def _bench(args: argparse.Namespace) -> int:
             for name, curve in curves.items()
         ]
         flat = [float(curves["clicks_pbm"].impressions[0]), float(args.impressions)]
-        for name in ("bm25", "rerank_cv"):
+        for name in ("rerank_cv", "bm25"):
             value = float(report["traffic_ndcg@10"][name])
-            lines.insert(0, Series(name, flat, [value, value]))
+            lines.insert(0, Series(name, flat, [value, value], is_dashed=name == "bm25"))
         draw(args.plot, lines, title=f"nDCG@10 on {report['collection']}", x="impressions")
     output.document({name: report[name] for name in _DOCUMENT})
     output.remark(
