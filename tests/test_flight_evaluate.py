@@ -200,7 +200,7 @@ def test_a_vehicle_file_is_read(tmp_path):
 def test_unphysical_vehicles_are_refused_in_one_line(tmp_path, change, said, capsys):
     assert change[0] in MINE
     file = tmp_path / "mine.toml"
-    file.write_text(MINE.replace(*change, 1))
+    file.write_text(MINE.replace(change[0], change[1], 1))
     with pytest.raises(ConfigError, match=said) as caught:
         hangar.read_vehicle(str(file))
     assert "\n" not in str(caught.value)
