@@ -296,7 +296,7 @@ def cell(value: object) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     names = ("quality", "partial", "protocol", "attack", "trust", "ingest", "latency", "signals", "bandit")
     parser.add_argument("--only", default=",".join(names))
     parser.add_argument("--seeds", type=int, default=5)
