@@ -73,7 +73,7 @@ def test_a_kernel_becomes_plain_c():
         loops, [loops.end([loops.buffers[0][i].store(loops.buffers[1][i] * 2.0)], i)], "twice"
     )
     assert slots == [0, 1]
-    assert "static void twice(float *restrict b0, const float *restrict b1)" in source
+    assert "twice(float *restrict b0, const float *restrict b1)" in source
     assert not re.search(r"float4|__builtin|ext_vector", source), "this is not portable C99"
 
 
