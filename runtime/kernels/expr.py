@@ -230,7 +230,7 @@ def hashed_uniform(lane: Any, part: float, *keys: Any) -> NDArray[np.float64]:
     first, second = (np.uint32(x) for x in HASH_START)
     m1, m2, m3 = (np.uint32(x) for x in HASH_ROUNDS)
     with np.errstate(over="ignore"):
-        a = np.uint32(first)
+        a: Any = np.uint32(first)
         for key in keys:
             a = (a + word(key)) * m1
             a = (a ^ (a >> np.uint32(15))) * m2
