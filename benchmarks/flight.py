@@ -101,10 +101,11 @@ def alone(turns: int) -> Job:
     return "S6", turns, partial(trainer.collect.run, 0, turns)
 
 
-def from_python(n: int, threads: int, turns: int = 50) -> Job:
+def from_python(n: int, threads: int, is_lean: bool, turns: int = 50) -> Job:
     """One Python call per turn with new actions, observation read, `threads` threads with their rows each."""
     share = n // threads
-    sims = [Simulator(share, np.random.default_rng(0), first_row=i * share) for i in range(threads)]
+    rng, more = np.random.default_rng, {"is_lean": is_lean}
+    sims = [Simulator(share, rng(0), first_row=i * share, **more) for i in range(threads)]
     actions = np.random.default_rng(1).uniform(-1, 1, (turns, 4, share)).astype(np.float32)
     pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
@@ -119,7 +120,8 @@ def from_python(n: int, threads: int, turns: int = 50) -> Job:
         else:
             list(pool.map(fly, sims))
 
-    return f"Python, n={n}, step + both observations", n * turns, call
+    what = "observation" if is_lean else "both observations"
+    return f"Python, n={n}, step + {what}", n * turns, call
 
 
 def shared(make: Callable[[int], Job], threads: int) -> Job:
@@ -198,7 +200,8 @@ def simulate(rounds: int, only: str) -> list[dict[str, Any]]:
             ("S3", lambda k=k: (shared(lambda _: stepped(512, 64), k), k)),
             ("S4", lambda k=k: (shared(lambda i: observed(512, 64, "S4", i * 512), k), k)),
             ("S5", lambda k=k: (shared(lambda i: observed(512, 64, "S5", i * 512), k), k)),
-            ("python", lambda k=k: (from_python(1024, k), k)),
+            ("python", lambda k=k: (from_python(1024, k, True), k)),
+            ("python", lambda k=k: (from_python(1024, k, False), k)),
         ]
     makers += [("S6", lambda: (alone(20_000), 1)), ("actor", lambda: (actor_forward(), 1))]
     chosen = [make() for name, make in makers if not only or only in name]

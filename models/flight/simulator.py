@@ -56,6 +56,7 @@ class Simulator:
         sizes = turn_program(n, vehicle=self._vehicle).sizes
         self._arrays = {name: aligned(size) for name, size in sizes.items()}
         self._log = self._arrays["log"] = aligned(self._line * (1 + HISTORY + capacity))
+        self._lines = self._log.reshape(-1, ACTIONS, self.layout.stride)[:, :, :n]
         self._arrays["lane"][:n] = np.arange(first_row, first_row + n)
         self._arrays["clock"][:2] = seed_keys(rng)
         if not is_shared:
@@ -91,8 +92,8 @@ class Simulator:
     def plan(self, turns: int) -> Floats:
         """Return the actions of the next `turns` turns to be written, (turns, 4, n); wraps the time line if needed."""
         self._make_room(turns)
-        block = self._flat(self._cursor + HISTORY, turns)
-        return block.reshape(turns, ACTIONS, self.layout.stride)[:, :, : self.n]
+        first = 1 + self._cursor + HISTORY
+        return self._lines[first : first + turns]
 
     def observe(self) -> Floats:
         """Return a copy of the policy's whole observation, (n, 146)."""

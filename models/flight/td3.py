@@ -147,7 +147,8 @@ class Td3:
         self.move_actor = made(
             target_program(ACTOR.count, at.tau), targets=shared["actor_target"], params=actor
         )
-        self.critic.admit(0, 2), self.gradient.admit(0, 2)
+        self.critic.admit(0, 2)
+        self.gradient.admit(0, 2)
 
     @property
     def backend(self) -> str:
@@ -200,7 +201,8 @@ class Td3:
         if not len(self._ahead):
             sizes = t + 1 + at.critic_interval * np.arange(_BULK)[:, None]
             self._ahead = np.floor(self._rng.random((_BULK, 3 * at.batch)) * sizes).astype(np.float32)
-        row, self._ahead = self._ahead[0], self._ahead[1:]
+        row: Floats = self._ahead[0]
+        self._ahead = self._ahead[1:]
         return row
 
     def _harden(self) -> None:

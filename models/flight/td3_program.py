@@ -104,7 +104,7 @@ def collect_program(capacity: int, vehicle: Vehicle, noise: float) -> Program:
         core = noisy(s, Draws(lane[0], clock, _SENSE), settings)
         return [*s, *push, *core, age[0], *core]
 
-    sizes = (STATES, 6, 1, 1, SETTINGS, CLOCK)
+    sizes: tuple[int, ...] = (STATES, 6, 1, 1, SETTINGS, CLOCK)
     windows = [_one(k) for k in sizes] + [_one(k, "out") for k in (STATES, 6, CORE, 1, CORE)]
     given = [View(name) for name in ("body", "push", "age", "lane", "settings", "clock")]
     views = [*given, at(BEFORE), at(PUSH), at(SEEN), at(AGE), View("seen")]
