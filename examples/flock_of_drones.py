@@ -43,7 +43,7 @@ def one(vehicles: Vehicle, i: int) -> Vehicle:
 
 def main() -> None:
     """Train the ten peers alone and together, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--peers", type=int, default=10)
     parser.add_argument("--updates", type=int, default=120, help="updates that each peer may do")
     parser.add_argument("--rounds", type=int, default=10)

@@ -21,7 +21,7 @@ from flocklet.models.flight.recipes import fleet_of, policy_of, recipe
 
 def main() -> None:
     """Train, judge, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--updates", type=int, help="fewer or more updates than the recipe's")
     parser.add_argument("--episodes", type=int, default=20, help="hovers per seed of the judge (10 seeds)")

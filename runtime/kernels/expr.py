@@ -244,7 +244,8 @@ def hashed_uniform(lane: Any, part: float, *keys: Any) -> NDArray[np.float64]:
         h = h ^ (h >> np.uint32(15))
     shift, mask, scale = HASH_PARTS[int(part)]
     h = h >> np.uint32(shift) if shift else h & np.uint32(mask)
-    return h.astype(np.float64) * scale
+    spread: NDArray[np.float64] = h.astype(np.float64) * scale
+    return spread
 
 
 class SymbolArithmetic:

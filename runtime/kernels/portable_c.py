@@ -221,8 +221,6 @@ def write_c(nodes: Sequence[Node], name: str) -> tuple[str, list[int]]:
     """
     writer = _Writer(nodes)
     writer.statement(len(nodes) - 1)
-    # gcc forgets `restrict` when it inlines, and does not vectorise a body of many buffers then
-    name = f"__attribute__((noinline)) {name}"
     used = {n.slot: i for i, n in enumerate(nodes) if n.op == "PARAM"}
     arguments = [f"{'' if used[s] in writer.written else 'const '}float *restrict b{s}" for s in sorted(used)]
     arrays = [f"float r{n.slot}[{n.size}];" for n in nodes if n.op == "BUFFER"]
