@@ -137,7 +137,7 @@ def test_clicks_low_down_weigh_more_than_clicks_on_top() -> None:
 
 
 def test_one_person_has_one_vote() -> None:
-    free = Posterior(PosteriorSettings(vote=1e9))
+    free = Posterior(PosteriorSettings(vote=1e9, query_vote=1e9))
     capped = Posterior()
     for model in (free, capped):
         for person in range(5):

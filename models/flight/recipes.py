@@ -1,6 +1,6 @@
 """Recipes: settings of the trainer for each task, and policies to and from its parameters.
 
-`hover` is the quick one: 150 windows of 80 steps, a policy in well under a second. Its policy looks at the newest 8 of
+`hover` is the quick one: 200 windows of 80 steps, a policy in well under a second. Its policy looks at the newest 8 of
 the 32 past actions (the weights of the others are zero), which costs half the time and hovers no worse. `track` adds
 moving targets, `recover` throws of any attitude without walls.
 """
@@ -33,9 +33,10 @@ TASKS = ("hover", "track", "recover")
 
 _QUICK = Settings(
     steps=80,
-    updates=150,
+    updates=200,
     lags=8,
-    rate=15e-3,
+    rate=12e-3,
+    fresh=0.9,
     cost=Cost(position=6.0, wall=1000.0, inside=0.4),
 )
 _LONG = Settings(

@@ -3,7 +3,7 @@
 A row is one list: the features of `depth` candidates side by side, (depth * F,) float32, candidates that are missing
 all zero; its label is the place of the clicked one. The loss is the cross-entropy of the softmax over the list (ListNet
 with one right answer: Cao et al., ICML 2007). The tensors are those of `PdgdRanker`: `weights` (F,), and with
-`hidden` > 0 an MLP of tanh units on top that starts at zero output, so both start as BM25 and what a swarm has learnt
+`hidden` > 0 an MLP of ReLU units on top that starts at zero output, so both start as BM25 and what a swarm has learnt
 can be loaded into a device's ranker as it is. Errors: none of its own; shapes are the caller's.
 """
 
@@ -22,7 +22,7 @@ _ABSENT = np.float32(-1e9)
 
 
 class ListLearner:
-    """Score `depth` candidates by `weights @ x + out @ tanh(hidden.T @ x + bias)`; the second part if `hidden`."""
+    """Score `depth` candidates by `weights @ x + out @ relu(hidden.T @ x + bias)`; the second part if `hidden`."""
 
     def __init__(self, depth: int = 20, hidden: int = 0) -> None:
         self.depth, self.hidden = depth, hidden
@@ -65,7 +65,7 @@ class ListLearner:
         if inner is not None:
             out = params[:, places["out"]]
             gradient[:, places["out"]] = (slope @ inner)[:, 0]
-            back = slope.transpose(0, 2, 1) * (1 - inner * inner) * out[:, None, :]
+            back = slope.transpose(0, 2, 1) * (inner > 0.0) * out[:, None, :]
             gradient[:, places["bias"]] = back.sum(axis=1)
             gradient[:, places["hidden"]] = (rows.transpose(0, 2, 1) @ back).reshape(peers, -1)
         return gradient, loss
@@ -97,7 +97,7 @@ class ListLearner:
             hidden = params[:, places["hidden"]].reshape(peers, len(FEATURES), self.hidden)
             inner = rows @ hidden
             inner += params[:, None, places["bias"]]
-            np.tanh(inner, out=inner)
+            np.maximum(inner, 0.0, out=inner)
             scores = scores + inner @ params[:, places["out"]][:, :, None]
         scores[~rows.any(axis=-1)] = _ABSENT
         return scores.reshape(peers, batch, self.depth), inner, rows
