@@ -94,6 +94,16 @@ def test_a_longer_spelling_of_the_same_edge_is_refused() -> None:
         read_page(msgpack.packb(values))  # the weight as a double
 
 
+def test_a_whole_number_is_no_second_spelling_of_a_weight() -> None:
+    page = sign_edge(ANNA, 5, 1.0, 9)
+    values = msgpack.unpackb(page.raw, use_list=False)
+    assert msgpack.packb(values, use_single_float=True) == page.raw  # the control: its only spelling
+    for weight in (1, True):
+        other = msgpack.packb([*values[:3], weight, *values[4:]], use_single_float=True)
+        with pytest.raises(WireError):
+            read_page(other)
+
+
 def pools(*authors: Identity) -> EdgePool:
     pool = EdgePool()
     for author in authors:

@@ -153,7 +153,8 @@ def read_page(data: bytes) -> Page:
         raise WireError("the signature of an edge is not 64 bytes")
     if values[0] == _FORMAT_EDGE and len(values) == 6:
         edges: tuple[Edge, ...] = (Edge(*values[1:5]),)
-        body = _pack([_FORMAT_EDGE, *values[1:5]])
+        src, target, weight, ts = values[1:5]
+        body = _pack([_FORMAT_EDGE, src, target, float(weight), ts])  # a whole number is a second spelling
     elif values[0] == _FORMAT_PAGE and len(values) == 4:
         edges = tuple(_parse(values[1], values[2]))
         body = _pack([_FORMAT_PAGE, values[1], values[2]])
