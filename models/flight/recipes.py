@@ -71,7 +71,9 @@ def recipe(task: str = "hover", *, is_fleet: bool = False, updates: int | None =
         raise ValueError(f"no such task: {task!r}")
     if is_fleet:  # the hover action differs per vehicle; more vehicles at once, slower, longer
         cost = replace(found.cost, effort=0.0)
-        found = replace(found, rows=32, steps=100, rate=3e-3, fresh=0.9, updates=10000, mix=_MOVING, cost=cost)
+        found = replace(
+            found, rows=32, steps=100, rate=3e-3, fresh=0.9, updates=10000, mix=_MOVING, cost=cost
+        )
     return replace(found, updates=updates or found.updates)
 
 
