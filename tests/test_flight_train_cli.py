@@ -64,17 +64,17 @@ def test_interrupted_training_keeps_the_best_policy(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "told", "code"),
     [
-        (["--vehicle", "nowhere.toml"], "no vehicle 'nowhere.toml'"),
-        (["--seconds", "-1"], "--seconds is -1"),
-        (["--updates", "0"], "--updates is 0"),
+        (["--vehicle", "nowhere.toml"], "no vehicle 'nowhere.toml'", 3),
+        (["--seconds", "-1"], "--seconds is -1", 2),
+        (["--updates", "0"], "--updates is 0", 2),
     ],
 )
 def test_bad_arguments_are_one_line(
-    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], told: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fly", "train", "--out", str(tmp_path / "p.onnx"), *words]) == 3
+    assert main(["fly", "train", "--out", str(tmp_path / "p.onnx"), *words]) == code
     error = capsys.readouterr().err
     assert told in error
     assert len(error.splitlines()) == 1

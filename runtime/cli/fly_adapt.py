@@ -9,7 +9,7 @@ from typing import Any
 
 from flocklet.cli.fly_train import read_vehicle, write_policy
 from flocklet.cli.output import Output
-from flocklet.errors import ConfigError
+from flocklet.errors import UsageError
 
 __all__ = ["add_parser", "run"]
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of
 
     if args.updates < 0:
-        raise ConfigError(f"--updates is {args.updates}; it cannot be below 0")
+        raise UsageError(f"--updates is {args.updates}; it cannot be below 0", remedy="0 or more")
     output = Output(args)
     vehicle = read_vehicle(args.vehicle)
     base = tensors(parameters_of(Policy.from_onnx(args.policy.read_bytes())))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flocklet.cli.output import Output, Step
-from flocklet.errors import ConfigError
+from flocklet.errors import UsageError
 
 if TYPE_CHECKING:
     from flocklet.models.flight.bptt import Trainer
@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of, recipe
 
     if args.seconds is not None and args.seconds <= 0:
-        raise ConfigError(f"--seconds is {args.seconds:g}; training takes more than that")
+        raise UsageError(f"--seconds is {args.seconds:g}; training takes more than that", remedy="above 0")
     if args.updates is not None and args.updates <= 0:
-        raise ConfigError(f"--updates is {args.updates}; training takes at least one")
+        raise UsageError(f"--updates is {args.updates}; training takes at least one", remedy="at least 1")
     output = Output(args)
     vehicle = read_vehicle(args.vehicle)
     started = time.perf_counter()
