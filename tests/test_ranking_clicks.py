@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.identity import Identity
@@ -25,6 +28,14 @@ def entry(person: int, seq: int, query: str, shown: tuple[int, ...], clicked: in
 def order(model: Posterior, query: str = "q", **options: object) -> list[int]:
     scores = model.scores(model.evidence(query, IDS, **options), text_prior(TEXT))  # type: ignore[arg-type]
     return IDS[np.argsort(-scores, kind="stable")].tolist()
+
+
+def tally(counts: dict[tuple[int, int], list[int]], shown: NDArray[Any], clicks: NDArray[Any]) -> None:
+    """Add one list to (item, class) -> [shown, clicked]."""
+    for pair, kind, click in zip(shown.tolist(), classes_of(clicks).tolist(), clicks.tolist(), strict=True):
+        row = counts.setdefault((pair, kind), [0, 0])
+        row[0] += 1
+        row[1] += click
 
 
 @pytest.mark.parametrize("name", sorted(CLICK_MODELS))
@@ -57,12 +68,7 @@ def test_propensities_are_recovered_from_a_log(eta: float) -> None:
     for _ in range(4_000):
         shown = rng.choice(200, 10, replace=False)
         clicks = (rng.random(10) < looked) & (rng.random(10) < attraction[shown])
-        for pair, kind, click in zip(
-            shown.tolist(), classes_of(clicks).tolist(), clicks.tolist(), strict=True
-        ):
-            row = counts.setdefault((pair, kind), [0, 0])
-            row[0] += 1
-            row[1] += click
+        tally(counts, shown, clicks)
     keys = np.array(list(counts))
     values = np.array(list(counts.values()), np.float64)
     model = Propensities()
@@ -81,12 +87,7 @@ def test_a_cascade_is_recognised_without_being_told() -> None:
     for _ in range(3_000):
         shown = rng.choice(200, 10, replace=False)
         clicks = people.sample(gains_of[shown][None], rng)[0]
-        for pair, kind, click in zip(
-            shown.tolist(), classes_of(clicks).tolist(), clicks.tolist(), strict=True
-        ):
-            row = counts.setdefault((pair, kind), [0, 0])
-            row[0] += 1
-            row[1] += click
+        tally(counts, shown, clicks)
     keys = np.array(list(counts))
     values = np.array(list(counts.values()), np.float64)
     model = Propensities()
