@@ -70,6 +70,7 @@ async def launch(
                 strategy,
                 stop_at,
                 attack=(attacks or {}).get(index, ""),
+                accomplices=tuple(attacks or {}),
                 run=run,
                 model=model,
                 ports=ports,

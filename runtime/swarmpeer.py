@@ -163,17 +163,18 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
 
 async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
     strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
+    members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     mine: swarm.Link = link
     attack = None
     if settings.attack:
         from flocklet.swarm.attacks import Attack, poison
         from flocklet.swarm.hostile import HOSTILE, HostileLink
 
-        attack, task = Attack(settings.attack), poison(task, {settings.index: settings.attack})
+        attack = Attack(settings.attack, accomplices=frozenset(members[i] for i in settings.accomplices))
+        task = poison(task, {settings.index: settings.attack})
         if settings.attack in HOSTILE:
             mine = HostileLink(link, settings.attack, clock.rng("hostile"))
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
-    members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     peer = Peer(
         me=link.me,
         share=task.shares[settings.index],
@@ -206,7 +207,8 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
 def main(argv: list[str] | None = None) -> int:
     """Run one peer."""
     values = json.loads((argv or sys.argv[1:])[0])
-    settings = PeerSettings(**{**values, "ports": tuple(values.get("ports", ()))})
+    lists = {name: tuple(values.get(name, ())) for name in ("ports", "accomplices")}
+    settings = PeerSettings(**{**values, **lists})
     try:
         say("summary", asyncio.run(learn(settings)))
     except LinkError as error:

@@ -10,7 +10,8 @@ __all__ = ["PeerSettings", "as_json"]
 
 @dataclass(frozen=True)
 class PeerSettings:
-    """What one process needs to know; `ports` (of all peers, by index) stand in for mDNS where there is no multicast."""
+    """What one process needs to know; `ports` (of all peers, by index) stand in for mDNS where there is no multicast,
+    `accomplices` are the indices of all attackers."""
 
     index: int
     count: int
@@ -20,6 +21,7 @@ class PeerSettings:
     stop_at: float = 0.0
     ports: tuple[int, ...] = ()
     attack: str = ""
+    accomplices: tuple[int, ...] = ()
     meet_s: float = 60.0
     run: str = ""
     model: str = "digits"

@@ -227,16 +227,6 @@ def test_variance_correction_lets_strangers_average():
     assert corrected > plain + 0.1
 
 
-def test_bristle_learns_foreign_classes_and_ignores_noise():
-    task = blobs(8, per_peer=2, sizes=(16, 4))
-    noise = {6: Attack("noise"), 7: Attack("noise")}
-    accuracy = {
-        rule: simulate(f"full|sgd(lr=0.05)|{rule}", task, rounds=20, attacks=noise)[1].accuracy
-        for rule in ("bristle", "mean")
-    }
-    assert accuracy["bristle"] > 0.8 and accuracy["bristle"] > accuracy["mean"] + 0.1
-
-
 def test_graphs_are_what_they_say():
     rng = np.random.default_rng(0)
     for graph in (ring(9), regular(20, 5, rng), barabasi_albert(30, 2, rng), geometric(25, 0.5, rng)):

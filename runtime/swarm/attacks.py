@@ -75,6 +75,7 @@ class Attack:
 
     kind: str
     strength: float | None = None
+    accomplices: frozenset[PeerId] = frozenset()
     cabal: dict[bytes, Vector] = field(default_factory=dict)
     seen: list[Vector] = field(default_factory=list)
     first: Vector | None = None
@@ -125,8 +126,10 @@ class Attack:
         return np.asarray(theirs + push * (theirs - others.mean(axis=0)), np.float32)
 
     def saw(self, updates: Sequence[Update]) -> None:
-        """Remember what came in this step."""
-        self._named = [(update.sender, update.vector) for update in updates]
+        """Remember what honest peers sent in this step; accomplices know each other."""
+        self._named = [
+            (update.sender, update.vector) for update in updates if update.sender not in self.accomplices
+        ]
         self.seen = [vector for _, vector in self._named]
 
     def claim(self, n: int) -> int:
