@@ -134,8 +134,8 @@ class Simulation:
         links = [self.network.link(identity.public_key) for identity in identities]
         self._index = {link.me: i for i, link in enumerate(links)}
         self.ids = [link.me for link in links]
-        for attack in self.attacks.values():
-            attack.accomplices = frozenset(self.ids[i] for i in self.attacks)
+        for attacker in self.attacks.values():
+            attacker.accomplices = frozenset(self.ids[i] for i in self.attacks)
         members = [link.me for i, link in enumerate(links) if i not in self.late]
         sampler = self._sampler(members)
         start = start_model(self.task, self.seed, b"") if self.shared_start else None
