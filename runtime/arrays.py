@@ -8,6 +8,8 @@ Layouts (all integers big-endian, all array data little-endian, C order):
                gaps: LEB128 varints; the first is the first flat index, each next one is (index - previous - 1)
     3 quantised  u8 bits (1, 2, 4, 8) | u8 compressor (0 none, 1 zlib) | shape | u32 block | float32 scale per block |
                codes, packed low bits first; 1 bit: 0 = -1, 1 = +1; else code - 2^(bits-1)
+    4 deflated dense    dtype char | shape | zlib of the values by planes, highest bytes first
+    5 deflated sparse   dtype char | shape | u32 gap bytes | u32 values | zlib of the gaps and the values by planes
 
 Every size is computed in Python integers and compared with the limits before anything is allocated; values must be
 finite. Errors: WireError, and SchemaMismatch where a shape differs from the announced one.
@@ -17,18 +19,18 @@ from __future__ import annotations
 
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flocklet.deflate import deflate_codes, deflate_planes, from_planes, inflate, planes_of
 from flocklet.errors import SchemaMismatch, WireError
 
-__all__ = ["ArrayValue", "Quantised", "Sparse", "decode_array", "encode_array", "inflate"]
+__all__ = ["ARRAYS", "ArrayValue", "Deflated", "Quantised", "Sparse", "decode_array", "encode_array"]
 
-DENSE, SPARSE, QUANTISED = 1, 2, 3
+DENSE, SPARSE, QUANTISED, DEFLATED_DENSE, DEFLATED_SPARSE = 1, 2, 3, 4, 5
 DTYPES = {
     char: np.dtype(("<" if size > 1 else "|") + kind + str(size))
     for char, kind, size in (
@@ -38,6 +40,7 @@ DTYPES = {
 }  # fmt: skip
 CHARS = {(dtype.kind, dtype.itemsize): char for char, dtype in DTYPES.items()}
 MAX_DIMS = 8
+MAX_VARINT = 5  # bytes of one gap
 MAX_PRODUCT = 1 << 40  # of the dimensions that are not zero: NumPy refuses more
 U32 = struct.Struct(">I")
 
@@ -73,19 +76,45 @@ class Quantised:
         return (self.codes.astype(np.float32) * scales).reshape(self.shape)
 
 
-ArrayValue: TypeAlias = NDArray[Any] | Sparse | Quantised
+@dataclass(frozen=True, eq=False)
+class Deflated:
+    """Wish that a dense array travels deflated; it arrives as the plain array."""
+
+    values: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.values.shape
+
+    def to_dense(self) -> NDArray[Any]:
+        """Return the array."""
+        return self.values
+
+
+ArrayValue: TypeAlias = NDArray[Any] | Sparse | Quantised | Deflated
+ARRAYS = (np.ndarray, Sparse, Quantised, Deflated)
 
 
 def encode_array(value: ArrayValue) -> tuple[int, bytes]:
-    """Return (extension code, payload); raise WireError for a dtype or a value that peers would refuse."""
+    """Return (extension code, payload); raise WireError for a dtype or a value that peers would refuse.
+
+    Sparse arrays, quantised ones and those that are `Deflated` are deflated where that makes them smaller.
+    """
     if isinstance(value, Sparse):
-        return SPARSE, _encode_sparse(value)
+        return _encode_sparse(value)
     if isinstance(value, Quantised):
         return QUANTISED, _encode_quantised(value)
-    char = _char(value.dtype)
-    _check_finite(value)
-    raw = np.ascontiguousarray(value, dtype=DTYPES[char]).tobytes()
-    return DENSE, char.encode() + _pack_shape(value.shape) + raw
+    dense = value.values if isinstance(value, Deflated) else value
+    char = _char(dense.dtype)
+    _check_finite(dense)
+    raw = np.ascontiguousarray(dense, dtype=DTYPES[char]).tobytes()
+    head = char.encode() + _pack_shape(dense.shape)
+    if isinstance(value, Deflated):
+        small = deflate_planes(planes_of(raw, dense.itemsize))
+        if len(small) < len(raw):
+            return DEFLATED_DENSE, head + small
+    return DENSE, head + raw
 
 
 def decode_array(
@@ -96,27 +125,15 @@ def decode_array(
     At most `max_elements` elements, and exactly the shape `expected` if one is given.
     """
     try:
-        if code == DENSE:
-            return _decode_dense(payload, max_elements, expected)
-        if code == SPARSE:
-            return _decode_sparse(payload, max_elements, expected)
+        if code in (DENSE, DEFLATED_DENSE):
+            return _decode_dense(payload, max_elements, expected, is_deflated=code == DEFLATED_DENSE)
+        if code in (SPARSE, DEFLATED_SPARSE):
+            return _decode_sparse(payload, max_elements, expected, is_deflated=code == DEFLATED_SPARSE)
         if code == QUANTISED:
             return _decode_quantised(payload, max_elements, expected)
     except (struct.error, IndexError) as error:
         raise WireError("an array ends before its header says", reason="array") from error
     raise WireError(f"extension type {code} is not one of this protocol", reason="extension")
-
-
-def inflate(data: bytes, size: int) -> bytes:
-    """Return the zlib stream `data`, which must hold exactly `size` bytes; never produces more than that."""
-    stream = zlib.decompressobj()
-    try:
-        plain = stream.decompress(data, size + 1)
-    except zlib.error as error:
-        raise WireError("a compressed value is damaged", reason="compression") from error
-    if len(plain) != size or not stream.eof or stream.unused_data:
-        raise WireError(f"a compressed value does not hold the announced {size} bytes", reason="compression")
-    return plain
 
 
 def _char(dtype: np.dtype[Any]) -> str:
@@ -184,13 +201,17 @@ def _values(payload: bytes, at: int, count: int, dtype: np.dtype[Any]) -> NDArra
     return values
 
 
-def _decode_dense(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> NDArray[Any]:
+def _decode_dense(
+    payload: bytes, max_elements: int, expected: tuple[int, ...] | None, *, is_deflated: bool
+) -> NDArray[Any]:
     dtype = _dtype(payload)
     shape, size, at = _shape(payload, 1, max_elements, expected)
+    if is_deflated:
+        payload, at = from_planes(inflate(payload[at:], size * dtype.itemsize), dtype.itemsize), 0
     return _values(payload, at, size, dtype).reshape(shape)
 
 
-def _encode_sparse(value: Sparse) -> bytes:
+def _encode_sparse(value: Sparse) -> tuple[int, bytes]:
     char = _char(value.values.dtype)
     _check_finite(value.values)
     indices = np.asarray(value.indices, dtype=np.int64)
@@ -202,14 +223,26 @@ def _encode_sparse(value: Sparse) -> bytes:
         raise WireError("the indices of a sparse array must increase within its shape", reason="array")
     gaps = _varints(np.diff(indices, prepend=-1) - 1)
     raw = np.ascontiguousarray(value.values, dtype=DTYPES[char]).tobytes()
-    return char.encode() + _pack_shape(value.shape) + U32.pack(len(gaps)) + gaps + raw
+    head = char.encode() + _pack_shape(value.shape) + U32.pack(len(gaps))
+    small = deflate_planes([gaps, *planes_of(raw, value.values.itemsize)])
+    if U32.size + len(small) < len(gaps) + len(raw):
+        return DEFLATED_SPARSE, head + U32.pack(indices.size) + small
+    return SPARSE, head + gaps + raw
 
 
-def _decode_sparse(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Sparse:
+def _decode_sparse(
+    payload: bytes, max_elements: int, expected: tuple[int, ...] | None, *, is_deflated: bool
+) -> Sparse:
     dtype = _dtype(payload)
     shape, size, at = _shape(payload, 1, max_elements, expected)
     (gap_bytes,) = U32.unpack_from(payload, at)
     at += U32.size
+    if is_deflated:
+        (count,) = U32.unpack_from(payload, at)
+        if count > size or gap_bytes > MAX_VARINT * count:
+            raise WireError("a sparse array holds more than its shape", reason="array")
+        plain = inflate(payload[at + U32.size :], gap_bytes + count * dtype.itemsize)
+        payload, at = plain[:gap_bytes] + from_planes(plain[gap_bytes:], dtype.itemsize), 0
     if gap_bytes > len(payload) - at:
         raise WireError("a sparse array ends before its header says", reason="array")
     gaps = _unvarints(np.frombuffer(payload, dtype=np.uint8, offset=at, count=gap_bytes))
@@ -266,16 +299,10 @@ def _encode_quantised(value: Quantised) -> bytes:
     lanes[:size] = unsigned
     shifts = np.arange(per_byte, dtype=np.uint8) * np.uint8(bits)
     packed = np.bitwise_or.reduce(lanes.reshape(-1, per_byte) << shifts, axis=1).astype(np.uint8).tobytes()
-    small = _deflate(packed)
+    small = deflate_codes(packed)
     compressor, codes_bytes = (1, small) if len(small) < len(packed) else (0, packed)
     head = bytes([bits, compressor]) + _pack_shape(value.shape) + U32.pack(value.block)
     return head + value.scales.astype("<f4").tobytes() + codes_bytes
-
-
-def _deflate(data: bytes) -> bytes:
-    """Return the smaller of two zlib streams: small changes are runs of zeros, for which matching runs only is best."""
-    runs = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    return min(runs.compress(data) + runs.flush(), zlib.compress(data, 6), key=len)
 
 
 def _decode_quantised(payload: bytes, max_elements: int, expected: tuple[int, ...] | None) -> Quantised:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import msgpack
 import numpy as np
 
-from flocklet.arrays import Quantised, Sparse, decode_array, encode_array
+from flocklet.arrays import ARRAYS, decode_array, encode_array
 from flocklet.errors import SchemaMismatch, WireError
 
 __all__ = ["Body", "Limits", "pack_body", "unpack_body"]
@@ -57,7 +57,7 @@ def pack_body(body: Mapping[str, Any]) -> bytes:
 def _sendable(value: Any) -> Any:
     if type(value) in (int, str, bytes, bool):
         return value
-    if isinstance(value, np.ndarray | Sparse | Quantised):
+    if isinstance(value, ARRAYS):
         return msgpack.ExtType(*encode_array(value))
     if isinstance(value, float) and not math.isfinite(value):
         raise WireError("NaN and infinity do not travel", reason="finite")
@@ -124,9 +124,7 @@ class _Walk:
             if not isinstance(key, str):
                 raise WireError("the keys of a body are text", reason="msgpack")
         if schema is not None:
-            arrays = {
-                key for key, value in body.items() if isinstance(value, np.ndarray | Sparse | Quantised)
-            }
+            arrays = {key for key, value in body.items() if isinstance(value, ARRAYS)}
             if arrays != set(schema):
                 raise SchemaMismatch(
                     f"a body has {len(arrays)} tensors that are not the {len(schema)} of the model"

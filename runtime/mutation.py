@@ -8,7 +8,7 @@ import struct
 import numpy as np
 
 from flocklet.identity import Identity
-from flocklet.wire import Quantised, Sparse, encode_hop, seal
+from flocklet.wire import Deflated, Quantised, Sparse, encode_hop, seal
 
 __all__ = ["mutated", "specimens"]
 
@@ -25,6 +25,8 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
     author = Identity.from_seed(bytes([seed]) * 32)
     w = rng.standard_normal((8, 5)).astype(np.float32)
     sparse = Sparse((1000,), np.array([1, 70, 999]), np.ones(3, dtype=np.float16))
+    many = Sparse((1000,), np.arange(0, 1000, 4), np.ones(250, dtype=np.float16))  # travels deflated
+    small = Deflated(rng.standard_normal((40, 30)).astype(np.float16))
     quantised = Quantised((100,), 4, 10, np.ones(10, np.float32), rng.integers(-8, 8, 100).astype(np.int8))
     hello = {
         "versions": [1, 1],
@@ -49,6 +51,7 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
         (True, encode_hop("chunk", {"data": rng.bytes(4096)}, re=1)),
         (True, encode_hop("offer", {"w": w, "s": sparse, "q": quantised, "x": [1.5, None, True, "text"]})),
         (True, seal(author, "send", {"w": w, "q": quantised}, run=bytes(8), seq=3, round=2, base=bytes(16))),
+        (True, seal(author, "send", {"w": small, "s": many}, run=bytes(8), seq=5, round=2, base=bytes(16))),
         (True, seal(author, "gossip", {"s": sparse, "n": {"a": 1, "b": [1, 2]}}, run=bytes(8), seq=4)),
     ]
 

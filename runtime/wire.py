@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-from flocklet.arrays import ArrayValue, Quantised, Sparse
+from flocklet.arrays import ArrayValue, Deflated, Quantised, Sparse
 from flocklet.body import Body, Limits, pack_body, unpack_body
 from flocklet.errors import WireError
 from flocklet.identity import Identity, device_id_of, verify
@@ -36,6 +36,7 @@ __all__ = [
     "ArrayValue",
     "Body",
     "Decoder",
+    "Deflated",
     "Frame",
     "Limits",
     "Message",

@@ -6,10 +6,11 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.models.layout import Layout
 from flocklet.swarm.codecs import Encoder, Fp16, Fp32, Int4, Int8, RandomK, Sign, TopK
+from flocklet.swarm.view import View
 from flocklet.wire import Limits, pack_body, unpack_body
 
 LAYOUT = Layout({"w0": (40, 30), "b0": (30,), "w1": (30, 10)})
-CODECS = [Fp32(), Fp16(), Int8(), Int4(), TopK(0.05), RandomK(0.1), Sign()]
+CODECS = [Fp32(), Fp16(), Fp32(zlib=True), Fp16(zlib=True), Int8(), Int4(), TopK(0.05), RandomK(0.1), Sign()]
 
 
 def through(codec, vector, rng):
@@ -60,10 +61,40 @@ def test_error_feedback_delivers_in_the_end_what_was_left_out(codec):
 
 def test_sizes_are_in_the_order_of_the_table():
     rng, x = np.random.default_rng(4), vector()
-    size = {codec.name: through(codec, x, rng)[1] for codec in CODECS}
+    size = {codec.name: through(codec, x, rng)[1] for codec in CODECS if not getattr(codec, "zlib", False)}
     assert size["fp32"] > 1.9 * size["fp16"] > 1.9 * 1.9 * size["int8"]
     assert size["int8"] > 1.8 * size["int4"] > 1.8 * size["sign"]
     assert size["fp32"] > 18 * size["topk"]
+
+
+@pytest.mark.parametrize("codec", [Fp32, Fp16])
+def test_zlib_makes_dense_codecs_smaller_and_changes_no_bit(codec):
+    x = 0.01 * vector()
+    plain, deflated = (through(codec(zlib=on), x, np.random.default_rng(1)) for on in (False, True))
+    assert plain[0].tobytes() == deflated[0].tobytes() and deflated[1] < 0.95 * plain[1]
+
+
+def test_zlib_reaches_the_wire_of_a_swarm_and_leaves_its_models_alone():
+    task = blobs(8)
+    plain = simulate("fedavg|sgd(lr=0.1)|fp32", task, rounds=3)[1]
+    deflated = simulate("fedavg|sgd(lr=0.1)|fp32(zlib=true)", task, rounds=3)[1]
+    assert deflated.accuracy == plain.accuracy and deflated.bytes < plain.bytes
+
+
+def test_a_view_does_not_repeat_the_sample():
+    ids = [bytes([i]) * 32 for i in range(20)]
+    view, other = View(ids, inactivity=50), View(ids, inactivity=50)
+    sample = b"".join(peer[:8] for peer in ids[:10])
+    for peer in ids:
+        view.seen(peer, 60)
+    packed = view.pack(61, sample)
+    assert len(packed) == 10 * 10 and len(view.pack(61)) == 20 * 10
+    other.merge(packed, 61)
+    assert set(other.candidates(100)) == set(
+        ids[10:]
+    )  # the control: without the sample's news ten are forgotten
+    other.sampled(sample + b"stranger" * 40, 61)
+    assert set(other.candidates(100)) == set(ids)
 
 
 @pytest.mark.parametrize("schedule", ["fedavg", "regular(4)", "modest(s=5)"])

@@ -1,6 +1,8 @@
 """Frames: they come back whole, in whatever pieces; anything else is a WireError before it costs memory."""
 
 import struct
+import tracemalloc
+import zlib
 
 import msgpack
 import numpy as np
@@ -9,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from flocklet.arrays import Quantised, Sparse
+from flocklet.arrays import (
+    DEFLATED_DENSE,
+    DEFLATED_SPARSE,
+    Deflated,
+    Quantised,
+    Sparse,
+    decode_array,
+    encode_array,
+)
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.identity import Identity
 from flocklet.replay import ReplayWindow
@@ -338,6 +348,82 @@ def test_quantised_array_comes_back(bits, size, block, seed):
     back = unpack_body(pack_body({"w": value}), DATA_LIMITS)["w"]
     assert back.codes.tolist() == codes.tolist()
     np.testing.assert_array_equal(back.to_dense(), value.to_dense())
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<f8", "<i4", "|u1", "|b1"])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (40, 30)])
+def test_deflated_array_comes_back_as_a_plain_one(dtype, shape):
+    values = np.asarray(np.random.default_rng(1).standard_normal(shape) * 3).astype(dtype)
+    back = unpack_body(pack_body({"w": Deflated(values)}), DATA_LIMITS)["w"]
+    assert back.dtype == values.dtype and back.shape == shape
+    assert back.tobytes() == values.tobytes()
+
+
+def test_planes_make_changes_of_a_model_smaller():
+    rng = np.random.default_rng(0)
+    change = (rng.standard_normal(10_000) * 0.01).astype(np.float32)
+    assert len(encode_array(Deflated(change))[1]) < 0.9 * len(encode_array(change)[1])
+    half = change.astype(np.float16)
+    assert len(encode_array(Deflated(half))[1]) < 0.85 * len(encode_array(half)[1])
+    noise = rng.integers(0, 256, 1000).astype(np.uint8)
+    assert encode_array(Deflated(noise)) == encode_array(noise)  # what does not shrink stays
+
+
+def test_many_sparse_values_travel_deflated_and_come_back():
+    rng = np.random.default_rng(0)
+    indices = np.sort(rng.choice(10_000, 500, replace=False))
+    sparse = Sparse((100, 100), indices, (rng.standard_normal(500) * 0.01).astype(np.float16))
+    code, payload = encode_array(sparse)
+    assert code == DEFLATED_SPARSE and len(payload) < 0.9 * 1500
+    back = decode_array(code, payload, max_elements=10_000)
+    np.testing.assert_array_equal(back.indices, indices)
+    np.testing.assert_array_equal(back.values, sparse.values)
+
+
+def _deflated(values: np.ndarray, **changed: bytes) -> bytes:
+    """Return the payload of a deflated sparse array of as many values in a shape of 1000, with parts replaced."""
+    parts = {
+        "head": b"e\x01" + (1000).to_bytes(4, "big"), "gap_bytes": len(values).to_bytes(4, "big"),
+        "count": len(values).to_bytes(4, "big"), "stream": zlib.compress(bytes(len(values)) + values.tobytes()),
+    }  # fmt: skip
+    return b"".join({**parts, **changed}.values())
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"count": (1 << 31).to_bytes(4, "big")},
+        {"gap_bytes": (1 << 31).to_bytes(4, "big")},
+        {"count": (9).to_bytes(4, "big")},
+        {"stream": zlib.compress(bytes(1 << 22))},
+        {"stream": zlib.compress(bytes(30))[:-1]},
+        {"stream": zlib.compress(bytes(30)) + b"x"},
+        {"stream": b"rubbish"},
+        {"stream": zlib.compress(b"\xff" * 10 + bytes(20))},
+        {"stream": zlib.compress(bytes(10) + b"\xff" * 20)},
+    ],
+)
+def test_a_damaged_deflated_array_is_refused_before_it_takes_memory(changed):
+    values = np.zeros(10, np.float16)
+    assert decode_array(DEFLATED_SPARSE, _deflated(values), max_elements=1000).indices.tolist() == list(
+        range(10)
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError):
+            decode_array(DEFLATED_SPARSE, _deflated(values, **changed), max_elements=1000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_deflated_array_larger_than_allowed_is_refused():
+    code, payload = encode_array(Deflated(np.zeros((100, 100), np.float32)))
+    assert code == DEFLATED_DENSE
+    with pytest.raises(WireError):
+        decode_array(code, payload, max_elements=9_999)
+    with pytest.raises(WireError):
+        decode_array(code, payload[:-3], max_elements=10_000)
 
 
 def test_four_tensors_cost_56_bytes_of_framing():

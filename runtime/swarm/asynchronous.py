@@ -218,7 +218,7 @@ class _Reports:
         peer, base = self.peer, b""
         body: Mapping[str, Any]
         if self.is_lossless or is_whole:
-            body, self.held[other] = dict(peer.layout.split(peer.x)), peer.x
+            body, self.held[other] = peer.encoder.whole(peer.x), peer.x
         else:
             before = self.held[other]
             base = vector_id(before)

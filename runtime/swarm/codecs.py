@@ -2,19 +2,20 @@
 
 int8: scale = absmax/127, rounded. int4: scale = absmax/7, stochastic floor(x/s + u), codes -8..7 (QSGD-like, Alistarh
 et al. 2017). top-k: the k largest values of the whole vector, indices as gaps, values as float16. Error feedback:
-e <- d + e - Q(d + e) (Karimireddy et al. 2019, "Error Feedback Fixes SignSGD"). Integer codes are deflated by the wire
-format where that makes them smaller.
+e <- d + e - Q(d + e) (Karimireddy et al. 2019, "Error Feedback Fixes SignSGD"). The wire format deflates
+integer codes and sparse values where that makes them smaller, and dense ones if `zlib` asks for it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.arrays import ArrayValue, Quantised, Sparse
+from flocklet.arrays import ArrayValue, Deflated, Quantised, Sparse
 from flocklet.errors import UsageError
 from flocklet.models.layout import Layout, Vector
 from flocklet.swarm.interface import Codec
@@ -24,8 +25,9 @@ __all__ = ["Encoder", "Fp16", "Fp32", "Int4", "Int8", "RandomK", "Sign", "TopK"]
 
 @dataclass(frozen=True)
 class Fp32:
-    """Send every bit."""
+    """Send every bit; `zlib` deflates them: fewer bytes, some milliseconds per megabyte."""
 
+    zlib: bool = False
     name = "fp32"
     unbiased = True
     has_feedback = False
@@ -36,16 +38,17 @@ class Fp32:
 
     def encode(self, vector: Vector, layout: Layout, rng: np.random.Generator) -> dict[str, ArrayValue]:
         """Return the tensors."""
-        return dict(layout.split(vector))
+        return _dense(vector, layout, self.zlib)
 
 
 @dataclass(frozen=True)
 class Fp16:
-    """Round to half precision; values beyond 65504 are cut to it."""
+    """Round to half precision; values beyond 65504 are cut to it. `zlib` deflates them."""
 
+    has_feedback: bool = False
+    zlib: bool = False
     name = "fp16"
     unbiased = False
-    has_feedback: bool = False
 
     def omega(self, size: int) -> float:
         """Return the square of half a unit in the last place (normal range)."""
@@ -53,7 +56,7 @@ class Fp16:
 
     def encode(self, vector: Vector, layout: Layout, rng: np.random.Generator) -> dict[str, ArrayValue]:
         """Return the tensors as float16."""
-        return dict(layout.split(np.clip(vector, -65504.0, 65504.0).astype(np.float16)))
+        return _dense(np.clip(vector, -65504.0, 65504.0).astype(np.float16), layout, self.zlib)
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,10 @@ class Encoder:
             self._error = wanted - seen
         return body, seen
 
+    def whole(self, vector: Vector) -> dict[str, ArrayValue]:
+        """Return every bit of a model, for who lacks the base of a change."""
+        return _dense(vector, self.layout, getattr(self.codec, "zlib", False))
+
     def encode_once(self, vector: Vector) -> tuple[dict[str, ArrayValue], Vector]:
         """Do the same without touching the error memory."""
         body = self.codec.encode(vector, self.layout, self._rng)
@@ -195,6 +202,11 @@ class Encoder:
             {key: value if isinstance(value, np.ndarray) else value.to_dense() for key, value in body.items()}
         )
         return body, seen
+
+
+def _dense(vector: NDArray[Any], layout: Layout, is_deflated: bool) -> dict[str, ArrayValue]:
+    tensors = layout.split(vector)
+    return {name: Deflated(tensor) if is_deflated else tensor for name, tensor in tensors.items()}
 
 
 def _quantised(tensor: Vector, bits: int, top: float, rng: np.random.Generator | None) -> Quantised:

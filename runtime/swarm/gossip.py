@@ -114,7 +114,7 @@ class _Exchange:
         if self.is_lossless:
             body, _ = self.encoder.encode(x)
         elif self.public is None:
-            body, self.public = dict(peer.layout.split(x)), x
+            body, self.public = peer.encoder.whole(x), x
         else:
             base = vector_id(self.public)
             body, seen = self.encoder.encode(x - self.public)

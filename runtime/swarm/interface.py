@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.arrays import ArrayValue, Quantised, Sparse
+from flocklet.arrays import ARRAYS, ArrayValue, Deflated, Quantised, Sparse
 from flocklet.errors import WireError
 from flocklet.models.layout import Layout, Vector
 
@@ -72,11 +72,7 @@ class Message:
     @cached_property
     def tensors(self) -> dict[str, ArrayValue]:
         """The arrays at the top of the body."""
-        return {
-            key: value
-            for key, value in self.body.items()
-            if isinstance(value, np.ndarray | Sparse | Quantised)
-        }
+        return {key: value for key, value in self.body.items() if isinstance(value, ARRAYS)}
 
     def vector(self, layout: Layout) -> Vector:
         """Return the tensors as one vector (P,), decoded once; raise SchemaMismatch or WireError."""
@@ -86,7 +82,7 @@ class Message:
                 {name: value.shape for name, value in self.tensors.items()}
             )  # before memory is taken
             for value in self.tensors.values():
-                if isinstance(value, np.ndarray | Sparse) and _dtype(value) not in (np.float32, np.float16):
+                if not isinstance(value, Quantised) and _dtype(value) not in (np.float32, np.float16):
                     raise WireError(f"a tensor holds {_dtype(value)}, not float32 or float16", reason="dtype")
             with np.errstate(over="ignore"):  # what overflows is refused below
                 dense = {
@@ -102,8 +98,8 @@ class Message:
         return vector
 
 
-def _dtype(value: NDArray[Any] | Sparse) -> np.dtype[Any]:
-    return value.values.dtype if isinstance(value, Sparse) else value.dtype
+def _dtype(value: NDArray[Any] | Sparse | Deflated) -> np.dtype[Any]:
+    return value.dtype if isinstance(value, np.ndarray) else value.values.dtype
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,9 @@ class Members:
                 self._peer.refuse(message.sender, "news")
         if isinstance(packed, bytes):
             self._view.merge(packed, message.round)
+        sample = message.body.get("of")
+        if isinstance(sample, bytes):
+            self._view.sampled(sample, message.round)
         self._view.seen(message.sender, message.round - 1)
 
     def _change(self, message: Message, round: int) -> None:

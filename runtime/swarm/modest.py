@@ -158,9 +158,9 @@ class _Rounds:
 
     def _trained(self, round: int, what: Vector | Mapping[str, Any], base: bytes) -> Message:
         peer = self.peer
-        tensors = what if isinstance(what, Mapping) else peer.layout.split(what)
+        tensors = what if isinstance(what, Mapping) else peer.encoder.whole(what)
         facts: dict[str, Any] = {
-            "view": self.view.pack(round),
+            "view": self.view.pack(round, self.sample),
             "of": self.sample,
             "by": self.aggregator[:PREFIX],
         }
@@ -269,7 +269,7 @@ class _Rounds:
             merged = fresh
         self.members.admit(self.round)
         self._hold(round, merged, peer.me)
-        whole = self._aggregated(round, peer.layout.split(merged), b"")
+        whole = self._aggregated(round, peer.encoder.whole(merged), b"")
         delta = self._aggregated(round, small, old) if holders else whole
         is_last = peer.is_last(round - 1, merged)
         sample = await self._push(round, delta, whole, holders, is_last)
@@ -301,9 +301,8 @@ class _Rounds:
         return self.peer.update(item, self.peer.x if item.base else None)
 
     def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes) -> Message:
-        facts: dict[str, Any] = {"view": self.view.pack(round)}
-        if news := self.members.news():
-            facts["news"] = news
+        news = self.members.news()
+        facts = {"news": news} if news else {}
         codec = self.peer.strategy.codec.name if base else "fp32"
         return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
 
@@ -318,14 +317,16 @@ class _Rounds:
             order = self.view.candidates(round)
             sample = await self.liveness.live(order, self.schedule.s or len(order), round)
         self.sample = _prefixes(sample)
-        self.whole = replace(whole, body={**whole.body, "of": self.sample})
+        self.view.sampled(self.sample, round)
+        facts = {"view": self.view.pack(round, self.sample), "of": self.sample}
+        self.whole = replace(whole, body={**whole.body, **facts})
         receivers = [p for p in sample if p != peer.me]
         for message, group in (
             (delta, [p for p in receivers if p in holders]),
             (whole, [p for p in receivers if p not in holders]),
         ):
             if group:
-                peer.link.send(group, replace(message, body={**message.body, "of": self.sample}))
+                peer.link.send(group, replace(message, body={**message.body, **facts}))
         return sample
 
     async def _watch(self, round: int, whole: Message, sample: list[PeerId]) -> None:

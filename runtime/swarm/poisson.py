@@ -86,7 +86,7 @@ class _Pairs:
 
     def _message(self, number: int, *, is_answer: bool) -> Message:
         peer = self.peer
-        body = {**peer.layout.split(peer.x), "answer": is_answer}
+        body = {**peer.encoder.whole(peer.x), "answer": is_answer}
         return Message("swap", number, body, codec="fp32", n=peer.claimed)
 
     def _received(self, message: Message) -> None:

@@ -74,13 +74,24 @@ class View:
         """Return the member whose id begins so."""
         return self._names.get(prefix)
 
-    def pack(self, round: int) -> bytes:
-        """Return the activity of the active members at this round: 8 bytes of id and rounds ago, each."""
+    def pack(self, round: int, sample: bytes = b"") -> bytes:
+        """Return the activity of the active members at this round: 8 bytes of id and rounds ago, each.
+
+        Whoever is in `sample` (8 bytes each) is left out: who reads of a sample knows that it lived (`sampled`).
+        """
+        told = {sample[at : at + PREFIX] for at in range(0, len(sample), PREFIX)}
         return b"".join(
             _ENTRY.pack(peer[:PREFIX], max(0, round - entry.active))
             for peer, entry in sorted(self._entries.items())
-            if entry.is_in and entry.active >= round - self._inactivity
+            if entry.is_in and entry.active >= round - self._inactivity and peer[:PREFIX] not in told
         )
+
+    def sampled(self, sample: bytes, round: int) -> None:
+        """Note that the members of a sample (8 bytes of id each) answered before this round; strangers are skipped."""
+        for at in range(0, min(len(sample), PREFIX * len(self._entries)), PREFIX):
+            peer = self._names.get(sample[at : at + PREFIX])
+            if peer is not None:
+                self.seen(peer, round - 1)
 
     def merge(self, packed: bytes, round: int) -> None:
         """Take in what another peer packed at that round; strangers and cut entries are skipped."""
