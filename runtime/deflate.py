@@ -18,15 +18,22 @@ __all__ = ["deflate_codes", "deflate_planes", "from_planes", "inflate", "planes_
 
 def deflate_codes(data: bytes) -> bytes:
     """Return the smaller of two zlib streams: small changes are runs of zeros, for which matching runs only is best."""
-    runs = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
-    return min(runs.compress(data) + runs.flush(), zlib.compress(data, 6), key=len)
+    runs, matches = (_stream(len(data), strategy) for strategy in (zlib.Z_RLE, zlib.Z_DEFAULT_STRATEGY))
+    return min(runs.compress(data) + runs.flush(), matches.compress(data) + matches.flush(), key=len)
 
 
 def deflate_planes(planes: Sequence[bytes]) -> bytes:
     """Return one zlib stream of the planes behind each other, each with Huffman codes of its own and no matching."""
-    stream = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    stream = _stream(sum(map(len, planes)), zlib.Z_HUFFMAN_ONLY)
     parts = [stream.compress(plane) + stream.flush(zlib.Z_BLOCK) for plane in planes]
     return b"".join(parts) + stream.flush()
+
+
+def _stream(size: int, strategy: int) -> zlib._Compress:
+    """Return a compressor whose window and tables fit `size` bytes: the usual 384 KiB cost more to clear than to use."""
+    bits = size.bit_length()
+    level = 6 if strategy == zlib.Z_DEFAULT_STRATEGY else 9
+    return zlib.compressobj(level, zlib.DEFLATED, min(max(bits, 10), 15), min(max(bits - 6, 1), 9), strategy)
 
 
 def inflate(data: bytes, size: int) -> bytes:

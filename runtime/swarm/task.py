@@ -83,7 +83,9 @@ def stratified(labels: Rows, share: float, rng: np.random.Generator) -> tuple[Ro
         rows = rng.permutation(np.flatnonzero(labels == label))
         test.append(rows[: round(share * len(rows))])
     held_out = np.sort(np.concatenate(test))
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+    is_kept = np.ones(len(labels), bool)
+    is_kept[held_out] = False
+    return np.flatnonzero(is_kept), held_out
 
 
 def split_iid(rows: Rows, peers: int, rng: np.random.Generator) -> tuple[Rows, ...]:
