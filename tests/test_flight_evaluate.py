@@ -268,7 +268,7 @@ def test_senseless_commands_get_one_line(tmp_path, words, code, capsys):
 def test_pictures_are_drawn_from_a_flight(tmp_path):
     verdict = judge(Pilot(), CRAZYFLIE, episodes=2, with_fast=False, record=2, seeds=(0,), periods_s=(2.0,))
     draw_flights(tmp_path / "a.svg", verdict)
-    draw_curve(tmp_path / "c.svg", {"seed 0": [(0, 0.1), (10, 0.9)]}, x="steps", y="survival")
+    draw_curve(tmp_path / "c.svg", {"survival": {"seed 0": [(0, 0.1), (10, 0.9)]}}, x="steps", title="t")
     text = (tmp_path / "a.svg").read_text()
     assert text.count("<line") > 300
     assert "figure-eight: error" in text
