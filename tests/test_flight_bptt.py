@@ -14,7 +14,7 @@ from flocklet.models.flight import bptt
 from flocklet.models.flight.bptt import Settings, Trainer
 from flocklet.models.flight.cost import Cost, step_cost
 from flocklet.models.flight.environment import State, observe, rotation
-from flocklet.models.flight.paths import Mix, Paths
+from flocklet.models.flight.moving_targets import Mix, Paths
 from flocklet.models.flight.programs import NET, Shape
 from flocklet.models.flight.randomise import RANGES, draw
 from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of, recipe

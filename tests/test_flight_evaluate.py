@@ -20,7 +20,7 @@ from flocklet.flightreplay import replay_page
 from flocklet.models.flight.dynamics import CRAZYFLIE
 from flocklet.models.flight.environment import DT_S, NOISE, advance, rotation
 from flocklet.models.flight.evaluate import figure_eights, hover
-from flocklet.models.flight.path import FigureEight
+from flocklet.models.flight.figure_eight import FigureEight
 from flocklet.models.flight.policy import Policy, fast_tanh
 from flocklet.models.flight.protocol import judge
 from flocklet.models.flight.vehicle import L2F_2025, NAMED, hover_action, parse, stack, thrust_to_weight

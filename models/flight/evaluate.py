@@ -3,7 +3,8 @@
 All episodes of all seeds fly at once. Every seed has its own Generator, so the same seeds give the same bytes. An
 episode is lost when the vehicle leaves the box; its row is then parked at the origin and no longer counts.
 
-Protocol: the task of Learning to Fly in Seconds (Eschmann, Albani & Loianno, RA-L 2024), see `environment` and `path`.
+Protocol: the task of Learning to Fly in Seconds (Eschmann, Albani & Loianno, RA-L 2024), see `environment` and
+`figure_eight`.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from flocklet.models.flight.dynamics import ACTIONS, Vehicle
 from flocklet.models.flight.environment import DT_S, TARGET_WEIGHTS, Options, is_lost, reward
+from flocklet.models.flight.figure_eight import WARM_UP_S, FigureEight
 from flocklet.models.flight.loop import SUB_TICKS, Actor, Draws, Flight, Recorder, fly, park, starts, still
-from flocklet.models.flight.path import WARM_UP_S, FigureEight
 
 __all__ = ["PERIODS_S", "SEEDS", "Figures", "Hover", "Track", "figure_eight", "figure_eights", "hover"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flocklet.models.flight.dynamics import ACTIONS, STATES, Vehicle
 from flocklet.models.flight.environment import DT_S, Normals, Options, State, advance, observe, reset
-from flocklet.models.flight.path import Path
+from flocklet.models.flight.figure_eight import Path
 from flocklet.models.flight.vehicle import count, rows
 
 __all__ = [
