@@ -77,7 +77,13 @@ def test_the_500_hz_rule_is_the_firmwares_order_of_operations():
     layers = actor(seed=2).layers
     policy = Policy(tuple((x.weight, x.bias, "fast_tanh") for x in layers))
     track = figure_eights(
-        policy, CRAZYFLIE, seeds=(4,), periods_s=(1.5,), is_firmware_rate=True, record=True
+        policy,
+        CRAZYFLIE,
+        seeds=(4,),
+        periods_s=(1.5,),
+        is_firmware_rate=True,
+        record=True,
+        is_native=False,
     )[1.5]
     rng = np.random.default_rng((4, 1500))
     body = np.zeros((1, 17), f)
