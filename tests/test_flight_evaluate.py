@@ -285,6 +285,16 @@ def test_pictures_are_drawn_from_a_flight(tmp_path):
     assert canvas.encode().startswith(b"\x89PNG")
 
 
+def test_the_target_of_a_lost_flight_is_drawn_to_its_end():
+    for pilot in (Constant(0.0), Policy.fresh(np.random.default_rng(0))):
+        track = figure_eights(pilot, CRAZYFLIE, seeds=(0,), periods_s=(2.0,), record=True)[2.0]
+        assert track.lost.all()
+        flight, path = track.flight, FigureEight(2.0)
+        assert np.isnan(flight.bodies[-1]).all()
+        want = path.at((np.arange(len(flight.targets))[:, None] + 1) * DT_S)[0]
+        np.testing.assert_allclose(flight.targets, want, atol=1e-12)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     from flocklet.firmware_export.export import export_policy

@@ -235,6 +235,8 @@ def figure_eights(
     lost, parked = np.zeros(n, bool), np.zeros(n, bool)
     errors = np.full((max(ends) - warm, n, 3), np.nan)
     kept = Recorder(max(ends), n if record else 0, dt_s)
+    if record:  # all of them, however early the flight ends
+        kept.flight.targets[:] = path.at((np.arange(max(ends))[:, None] + 1) * dt_s)[0]
     noise = Draws(generators) if is_noisy else None
     first = 0
     for flown in _fly(
@@ -248,7 +250,7 @@ def figure_eights(
         late, end = max(first, warm), first + len(steps)
         if late < end:
             errors[late - warm : end - warm] = np.where(gone[..., None], np.nan, error)[late - first :]
-        kept.take(first, flown.bodies, flown.actions, gone, places)
+        kept.take(first, flown.bodies, flown.actions, gone)
         lost = gone[-1]
         first = end
         parked[:] = lost | (first >= ends)

@@ -157,11 +157,8 @@ class Recorder:
         bodies: Floats,
         actions: Floats,
         lost: NDArray[np.bool_],
-        targets: Floats | None = None,
     ) -> None:
-        """Keep k steps from step `at` on: bodies (k, n, 17), actions (k, n, 4), lost (k, n), targets (k, n, 3)."""
+        """Keep k steps from step `at` on: bodies (k, n, 17), actions (k, n, 4), lost (k, n)."""
         here, alive = slice(at, at + len(bodies)), ~lost[:, self.rows, None]
         self.flight.bodies[here] = np.where(alive, bodies[:, self.rows], np.nan)
         self.flight.actions[here] = np.where(alive, actions[:, self.rows], np.nan)
-        if targets is not None:
-            self.flight.targets[here] = targets[:, self.rows]
