@@ -224,7 +224,7 @@ def test_training_that_diverges_goes_back_to_the_last_finite_state() -> None:
 
 
 def test_following_the_gradient_lowers_the_cost_and_against_it_raises_it() -> None:
-    flight = Flight(Programs(Shape(8, STEPS, 32), is_native=False))
+    flight = Flight(Programs(Shape(8, STEPS, 32)))
     start = parameters(np.float32)
     costs = {}
     for sign in (-1.0, 1.0):
