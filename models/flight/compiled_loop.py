@@ -239,8 +239,11 @@ class _Block:
         turns = count // per
         states, actions = aligned((count + 1) * STATES * _ROWS), aligned(count * _ROWS * ACTIONS)
         states[: STATES * _ROWS] = self._last.reshape(-1)
-        run.bind("states", states), run.bind("actions", actions), run.bind("log", self._log)
-        run.bind("push", self._push), run.bind("vehicles", self._vehicles)
+        run.bind("states", states)
+        run.bind("actions", actions)
+        run.bind("log", self._log)
+        run.bind("push", self._push)
+        run.bind("vehicles", self._vehicles)
         run.bind("noise", np.ascontiguousarray(heard[:, self.index]))
         run.bind("targets", np.ascontiguousarray(there[:, self.index].transpose(0, 2, 1)))
         run.run(0, turns)

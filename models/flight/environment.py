@@ -261,7 +261,7 @@ def step(
 
 def rotation(quaternion: Floats) -> Floats:
     """Return the rotation matrices (n, 9), row-major, of quaternions (n, 4) in the order w, x, y, z."""
-    return np.stack(attitude.rotation(quaternion.T), axis=1)
+    return np.stack(attitude.rotation(list(quaternion.T)), axis=1)
 
 
 def observe(
