@@ -23,11 +23,12 @@ import numpy as np
 
 from flocklet.firmware_export.cycles import count_cycles
 from flocklet.firmware_export.elf import Image, read_elf
+from flocklet.firmware_export.expected import expected_of
 from flocklet.firmware_export.export import errors_of, export_policy
 from flocklet.firmware_export.harness import build_empty, build_image, build_size, start_text, write_link
 from flocklet.firmware_export.network import Network, seeded_actor
 from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.proof import expected_of, measure, run_unicorn, verify
+from flocklet.firmware_export.proof import measure, run_unicorn, verify
 from flocklet.firmware_export.reference import forward_exact, observations
 from flocklet.firmware_export.report import bars_svg
 from flocklet.firmware_export.semantics import preset

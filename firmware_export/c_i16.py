@@ -5,83 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from flocklet.firmware_export.c_float import hex_float
+from flocklet.firmware_export.c_i16_dot import JOB, dot_call, dot_code
 from flocklet.firmware_export.c_network import CodeParts
 from flocklet.firmware_export.c_step import Hooks
 from flocklet.firmware_export.plan import Plan
 from flocklet.firmware_export.quantise import FULL
 
 __all__ = ["i16_parts"]
-
-# Four sums live in r8-r11, which this text keeps in the job: gcc keeps them away from assembler at -Os.
-_COLUMN = [
-    "ldmia r1!, {r2}",
-    "ldmia r6!, {r3, r4}",
-    "asrs r5, r3, #16",
-    "muls r3, r2, r3",
-    "add r8, r8, r3",
-    "muls r5, r2, r5",
-    "add r9, r9, r5",
-    "asrs r5, r4, #16",
-    "muls r4, r2, r4",
-    "add r10, r10, r4",
-    "muls r5, r2, r5",
-    "add r11, r11, r5",
-]
-_TO_HIGH = [f"mov r{8 + i}, r{2 + i}" for i in range(4)]
-_TO_LOW = [f"mov r{2 + i}, r{8 + i}" for i in range(4)]
-_JOB_ASM = [
-    ".syntax unified",
-    *_TO_LOW,
-    "adds r0, r0, #32",
-    "stmia r0!, {r2-r5}",
-    "subs r0, r0, #48",
-    "ldr r6, [r0]",
-    "ldr r2, [r0, #8]",
-    "mov r12, r2",
-    "1:",
-    "ldr r1, [r0, #12]",
-    "ldmia r1!, {r2-r5}",
-    *_TO_HIGH,
-    "ldr r2, [r0, #12]",
-    "ldr r3, [r0, #20]",
-    "adds r2, r2, r3",
-    "str r2, [r0, #12]",
-    "ldr r1, [r0, #4]",
-    "2:",
-    *_COLUMN,
-    *_COLUMN,
-    "cmp r1, r12",
-    "bne 2b",
-    *_TO_LOW,
-    "ldr r1, [r0, #16]",
-    "stmia r1!, {r2-r5}",
-    "str r1, [r0, #16]",
-    "ldr r2, [r0, #28]",
-    "adds r6, r6, r2",
-    "ldr r2, [r0, #24]",
-    "subs r2, r2, #1",
-    "str r2, [r0, #24]",
-    "bne 1b",
-    "adds r0, r0, #32",
-    "ldmia r0!, {r2-r5}",
-    *_TO_HIGH,
-]
-
-# What dot2 works on lies in the memory of the caller, not on the stack: NAME_job_t in the header.
-_JOB = """\
-/* One call of the integer kernel. */
-typedef struct {
-  const uint32_t *w;    /* weights; a word serves two rows */
-  const int32_t *x;     /* inputs, an even number */
-  const int32_t *end;   /* behind the inputs */
-  const uint32_t *from; /* where the sums of a tile start */
-  uint32_t *y;
-  uint32_t step;        /* bytes from one start to the next */
-  uint32_t count;       /* tiles of four rows */
-  uint32_t skip;        /* bytes between the weights of two tiles */
-  uint32_t kept[4];     /* registers of the caller */
-} @N@_job_t;
-"""
 
 _KERNELS = """\
 /* Sums of four rows at a time; a word of weights serves two rows (see the head of the generator). */
@@ -169,71 +99,6 @@ static float clamp_bits(float x, uint32_t limit)
 
 """
 
-_INNER_C = """\
-FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
-{
-  const uint32_t *w = job->w;
-  for (; job->count != 0u; job->count--) {
-    const int32_t *p = job->x;
-    const int32_t *const end = job->end;
-    uint32_t s0 = job->from[0], h0 = job->from[1], s1 = job->from[2], h1 = job->from[3];
-    while (p != end) {
-      const uint32_t v = (uint32_t)*p++;
-      const uint32_t a = w[0];
-      const uint32_t b = w[1];
-      s0 += a * v;
-      h0 += (uint32_t)((int32_t)a >> 16) * v;
-      s1 += b * v;
-      h1 += (uint32_t)((int32_t)b >> 16) * v;
-      w += 2;
-    }
-    job->y[0] = s0;
-    job->y[1] = h0;
-    job->y[2] = s1;
-    job->y[3] = h1;
-    job->y += 4;
-    job->from += job->step / 4u;
-    w += job->skip / 4u;
-  }
-}
-"""
-
-
-def _inner(*, use_asm: bool) -> str:
-    if not use_asm:
-        return _INNER_C
-    text = "\n".join(f'      "{line}\\n"' for line in _JOB_ASM)
-    return f"""\
-#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
-FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
-{{
-  register @N@_job_t *j __asm__("r0") = job;
-  __asm__ volatile(
-{text}
-      : "+r"(j)
-      :
-      : "r1", "r2", "r3", "r4", "r5", "r6", "r12", "cc", "memory");
-}}
-#else
-{_INNER_C}#endif
-"""
-
-
-def _dot(scratch: str, w: str, x: str, n: str, y: str, count: int, **how: str) -> str:
-    """Return the statements that fill the job and run it."""
-    values = {
-        "w": w,
-        "x": x,
-        "end": f"{x} + {n}",
-        "from": "zero4",
-        "y": y,
-        "step": "0u",
-        "count": f"{count}u",
-    }
-    values |= {"skip": "0u"} | {key.rstrip("_"): value for key, value in how.items()}
-    lines = [f"{scratch}->job.{key} = {value};" for key, value in values.items()]
-    return "\n".join([*lines, f"dot2(&{scratch}->job);"])
-
 
 def _add(total: str, factor: str, n: int, shift: int) -> str:
     return f"s->total = {total};\ns->shift = {shift}u;\nadd_part(s, {factor}, {n}u);"
@@ -261,7 +126,9 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
     """Return the code of an i16 plan."""
     net, obs = plan.network, plan.obs
     width = max(-(-n // 4) * 4 for n in net.dims[1:])
-    kernels = _CLAMP + _KERNELS.replace("@INNER@", _inner(use_asm=use_asm)).replace("@FULL@", hex_float(FULL))
+    kernels = _CLAMP + _KERNELS.replace("@INNER@", dot_code(use_asm=use_asm)).replace(
+        "@FULL@", hex_float(FULL)
+    )
     entry = _even(obs.history[1]) if obs.history else 0
     past = entry * obs.history[0] if obs.history else 0
     lines = ["uint32_t i;", _activate(net.dense[0].activation.kind, net.dims[1])]
@@ -270,7 +137,7 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
             continue
         n_in, rows = _even(layer.n_in), -(-layer.n_out // 4)
         lines += [
-            _dot("s", f"W->q{i}", "s->counts", f"{n_in}", "s->sum", rows),
+            dot_call("s", f"W->q{i}", "s->counts", f"{n_in}", "s->sum", rows),
             f"for (i = 0; i < {4 * rows}u; i++) {{\n  s->z[i] = W->b{i}[i];\n}}",
             _add(f"total_of(s->counts, {n_in}u)", f"W->mq{i}", 4 * rows, 4),
             _activate(layer.activation.kind, layer.n_out),
@@ -296,9 +163,9 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         "  s->high[i] = u >> 12;\n  s->low[i] = u & 4095;\n}",
         f"s->high[{obs.state}] = 0;\ns->low[{obs.state}] = 0;" if obs.state % 2 else "",
         f"for (i = 0; i < {4 * rows0}u; i++) {{\n  s->z[i] = W->b0[i];\n}}",
-        _dot("s", "W->u0", "s->high", f"{n_state}", "s->sum", rows0),
+        dot_call("s", "W->u0", "s->high", f"{n_state}", "s->sum", rows0),
         _add(f"total_of(s->high, {n_state}u)", "W->mu0", 4 * rows0, 0),
-        _dot("s", "W->u0", "s->low", f"{n_state}", "s->sum", rows0),
+        dot_call("s", "W->u0", "s->low", f"{n_state}", "s->sum", rows0),
         _add(f"total_of(s->low, {n_state}u)", "W->mu0", 4 * rows0, 12),
     ]
     functions += (
@@ -308,7 +175,7 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         + "\n}\n"
     )
     scratch = (
-        _JOB
+        JOB
         + f"typedef struct {{\n  @N@_job_t job;\n  uint32_t total;\n  uint32_t shift;\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
         f"  int32_t high[{n_state}];\n  int32_t low[{n_state}];\n  float y[{net.n_out}];\n"
         + (f"  int32_t past[{past}];\n" if past else "")
@@ -324,7 +191,7 @@ def _block(lines: list[str], by: int) -> str:
 
 
 def _past_call(rows: int, past: int, source: str) -> str:
-    call = _dot("s", "W->q0", source, f"{past}", "s->sum", rows)
+    call = dot_call("s", "W->q0", source, f"{past}", "s->sum", rows)
     return f"{call}\n{_add(f'total_of({source}, {past}u)', 'W->mq0', 4 * rows, 4)}"
 
 
@@ -376,7 +243,7 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
     state += f"uint32_t sums[{2 * h}]; /* first layer over all but the newest entry: of this period, of the next */\n"
     state += "uint32_t totals[2]; /* sums of the counts that went into them */\nuint32_t current;\nuint32_t columns;\n"
     start = {"from_": f"st->sums + {h}u * st->current", "step": "16u", "skip": f"{8 * newest}u"}
-    dot = _dot("s", f"W->q0 + {2 * newest}", f"st->past + {newest}", f"{entry}", "s->sum", rows, **start)
+    dot = dot_call("s", f"W->q0 + {2 * newest}", f"st->past + {newest}", f"{entry}", "s->sum", rows, **start)
     total = f"st->totals[st->current] + total_of(st->past + {newest}, {entry}u)"
     call = (
         f"{weights}state_part(W, s, st->x);\n{dot}\n{_add(total, 'W->mq0', 4 * rows, 4)}\ny = network(W, s);"
@@ -389,7 +256,7 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
     )
     finish = f"next_sums(st, {newest}u - st->columns);\nst->current = 1u - st->current;\nst->columns = 0u;"
     rebuild = (
-        f"{weights}{_dot('s', 'W->q0', 'st->past', f'{newest}', 'st->sums', rows, skip=f'{8 * entry}u')}\n"
+        f"{weights}{dot_call('s', 'W->q0', 'st->past', f'{newest}', 'st->sums', rows, skip=f'{8 * entry}u')}\n"
         f"st->totals[0] = total_of(st->past, {newest}u);\n"
         f"st->current = 0u;\nst->columns = 0u;\nnext_sums(st, {stop}u);"
     )
@@ -399,7 +266,9 @@ def _hooks(plan: Plan, entry: int, past: int) -> Hooks:
 def _next_sums(plan: Plan, entry: int, past: int) -> str:
     h = plan.network.dims[1]
     start = {"from_": "at != 0u ? sums : zero4", "step": "at != 0u ? 16u : 0u"}
-    dot = _dot("s", "W->q0 + 2u * at", "x", "count", "sums", h // 4, skip=f"8u * ({past}u - count)", **start)
+    dot = dot_call(
+        "s", "W->q0 + 2u * at", "x", "count", "sums", h // 4, skip=f"8u * ({past}u - count)", **start
+    )
     return f"""
 /* Add `count` more columns to the sums of the next period: entry j of it is entry j + 1 of this one. */
 FLOCKLET_NOINLINE static void next_sums(@N@_state_t *st, uint32_t count)

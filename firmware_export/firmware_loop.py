@@ -19,9 +19,9 @@ import numpy.typing as npt
 from flocklet.firmware_export.c_step import has_time
 from flocklet.firmware_export.closed_loop import Controller
 from flocklet.firmware_export.elf import read_elf
+from flocklet.firmware_export.expected import step_records
 from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.harness import build_image, layout_of
-from flocklet.firmware_export.proof import step_records
 from flocklet.firmware_export.toolchain import CORES
 from flocklet.firmware_export.unicorn_engine import Emulator
 

@@ -1,9 +1,13 @@
-"""Compile an export for this machine with sanitizers and run it: the first thing that a proof looks at."""
+"""Compile an export for this machine with sanitizers and run it: the first thing that a proof looks at.
+
+With a cross compiler and an emulator of its processes (qemu-user) it does the same for another Linux machine.
+"""
 
 from __future__ import annotations
 
 import struct
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +56,11 @@ int main(int argc, char **argv)
 
 
 class HostProgram:
-    """Hold a compiled driver: `run` sends records through NAME_eval or NAME_step."""
+    """Hold a compiled driver: `run` sends records through NAME_eval or NAME_step; `emulator` is what runs it."""
 
-    def __init__(self, plan: Plan, program: Path, warnings: str) -> None:
+    def __init__(self, plan: Plan, program: Path, warnings: str, emulator: Sequence[str] = ()) -> None:
         self.plan = plan
+        self.emulator = tuple(emulator)
         self.program = program
         self.warnings = warnings
 
@@ -66,7 +71,7 @@ class HostProgram:
         data = np.ascontiguousarray(records, "<u4")
         source.write_bytes(struct.pack("<II", int(is_step), len(data)) + data.tobytes())
         done = subprocess.run(  # noqa: S603 - our own program
-            [str(self.program), str(source), str(sink)],
+            [*self.emulator, str(self.program), str(source), str(sink)],
             capture_output=True,
             text=True,
             timeout=120,
@@ -80,9 +85,19 @@ class HostProgram:
 
 
 def build_host(
-    plan: Plan, source: Path, where: Path, *, sanitize: bool = True, flags: tuple[str, ...] = ("-O1",)
+    plan: Plan,
+    source: Path,
+    where: Path,
+    *,
+    sanitize: bool = True,
+    flags: tuple[str, ...] = ("-O1",),
+    compiler: str = "host",
+    emulator: Sequence[str] = (),
 ) -> HostProgram:
-    """Compile the export in `source` with every warning on; raise `VerificationError` where there is one."""
+    """Compile the export in `source` with every warning on; raise `VerificationError` where there is one.
+
+    `compiler` is one that `toolchain.available` knows, or the name of a program.
+    """
     layout = layout_of(plan)
     text = f'#include "{plan.name}.h"\n' + driver_text(plan).replace("__attribute__((used, noinline)) ", "")
     main = _MAIN.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
@@ -95,7 +110,7 @@ def build_host(
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitize else []
     library = where / "policy.o"
     warned = run_compiler(
-        "host",
+        compiler,
         [
             "-std=c99",
             *flags,
@@ -112,7 +127,7 @@ def build_host(
     )
     if "warning:" in warned:
         line = next(item for item in warned.splitlines() if "warning:" in item)
-        raise VerificationError(f"the host compiler warns: {line}")
+        raise VerificationError(f"the compiler '{compiler}' warns: {line}")
     arguments = [
         "-std=c99",
         *flags,
@@ -124,5 +139,5 @@ def build_host(
         "-o",
         str(program),
     ]
-    run_compiler("host", arguments, cwd=where)
-    return HostProgram(plan, program, warned)
+    run_compiler(compiler, arguments, cwd=where)
+    return HostProgram(plan, program, warned, emulator)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from flocklet.firmware_export.network import Activation, Affine, Dense, Gru, LayerNorm, Network
 from flocklet.firmware_export.numerics import activate, activate_exact, reciprocal_sqrt
+from flocklet.kernels.attitude import rotation
 
 __all__ = ["forward", "forward_exact", "hidden_size", "observations"]
 
@@ -128,24 +129,10 @@ def observations(rng: np.random.Generator, n: int, n_in: int) -> F32:
     if n_in != 146:
         return np.clip(rng.normal(size=(n, n_in)), -3, 3).astype(_f)
     q = rng.normal(size=(n, 4)) * [1, 0.3, 0.3, 0.3] + [1, 0, 0, 0]
-    w, x, y, z = (q / np.linalg.norm(q, axis=1, keepdims=True)).T
-    rotation = np.stack(
-        [
-            1 - 2 * y * y - 2 * z * z,
-            2 * x * y - 2 * w * z,
-            2 * x * z + 2 * w * y,
-            2 * x * y + 2 * w * z,
-            1 - 2 * x * x - 2 * z * z,
-            2 * y * z - 2 * w * x,
-            2 * x * z - 2 * w * y,
-            2 * y * z + 2 * w * x,
-            1 - 2 * x * x - 2 * y * y,
-        ],
-        axis=1,
-    )
+    turned = np.stack(rotation((q / np.linalg.norm(q, axis=1, keepdims=True)).T), axis=1)
     parts = [
         rng.uniform(-0.6, 0.6, (n, 3)),
-        rotation,
+        turned,
         rng.uniform(-2, 2, (n, 3)),
         3 * rng.normal(size=(n, 3)),
     ]

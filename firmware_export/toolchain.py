@@ -48,6 +48,7 @@ _ZIG_FLAGS = [
     "-fno-unwind-tables",
     "-fno-asynchronous-unwind-tables",
 ]
+_PROGRAMS = {"host": "cc", "gcc": "arm-none-eabi-gcc"}
 _SECTIONS = ["-ffunction-sections", "-fdata-sections"]
 
 
@@ -130,7 +131,7 @@ def _command(compiler: str) -> list[str]:
         if importlib.util.find_spec("ziglang") is None:
             raise MissingExtra("ziglang", "firmware", "cross-compiling for microcontrollers")
         return [sys.executable, "-m", "ziglang", "cc"]
-    name = "cc" if compiler == "host" else "arm-none-eabi-gcc"
+    name = _PROGRAMS.get(compiler, compiler)
     found = shutil.which(name)
     if found is None:
         raise VerificationError(
@@ -140,10 +141,10 @@ def _command(compiler: str) -> list[str]:
 
 
 def available(compiler: str) -> bool:
-    """Return whether 'zig', 'gcc' (ARM) or 'host' can be called on this machine."""
+    """Return whether 'zig', 'gcc' (ARM), 'host' or a compiler by the name of its program can be called here."""
     if compiler == "zig":
         return importlib.util.find_spec("ziglang") is not None
-    return shutil.which("cc" if compiler == "host" else "arm-none-eabi-gcc") is not None
+    return shutil.which(_PROGRAMS.get(compiler, compiler)) is not None
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Draw flights into one PNG or SVG file: from the side, from above, and the error over time; and a learning curve."""
+"""Draw flights into one PNG or SVG file: from the side, from above, and the error over time; and learning curves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from flocklet.models.flight.protocol import Verdict
 __all__ = ["draw_curve", "draw_flights"]
 
 _WIDTH, _HEIGHT = 1200, 900
+_CURVE_WIDTH, _CURVE_HEIGHT = 900, 400
 _COLOURS = ((68, 119, 170), (238, 102, 119), (34, 136, 51), (170, 51, 119), (204, 120, 30))
 _GREY, _LIGHT, _BLACK, _TARGET = (120, 120, 120), (225, 225, 225), (20, 20, 20), (170, 170, 170)
 _POINTS = 400
@@ -142,21 +143,28 @@ def _draw_hovers(canvas: Canvas, verdict: Verdict) -> None:
         panel.draw(np.stack([times, far[:, row]], axis=1), _COLOURS[row % len(_COLOURS)], 1)
 
 
-def draw_curve(path: Path, curves: dict[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> None:
-    """Write learning curves, name -> points (steps or seconds, value); the suffix decides (.png or .svg)."""
-    points = {name: np.array(curve, float).reshape(-1, 2) for name, curve in curves.items()}
-    every = np.concatenate([p for p in points.values() if len(p)] or [np.zeros((1, 2))])
-    high = np.max(every, axis=0)
-    low = np.minimum(np.min(every, axis=0), 0)
-    high = np.where(high > low, high, low + 1)
-    canvas = canvas_for(path.suffix, 900, 540)
-    box = (100, 60, 690, 460)
-    panel = _Panel(
-        canvas, box, (float(low[0]), float(high[0])), (float(low[1]), float(high[1] * 1.05)), f"{y} over {x}"
-    )
-    for number, (name, curve) in enumerate(points.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        panel.draw(curve, colour)
-        canvas.line(710, 80 + 26 * number, 734, 80 + 26 * number, colour, 3)
-        canvas.text(742, 73 + 26 * number, name[:12], _BLACK)
+def draw_curve(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], *, x: str, title: str
+) -> None:
+    """Write learning curves, one panel above the other: y label -> name -> points (x, value).
+
+    The suffix decides (.png or .svg). `title` is drawn on top; the names stand on the right.
+    """
+    canvas = canvas_for(path.suffix, _CURVE_WIDTH, 80 + _CURVE_HEIGHT * len(panels))
+    canvas.text(100, 14, title, _BLACK)
+    for place, (y, curves) in enumerate(panels.items()):
+        points = {name: np.array(curve, float).reshape(-1, 2) for name, curve in curves.items()}
+        every = np.concatenate([p for p in points.values() if len(p)] or [np.zeros((1, 2))])
+        high = np.nanmax(every, axis=0)
+        low = np.minimum(np.nanmin(every, axis=0), 0)
+        high = np.where(high > low, high, low + 1)
+        top = 80 + _CURVE_HEIGHT * place
+        box = (100, top, 690, top + _CURVE_HEIGHT - 90)
+        x_range, y_range = (float(low[0]), float(high[0])), (float(low[1]), float(high[1] * 1.05))
+        panel = _Panel(canvas, box, x_range, y_range, f"{y} over {x}")
+        for number, (name, curve) in enumerate(points.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            panel.draw(curve, colour)
+            canvas.line(710, top + 20 + 26 * number, 734, top + 20 + 26 * number, colour, 3)
+            canvas.text(742, top + 13 + 26 * number, name[:12], _BLACK)
     path.write_bytes(canvas.encode())

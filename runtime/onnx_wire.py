@@ -1,23 +1,32 @@
-"""Read the protobuf bytes of an ONNX file without any third-party package.
+"""Read the messages of an ONNX file without any third-party package; `onnx_fields` reads the fields of one.
 
 Every length in the file is untrusted: sizes, counts and nesting are bounded, and whatever is malformed,
-truncated or sparse raises `ExportError` with one line that names the message. Unknown fields are
-skipped by wire type. Numbers in another file (external data) come through a function of the caller, or are
-refused: this module opens no file. Field numbers are those of `onnx.proto` (IR version 3 and later): see the tables
-beside each parser.
+truncated or sparse raises `ExportError` with one line that names the message. Numbers in another file (external data)
+come through a function of the caller, or are refused: this module opens no file. Field numbers are those of `onnx.proto`
+(IR version 3 and later): see the tables beside each parser.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from flocklet.errors import ExportError
+from flocklet.onnx_fields import (
+    MAX_ELEMENTS,
+    Tensor,
+    array_of,
+    bytes_of,
+    fixed32_of,
+    integers_of,
+    records,
+    signed,
+    text_of,
+)
 
 __all__ = [
     "MAX_BYTES",
@@ -32,11 +41,7 @@ __all__ = [
 ]
 
 MAX_BYTES = 256 * 1024 * 1024
-MAX_ELEMENTS = 16 * 1024 * 1024
-MAX_RECORDS = 100_000
 
-Tensor: TypeAlias = npt.NDArray[Any]
-Value: TypeAlias = int | memoryview
 External: TypeAlias = Callable[[str, int, int | None], bytes]  # location, offset, length (None: all)
 
 _PACKED_DTYPES = {1: (4, "<f4"), 10: (11, "<f8")}
@@ -115,85 +120,6 @@ class Model:
     graph: Graph
 
 
-def _varint(data: memoryview, at: int, what: str) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(data):
-            raise ExportError(f"the ONNX file is truncated inside {what}")
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & 0xFFFFFFFFFFFFFFFF, at
-    raise ExportError(f"the ONNX file has a number of more than ten bytes inside {what}")
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _records(data: memoryview, what: str) -> Iterator[tuple[int, int, Value]]:
-    """Yield (field, wire type, value) of one message; a value is an int or the bytes of the field."""
-    at = 0
-    for _ in range(MAX_RECORDS):
-        if at == len(data):
-            return
-        key, at = _varint(data, at, what)
-        number, kind = key >> 3, key & 7
-        if number == 0:
-            raise ExportError(f"the ONNX file has field number 0 inside {what}")
-        if kind == 0:
-            value, at = _varint(data, at, what)
-            yield number, kind, value
-            continue
-        if kind == 2:
-            size, at = _varint(data, at, what)
-        elif kind in {1, 5}:
-            size = 8 if kind == 1 else 4
-        else:
-            raise ExportError(f"the ONNX file has wire type {kind} inside {what}: this is no ONNX file")
-        if size > len(data) - at:
-            raise ExportError(f"the ONNX file is truncated inside {what}")
-        yield number, kind, data[at : at + size]
-        at += size
-    raise ExportError(f"the ONNX file has more than {MAX_RECORDS} fields inside {what}")
-
-
-def _bytes(value: Value, what: str) -> memoryview:
-    if isinstance(value, int):
-        raise ExportError(f"the ONNX file has a number where {what} must hold bytes")
-    return value
-
-
-def _text(value: Value, what: str) -> str:
-    try:
-        return bytes(_bytes(value, what)).decode()
-    except UnicodeDecodeError as error:
-        raise ExportError(f"the ONNX file has a name that is no text inside {what}") from error
-
-
-def _integers(value: Value, what: str) -> list[int]:
-    """Return the signed integers of a repeated field, packed or not."""
-    if isinstance(value, int):
-        return [_signed(value)]
-    out: list[int] = []
-    at = 0
-    while at < len(value):
-        number, at = _varint(value, at, what)
-        out.append(_signed(number))
-        if len(out) > MAX_ELEMENTS:
-            raise ExportError(f"the ONNX file has more than {MAX_ELEMENTS} numbers inside {what}")
-    return out
-
-
-def _array(value: Value, dtype: str, what: str) -> Tensor:
-    data = _bytes(value, what)
-    size = np.dtype(dtype).itemsize
-    if len(data) % size:
-        raise ExportError(f"the ONNX file has {len(data)} bytes inside {what}, no multiple of {size}")
-    return np.frombuffer(data, dtype=dtype)
-
-
 def _tensor(data: memoryview, what: str, external: External | None = None) -> tuple[str, Tensor]:
     """Parse TensorProto.
 
@@ -206,21 +132,21 @@ def _tensor(data: memoryview, what: str, external: External | None = None) -> tu
     parts: list[Tensor] = []
     where: dict[str, str] = {}
     elsewhere = False
-    for number, wire, value in _records(data, what):
+    for number, wire, value in records(data, what):
         if number == 1:
-            dims += _integers(value, what)
+            dims += integers_of(value, what)
         elif number == 2 and isinstance(value, int):
             kind = value
         elif number in {4, 10}:
-            parts.append(_array(value, "<f4" if number == 4 else "<f8", what))
+            parts.append(array_of(value, "<f4" if number == 4 else "<f8", what))
         elif number in {5, 7}:
-            parts.append(np.array(_integers(value, what), dtype=np.int64))
+            parts.append(np.array(integers_of(value, what), dtype=np.int64))
         elif number == 8:
-            name = _text(value, what)
+            name = text_of(value, what)
         elif number == 9 and wire == 2:
-            raw = _bytes(value, what)
+            raw = bytes_of(value, what)
         elif number == 13:
-            fields = {part: _text(item, what) for part, _, item in _records(_bytes(value, what), what)}
+            fields = {part: text_of(item, what) for part, _, item in records(bytes_of(value, what), what)}
             where[fields.get(1, "")] = fields.get(2, "")
         elif number == 14:
             elsewhere = value == 1
@@ -238,7 +164,7 @@ def _tensor(data: memoryview, what: str, external: External | None = None) -> tu
         raise ExportError(f"{label} has element type {_TYPE_NAMES.get(kind, kind)}, which cannot be read")
     dtype = _RAW_DTYPES[kind]
     if raw is not None:
-        array = _array(raw, dtype, label)
+        array = array_of(raw, dtype, label)
     else:
         array = np.concatenate(parts) if parts else np.zeros(0)
         if kind == 10:
@@ -275,33 +201,26 @@ def _attribute(data: memoryview, what: str) -> Attribute:
     floats: list[float] = []
     ints: list[int] = []
     strings: list[bytes] = []
-    for number, _, value in _records(data, what):
+    for number, _, value in records(data, what):
         if number == 1:
-            got["name"] = _text(value, what)
+            got["name"] = text_of(value, what)
         elif number == 2:
-            got["f"] = struct.unpack("<f", _fixed32(value, what))[0]
+            got["f"] = struct.unpack("<f", fixed32_of(value, what))[0]
         elif number == 3 and isinstance(value, int):
-            got["i"] = _signed(value)
+            got["i"] = signed(value)
         elif number == 4:
-            got["s"] = bytes(_bytes(value, what))
+            got["s"] = bytes(bytes_of(value, what))
         elif number == 5:
-            got["t"] = _tensor(_bytes(value, what), what)[1]
+            got["t"] = _tensor(bytes_of(value, what), what)[1]
         elif number == 7:
-            floats += _array(value, "<f4", what).tolist()
+            floats += array_of(value, "<f4", what).tolist()
         elif number == 8:
-            ints += _integers(value, what)
+            ints += integers_of(value, what)
         elif number == 9:
-            strings.append(bytes(_bytes(value, what)))
+            strings.append(bytes(bytes_of(value, what)))
         elif number in {6, 11}:
             raise ExportError(f"{what} holds a graph of its own (If, Loop or Scan), which cannot be exported")
     return Attribute(**got, floats=tuple(floats), ints=tuple(ints), strings=tuple(strings))
-
-
-def _fixed32(value: Value, what: str) -> bytes:
-    data = bytes(_bytes(value, what))
-    if len(data) != 4:
-        raise ExportError(f"the ONNX file has a malformed float inside {what}")
-    return data
 
 
 def _node(data: memoryview) -> Node:
@@ -310,19 +229,19 @@ def _node(data: memoryview) -> Node:
     outputs: list[str] = []
     name = op_type = domain = ""
     attributes: list[memoryview] = []
-    for number, _, value in _records(data, "a node"):
+    for number, _, value in records(data, "a node"):
         if number == 1:
-            inputs.append(_text(value, "a node"))
+            inputs.append(text_of(value, "a node"))
         elif number == 2:
-            outputs.append(_text(value, "a node"))
+            outputs.append(text_of(value, "a node"))
         elif number == 3:
-            name = _text(value, "a node")
+            name = text_of(value, "a node")
         elif number == 4:
-            op_type = _text(value, "a node")
+            op_type = text_of(value, "a node")
         elif number == 5:
-            attributes.append(_bytes(value, "a node"))
+            attributes.append(bytes_of(value, "a node"))
         elif number == 7:
-            domain = _text(value, "a node")
+            domain = text_of(value, "a node")
     what = f"{op_type} node '{name or '/'.join(outputs)}'"
     parsed = [_attribute(item, what) for item in attributes]
     return Node(op_type, name, domain, tuple(inputs), tuple(outputs), {item.name: item for item in parsed})
@@ -333,30 +252,30 @@ def _value_info(data: memoryview) -> ValueInfo:
     name = ""
     elem_type = 0
     shape: list[int | None] | None = None
-    for number, _, value in _records(data, "a value"):
+    for number, _, value in records(data, "a value"):
         if number == 1:
-            name = _text(value, "a value")
+            name = text_of(value, "a value")
         elif number == 2:
-            for kind, _, tensor in _records(_bytes(value, "a type"), "a type"):
+            for kind, _, tensor in records(bytes_of(value, "a type"), "a type"):
                 if kind != 1:
                     continue
-                for part, _, item in _records(_bytes(tensor, "a tensor type"), "a tensor type"):
+                for part, _, item in records(bytes_of(tensor, "a tensor type"), "a tensor type"):
                     if part == 1 and isinstance(item, int):
                         elem_type = item
                     elif part == 2:
-                        shape = _dims(_bytes(item, "a shape"))
+                        shape = _dims(bytes_of(item, "a shape"))
     return ValueInfo(name, elem_type, tuple(shape) if shape is not None else None)
 
 
 def _dims(data: memoryview) -> list[int | None]:
     out: list[int | None] = []
-    for number, _, value in _records(data, "a shape"):
+    for number, _, value in records(data, "a shape"):
         if number != 1:
             continue
         known: int | None = None
-        for part, _, item in _records(_bytes(value, "a dimension"), "a dimension"):
+        for part, _, item in records(bytes_of(value, "a dimension"), "a dimension"):
             if part == 1 and isinstance(item, int):
-                known = _signed(item)
+                known = signed(item)
         out.append(known)
     return out
 
@@ -368,18 +287,18 @@ def _graph(data: memoryview, external: External | None) -> Graph:
     tensors: dict[str, Tensor] = {}
     inputs: list[ValueInfo] = []
     outputs: list[ValueInfo] = []
-    for number, _, value in _records(data, "the graph"):
+    for number, _, value in records(data, "the graph"):
         if number == 1:
-            nodes.append(_node(_bytes(value, "the graph")))
+            nodes.append(_node(bytes_of(value, "the graph")))
         elif number == 2:
-            name = _text(value, "the graph")
+            name = text_of(value, "the graph")
         elif number == 5:
-            key, tensor = _tensor(_bytes(value, "the graph"), "an initialiser", external)
+            key, tensor = _tensor(bytes_of(value, "the graph"), "an initialiser", external)
             tensors[key] = tensor
         elif number == 11:
-            inputs.append(_value_info(_bytes(value, "the graph")))
+            inputs.append(_value_info(bytes_of(value, "the graph")))
         elif number == 12:
-            outputs.append(_value_info(_bytes(value, "the graph")))
+            outputs.append(_value_info(bytes_of(value, "the graph")))
         elif number == 15:
             raise ExportError("the graph holds a sparse initialiser, which cannot be exported")
     free = tuple(item for item in inputs if item.name not in tensors)
@@ -400,20 +319,20 @@ def parse_model(data: bytes, external: External | None = None) -> Model:
     producer = ""
     opsets: dict[str, int] = {}
     graph: Graph | None = None
-    for number, _, value in _records(memoryview(data), "the model"):
+    for number, _, value in records(memoryview(data), "the model"):
         if number == 1 and isinstance(value, int):
             ir_version = value
         elif number == 2:
-            producer = _text(value, "the model")
+            producer = text_of(value, "the model")
         elif number == 7:
-            graph = _graph(_bytes(value, "the model"), external)
+            graph = _graph(bytes_of(value, "the model"), external)
         elif number == 8:
             domain, version = "", 0
-            for part, _, item in _records(_bytes(value, "an operator set"), "an operator set"):
+            for part, _, item in records(bytes_of(value, "an operator set"), "an operator set"):
                 if part == 1:
-                    domain = _text(item, "an operator set")
+                    domain = text_of(item, "an operator set")
                 elif part == 2 and isinstance(item, int):
-                    version = _signed(item)
+                    version = signed(item)
             opsets["" if domain == "ai.onnx" else domain] = version
     if graph is None or not graph.nodes:
         raise ExportError(

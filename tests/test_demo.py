@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
 from flocklet.cli import main
 from flocklet.datasets import parse_movielens
+from flocklet.demo import people
 from flocklet.demo.judge import bm25_rankings, figures, popularity_rankings, questions
 from flocklet.demo.people import Scenario, movielens_scenario, synthetic_scenario
 
@@ -92,7 +94,11 @@ def test_wrong_number_of_peers_is_one_line(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_the_whole_story_on_made_up_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_story_on_made_up_people(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half as many people as `flocklet demo --synthetic` makes up: processes and links are the same."""
+    monkeypatch.setattr(people, "synthetic_scenario", partial(synthetic_scenario, people=120))
     assert main(["demo", "--synthetic", "--peers", "3", "--json"]) == 0
     captured = capsys.readouterr()
     told = json.loads(captured.out)

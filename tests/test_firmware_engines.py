@@ -12,10 +12,11 @@ from flocklet.errors import VerificationError
 from flocklet.firmware_export import qemu_engine
 from flocklet.firmware_export.cycles import count_cycles, decode
 from flocklet.firmware_export.elf import read_elf
+from flocklet.firmware_export.expected import expected_of
 from flocklet.firmware_export.harness import build_empty, build_image, build_size, layout_of
 from flocklet.firmware_export.network import Activation, Dense, Gru, Network, seeded_actor
 from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.proof import Report, Row, expected_of, measure, run_unicorn, step_call
+from flocklet.firmware_export.proof import Report, Row, measure, run_unicorn, step_call
 from flocklet.firmware_export.toolchain import CORES, compile_image, compile_object
 from flocklet.firmware_export.unicorn_engine import Emulator
 

@@ -12,10 +12,11 @@ import pytest
 from firmware_kit import actor, needs_cc, needs_gcc, needs_unicorn
 
 from flocklet.firmware_export.elf import read_elf
+from flocklet.firmware_export.expected import expected_of
 from flocklet.firmware_export.export import export_policy, load_artifact
 from flocklet.firmware_export.harness import build_image
 from flocklet.firmware_export.packages import TARGETS
-from flocklet.firmware_export.proof import expected_of, run_unicorn
+from flocklet.firmware_export.proof import run_unicorn
 from flocklet.firmware_export.semantics import preset
 from flocklet.firmware_export.toolchain import CORES, WARNINGS
 

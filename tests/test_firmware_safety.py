@@ -16,10 +16,10 @@ from flocklet.errors import ExportError
 from flocklet.firmware_export.blob import blob_bytes, check_blob, reweighted
 from flocklet.firmware_export.c_step import STATUS
 from flocklet.firmware_export.closed_loop import Controller
+from flocklet.firmware_export.expected import fuzz_records, step_records
 from flocklet.firmware_export.host import build_host
 from flocklet.firmware_export.network import seeded_actor
 from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.proof import fuzz_records, step_records
 from flocklet.firmware_export.semantics import ActionSpec, ObsSpec
 from flocklet.firmware_export.vectors import drive
 

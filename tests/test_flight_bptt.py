@@ -14,7 +14,7 @@ from flocklet.models.flight import bptt
 from flocklet.models.flight.bptt import Settings, Trainer
 from flocklet.models.flight.cost import Cost, step_cost
 from flocklet.models.flight.environment import State, observe, rotation
-from flocklet.models.flight.paths import Mix, Paths
+from flocklet.models.flight.moving_targets import Mix, Paths
 from flocklet.models.flight.programs import NET, Shape
 from flocklet.models.flight.randomise import RANGES, draw
 from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of, recipe
@@ -224,7 +224,7 @@ def test_training_that_diverges_goes_back_to_the_last_finite_state() -> None:
 
 
 def test_following_the_gradient_lowers_the_cost_and_against_it_raises_it() -> None:
-    flight = Flight(Programs(Shape(8, STEPS, 32), is_native=False))
+    flight = Flight(Programs(Shape(8, STEPS, 32)))
     start = parameters(np.float32)
     costs = {}
     for sign in (-1.0, 1.0):

@@ -20,7 +20,7 @@ from flocklet.flightreplay import replay_page
 from flocklet.models.flight.dynamics import CRAZYFLIE
 from flocklet.models.flight.environment import DT_S, NOISE, advance, rotation
 from flocklet.models.flight.evaluate import figure_eights, hover
-from flocklet.models.flight.path import FigureEight
+from flocklet.models.flight.figure_eight import FigureEight
 from flocklet.models.flight.policy import Policy, fast_tanh
 from flocklet.models.flight.protocol import judge
 from flocklet.models.flight.vehicle import L2F_2025, NAMED, hover_action, parse, stack, thrust_to_weight
@@ -77,7 +77,13 @@ def test_the_500_hz_rule_is_the_firmwares_order_of_operations():
     layers = actor(seed=2).layers
     policy = Policy(tuple((x.weight, x.bias, "fast_tanh") for x in layers))
     track = figure_eights(
-        policy, CRAZYFLIE, seeds=(4,), periods_s=(1.5,), is_firmware_rate=True, record=True
+        policy,
+        CRAZYFLIE,
+        seeds=(4,),
+        periods_s=(1.5,),
+        is_firmware_rate=True,
+        record=True,
+        is_native=False,
     )[1.5]
     rng = np.random.default_rng((4, 1500))
     body = np.zeros((1, 17), f)
@@ -268,7 +274,7 @@ def test_senseless_commands_get_one_line(tmp_path, words, code, capsys):
 def test_pictures_are_drawn_from_a_flight(tmp_path):
     verdict = judge(Pilot(), CRAZYFLIE, episodes=2, with_fast=False, record=2, seeds=(0,), periods_s=(2.0,))
     draw_flights(tmp_path / "a.svg", verdict)
-    draw_curve(tmp_path / "c.svg", {"seed 0": [(0, 0.1), (10, 0.9)]}, x="steps", y="survival")
+    draw_curve(tmp_path / "c.svg", {"survival": {"seed 0": [(0, 0.1), (10, 0.9)]}}, x="steps", title="t")
     text = (tmp_path / "a.svg").read_text()
     assert text.count("<line") > 300
     assert "figure-eight: error" in text
@@ -277,6 +283,16 @@ def test_pictures_are_drawn_from_a_flight(tmp_path):
     canvas = canvas_for(".png", 40, 20)
     canvas.text(2, 2, "V", (0, 0, 0))
     assert canvas.encode().startswith(b"\x89PNG")
+
+
+def test_the_target_of_a_lost_flight_is_drawn_to_its_end():
+    for pilot in (Constant(0.0), Policy.fresh(np.random.default_rng(0))):
+        track = figure_eights(pilot, CRAZYFLIE, seeds=(0,), periods_s=(2.0,), record=True)[2.0]
+        assert track.lost.all()
+        flight, path = track.flight, FigureEight(2.0)
+        assert np.isnan(flight.bodies[-1]).all()
+        want = path.at((np.arange(len(flight.targets))[:, None] + 1) * DT_S)[0]
+        np.testing.assert_allclose(flight.targets, want, atol=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from kernel_runs import compiler, twin64
 from flocklet.errors import FlockletError
 from flocklet.kernels.noise import Draws
 from flocklet.models.flight import environment as env
+from flocklet.models.flight import td3
 from flocklet.models.flight.dynamics import CRAZYFLIE
 from flocklet.models.flight.policy import fast_tanh
 from flocklet.models.flight.td3 import Recipe, Td3
@@ -296,13 +297,57 @@ def test_two_threads_give_the_same_bytes_and_the_critics_learn():
     assert learnt > 0.5 > before, (learnt, before)
 
 
-def test_a_training_that_diverges_says_so(run):
+def told_by_training(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [x.getMessage() for x in caplog.records if x.name == "flocklet.models.flight"]
+
+
+def broken(made: Td3, monkeypatch: pytest.MonkeyPatch, after: int, times: int) -> None:
+    """Let the updates after step `after` leave a NaN, `times` times; look at the weights after every update."""
+    monkeypatch.setattr(td3, "_BULK", 1)
+    real, left = made.critic.run, [times]
+
+    def run(lo: int, hi: int, **more: int) -> None:
+        real(lo, hi, **more)
+        if made.t > after and left[0]:
+            left[0] -= 1
+            made.critics[7] = np.nan
+
+    monkeypatch.setattr(made.critic, "run", run)
+
+
+def test_a_training_that_diverges_goes_on_from_its_last_finite_state(monkeypatch, caplog):
+    """At step 60 the rewards have just changed: they must change back, and again."""
     made = Td3(np.random.default_rng(0), recipe=SMALL, compilers=[])
-    made.advance(30)
-    made.critics[0] = np.nan
-    made._round = 255
-    with pytest.raises(FlockletError, match="diverged"):
+    broken(made, monkeypatch, after=60, times=1)
+    seen = []
+    real = made._go_back
+
+    def back() -> None:
+        assert np.isnan(made.actor).any() and np.isnan(made.critics).any()
+        real()
+        seen.append((made.t, made.weights == env.harder(env.START_WEIGHTS)))
+
+    monkeypatch.setattr(made, "_go_back", back)
+    made.advance(SMALL.steps)
+    assert seen == [(51, True)], "it went back, once"
+    assert told_by_training(caplog) == [
+        "a weight was not finite before step 60: training goes on from step 51"
+    ]
+    for run in made._runs:
+        for name, array in run.buffers.items():
+            assert np.isfinite(array).all(), name
+    assert made.weights == env.harder(env.harder(env.START_WEIGHTS))
+    np.testing.assert_allclose(made.records[:, REWARD], made.rewards(made.weights), rtol=1e-5, atol=1e-5)
+
+
+def test_a_training_that_never_gets_well_says_so(monkeypatch, caplog):
+    made = Td3(np.random.default_rng(0), recipe=SMALL, compilers=[])
+    broken(made, monkeypatch, after=30, times=1_000_000)
+    with pytest.raises(FlockletError, match="4 times in a row"):
         made.advance(SMALL.steps)
+    where = "a weight was not finite before step {}: training goes on from step 31"
+    assert told_by_training(caplog) == [where.format(t) for t in (30, 40, 40)]
+    assert np.isfinite(made.records[:31]).all(), "what was collected before learning began stays"
 
 
 def test_intervals_that_do_not_fit_are_refused():

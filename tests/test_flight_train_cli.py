@@ -63,9 +63,28 @@ def test_interrupted_training_keeps_the_best_policy(
     np.testing.assert_array_equal(parameters_of(Policy.from_onnx(out.read_bytes())), best[0])
 
 
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_the_learning_curve_is_drawn(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / f"curve{suffix}"
+    words = ["fly", "train", "--updates", "12", "--out", str(tmp_path / "p.onnx"), "--plot", str(picture)]
+    assert main(words) == 0
+    assert f"learning curve: {picture}" in capsys.readouterr().out
+    data = picture.read_bytes()
+    if suffix == ".png":
+        assert data.startswith(b"\x89PNG")
+        return
+    text = data.decode()
+    assert "hover, crazyflie, seed 0" in text
+    assert "cost per step over million steps" in text
+    assert "survival over million steps" in text
+    assert text.count('stroke-width="2"') == 2 * 11, "a line from update to update in each of the two panels"
+
+
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
+        (["--plot", "curve.jpg"], "neither .png nor .svg", 2),
+        (["--plot", "nowhere/curve.svg"], "no folder", 2),
         (["--vehicle", "nowhere.toml"], "no vehicle 'nowhere.toml'", 3),
         (["--seconds", "-1"], "--seconds is -1", 2),
         (["--updates", "0"], "--updates is 0", 2),

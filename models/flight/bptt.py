@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import ACTIONS, Vehicle
 from flocklet.models.flight.environment import HISTORY, NOISE, Options, reset
-from flocklet.models.flight.paths import Mix, Paths
+from flocklet.models.flight.moving_targets import Mix, Paths
 from flocklet.models.flight.programs import NET, Shape
 from flocklet.models.flight.vehicle import leaves
 from flocklet.models.flight.window import Flight, Programs, turn_weights

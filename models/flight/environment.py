@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from flocklet.kernels import attitude
 from flocklet.models.flight.blocks import advance
 from flocklet.models.flight.dynamics import ACTIONS, STATES, Vehicle
 
@@ -260,19 +261,7 @@ def step(
 
 def rotation(quaternion: Floats) -> Floats:
     """Return the rotation matrices (n, 9), row-major, of quaternions (n, 4) in the order w, x, y, z."""
-    w, x, y, z = (quaternion[:, i] for i in range(4))
-    entries = [
-        1 - 2 * y * y - 2 * z * z,
-        2 * x * y - 2 * w * z,
-        2 * x * z + 2 * w * y,
-        2 * x * y + 2 * w * z,
-        1 - 2 * x * x - 2 * z * z,
-        2 * y * z - 2 * w * x,
-        2 * x * z - 2 * w * y,
-        2 * y * z + 2 * w * x,
-        1 - 2 * x * x - 2 * y * y,
-    ]
-    return np.stack(entries, axis=1)
+    return np.stack(attitude.rotation(list(quaternion.T)), axis=1)
 
 
 def observe(

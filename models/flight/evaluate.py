@@ -3,12 +3,13 @@
 All episodes of all seeds fly at once. Every seed has its own Generator, so the same seeds give the same bytes. An
 episode is lost when the vehicle leaves the box; its row is then parked at the origin and no longer counts.
 
-Protocol: the task of Learning to Fly in Seconds (Eschmann, Albani & Loianno, RA-L 2024), see `environment` and `path`.
+Protocol: the task of Learning to Fly in Seconds (Eschmann, Albani & Loianno, RA-L 2024), see `environment` and
+`figure_eight`. What is a `Policy` flies compiled (`compiled_loop`) where there is a compiler, anything else in NumPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_fields
 from typing import Any, TypeAlias
@@ -16,10 +17,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from flocklet.models.flight.compiled_loop import CompiledLoop, Flown
 from flocklet.models.flight.dynamics import ACTIONS, Vehicle
-from flocklet.models.flight.environment import DT_S, TARGET_WEIGHTS, Options, is_lost, reward
+from flocklet.models.flight.environment import DT_S, TARGET_WEIGHTS, Options, State, is_lost, reward
+from flocklet.models.flight.figure_eight import WARM_UP_S, FigureEight
 from flocklet.models.flight.loop import SUB_TICKS, Actor, Draws, Flight, Recorder, fly, park, starts, still
-from flocklet.models.flight.path import WARM_UP_S, FigureEight
+from flocklet.models.flight.policy import Policy
 
 __all__ = ["PERIODS_S", "SEEDS", "Figures", "Hover", "Track", "figure_eight", "figure_eights", "hover"]
 
@@ -98,6 +101,44 @@ def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
+def _each(of: Callable[..., Floats], bodies: Floats, **options: Any) -> Floats:
+    """Return a function of bodies (n, 17) for bodies (k, n, 17), (k, n)."""
+    return of(bodies.reshape(-1, bodies.shape[2]), **options).reshape(bodies.shape[:2])
+
+
+def _fly(
+    policy: Actor,
+    state: State,
+    vehicles: Vehicle,
+    noise: Draws | None,
+    steps: int,
+    calm: State,
+    parked: NDArray[np.bool_],
+    is_firmware_rate: bool,
+    path: FigureEight | None,
+    is_native: bool,
+) -> Iterator[Flown]:
+    """Yield control steps: a second at a time where the policy can be compiled, one by one in NumPy.
+
+    The caller marks rows in `parked` that no longer count; in NumPy they go on from `calm`.
+    """
+    if (
+        is_native
+        and isinstance(policy, Policy)
+        and policy.layers[0][0].dtype == state.body.dtype == np.float32
+    ):
+        loop = CompiledLoop(policy, is_firmware_rate=is_firmware_rate)
+        if loop.backend == "native":
+            yield from loop.fly(state, vehicles, noise, steps, path=path)
+            return
+    ticks = fly(policy, state, vehicles, noise, steps, is_firmware_rate=is_firmware_rate, path=path)
+    tick = next(ticks)
+    for done in range(1, steps + 1):
+        yield Flown(tick.after.body[None], tick.action[None])
+        if done < steps:
+            tick = ticks.send(park(tick.after, parked, calm))
+
+
 def hover(
     policy: Actor,
     vehicles: Vehicle,
@@ -109,10 +150,12 @@ def hover(
     is_noisy: bool = True,
     record: int = 0,
     dtype: Any = np.float32,
+    is_native: bool = True,
 ) -> Hover:
     """Fly `episodes` hovers per seed from random states, with noise and disturbances; keep `record` flights.
 
     `vehicles` is one vehicle, or a row per episode (seed by seed). At the firmware's rate times stay in units of 10 ms.
+    `is_native` False flies in NumPy even what could fly compiled.
     """
     at, per = options or Options(), SUB_TICKS if is_firmware_rate else 1
     steps, tail = at.steps * per, min(_LAST, at.steps) * per
@@ -121,26 +164,36 @@ def hover(
     state, calm = starts(generators, episodes, vehicles, at, dtype), still(n, vehicles, dtype)
     lost = np.zeros(n, bool)
     length, error, returns, change, last = (np.zeros(n) for _ in range(5))
-    previous = np.zeros((n, ACTIONS), dtype)
-    kept = Recorder(steps, min(record, n), DT_S / per, None)
+    previous, before = np.zeros((1, n, ACTIONS), dtype), state.body[None]
+    kept = Recorder(steps, min(record, n), DT_S / per)
     noise = Draws(generators) if is_noisy else None
-    ticks = fly(policy, state, vehicles, noise, steps, is_firmware_rate=is_firmware_rate)
-    tick = next(ticks)
-    for step in range(steps):
-        length += ~lost
-        gained = reward(tick.before.body, tick.action, tick.after.body, TARGET_WEIGHTS, at)
-        returns += np.where(lost, 0.0, gained)
-        lost |= is_lost(tick.after.body, at.limit_m)
-        if step >= steps - tail:
-            last = np.linalg.norm(tick.after.body[:, 0:3].astype(np.float64), axis=1)
-            error += last
-            change += np.abs(tick.action - previous).mean(axis=1, dtype=np.float64)
-        previous = tick.action
-        kept.take(step, tick, lost)
+    first = 0
+    for flown in _fly(policy, state, vehicles, noise, steps, calm, lost, is_firmware_rate, None, is_native):
+        k = len(flown.bodies)
+        gone = lost | np.logical_or.accumulate(_each(is_lost, flown.bodies, limit_m=at.limit_m), axis=0)
+        bodies = np.where(gone[..., None], calm.body, flown.bodies)
+        befores, actions = np.concatenate([before, bodies[:-1]]), np.concatenate([previous, flown.actions])
+        length += k - gone.sum(axis=0) + (gone[-1] & ~lost)
+        gained = reward(
+            befores.reshape(k * n, -1),
+            flown.actions.reshape(k * n, -1),
+            bodies.reshape(k * n, -1),
+            TARGET_WEIGHTS,
+            at,
+        )
+        returns += np.where(gone, 0.0, gained.reshape(k, n)).sum(axis=0)
+        late = max(0, min(k, steps - tail - first))
+        if late < k:
+            far = np.linalg.norm(bodies[late:, :, 0:3].astype(np.float64), axis=2)
+            error, last = error + far.sum(axis=0), far[-1]
+            moved = np.abs(np.diff(actions[late:], axis=0)).mean(axis=2, dtype=np.float64)
+            change += moved.sum(axis=0)
+        previous, before = flown.actions[-1:], bodies[-1:]
+        kept.take(first, flown.bodies, flown.actions, gone)
+        lost[:] = gone[-1]
+        first += k
         if lost.all():
             break
-        if step < steps - 1:
-            tick = ticks.send(park(tick.after, lost, calm))
     nowhere = np.where(lost, np.nan, 1.0)
     return Hover(
         np.repeat(np.asarray(seeds, np.int64), episodes),
@@ -165,6 +218,7 @@ def figure_eights(
     is_noisy: bool = True,
     record: bool = False,
     dtype: Any = np.float32,
+    is_native: bool = True,
 ) -> dict[float, Track]:
     """Follow a figure-eight per seed and period, all at once, from rest at the start, undisturbed.
 
@@ -176,22 +230,32 @@ def figure_eights(
     per = SUB_TICKS if is_firmware_rate else 1
     warm, ends = round(WARM_UP_S / DT_S) * per, np.round(path.duration_s / DT_S).astype(int) * per
     generators = [np.random.default_rng((seed, round(1000 * T))) for T in periods_s for seed in seeds]
-    calm = still(len(ends), vehicle, dtype)
-    lost, errors = np.zeros(len(ends), bool), np.full((max(ends) - warm, len(ends), 3), np.nan)
-    kept = Recorder(max(ends), len(ends) if record else 0, DT_S / per, path)
+    n, dt_s = len(ends), DT_S / per
+    calm = still(n, vehicle, dtype)
+    lost, parked = np.zeros(n, bool), np.zeros(n, bool)
+    errors = np.full((max(ends) - warm, n, 3), np.nan)
+    kept = Recorder(max(ends), n if record else 0, dt_s)
+    if record:  # all of them, however early the flight ends
+        kept.flight.targets[:] = path.at((np.arange(max(ends))[:, None] + 1) * dt_s)[0]
     noise = Draws(generators) if is_noisy else None
-    ticks = fly(policy, calm, vehicle, noise, max(ends), is_firmware_rate=is_firmware_rate, path=path)
-    tick = next(ticks)
-    for step in range(max(ends)):
-        error = tick.after.body[:, 0:3] - path.at(tick.time_s)[0]
-        lost |= ~(np.abs(error) <= LOST_M).all(axis=1) & (step < ends)
-        if step >= warm:
-            errors[step - warm] = np.where(lost[:, None], np.nan, error)
-        kept.take(step, tick, lost)
-        if (lost | (step + 1 >= ends)).all():
+    first = 0
+    for flown in _fly(
+        policy, calm, vehicle, noise, max(ends), calm, parked, is_firmware_rate, path, is_native
+    ):
+        steps = np.arange(first, first + len(flown.bodies))[:, None]
+        places = path.at((steps + 1) * dt_s)[0]
+        error = flown.bodies[:, :, 0:3] - places
+        out = ~(np.abs(error) <= LOST_M).all(axis=2) & (steps < ends)
+        gone = lost | np.logical_or.accumulate(out, axis=0)
+        late, end = max(first, warm), first + len(steps)
+        if late < end:
+            errors[late - warm : end - warm] = np.where(gone[..., None], np.nan, error)[late - first :]
+        kept.take(first, flown.bodies, flown.actions, gone)
+        lost = gone[-1]
+        first = end
+        parked[:] = lost | (first >= ends)
+        if parked.all():
             break
-        if step < max(ends) - 1:
-            tick = ticks.send(park(tick.after, lost | (step + 1 >= ends), calm))
     found = {}
     for i, period in enumerate(periods_s):
         mine, end = slice(i * k, (i + 1) * k), ends[i * k]

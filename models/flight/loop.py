@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flocklet.models.flight.dynamics import ACTIONS, STATES, Vehicle
 from flocklet.models.flight.environment import DT_S, Normals, Options, State, advance, observe, reset
-from flocklet.models.flight.path import Path
+from flocklet.models.flight.figure_eight import Path
 from flocklet.models.flight.vehicle import count, rows
 
 __all__ = [
@@ -63,6 +63,12 @@ class Draws:
         """Return normal numbers; a row's numbers do not depend on the other generators."""
         each = (size[0] // len(self._generators), *size[1:])
         return np.concatenate([rng.standard_normal(each, dtype=dtype) for rng in self._generators])
+
+    def ahead(self, times: int, size: tuple[int, ...]) -> Floats:
+        """Return what `times` calls would give in float32, stacked: (times, *size)."""
+        each = (times, size[0] // len(self._generators), *size[1:])
+        parts = [rng.standard_normal(each, dtype=np.float32) for rng in self._generators]
+        return np.concatenate(parts, axis=1)
 
 
 def fly(
@@ -140,17 +146,19 @@ class Flight:
 class Recorder:
     """Keep the first rows of a flight."""
 
-    def __init__(self, steps: int, chosen: int, dt_s: float, path: Path | None) -> None:
+    def __init__(self, steps: int, chosen: int, dt_s: float) -> None:
         self.rows = slice(0, chosen)
-        self.path = path
         bodies, actions = np.full((steps, chosen, STATES), np.nan), np.full((steps, chosen, ACTIONS), np.nan)
         self.flight = Flight(bodies, actions, np.zeros((steps, chosen, 3)), dt_s)
 
-    def take(self, at: int, tick: Tick, lost: NDArray[np.bool_]) -> None:
-        """Keep a step."""
-        alive = ~lost[self.rows, None]
-        self.flight.bodies[at] = np.where(alive, tick.after.body[self.rows], np.nan)
-        self.flight.actions[at] = np.where(alive, tick.action[self.rows], np.nan)
-        if self.path is not None:
-            target = self.path.at(tick.time_s)[0]
-            self.flight.targets[at] = target[self.rows] if target.ndim == 2 else target
+    def take(
+        self,
+        at: int,
+        bodies: Floats,
+        actions: Floats,
+        lost: NDArray[np.bool_],
+    ) -> None:
+        """Keep k steps from step `at` on: bodies (k, n, 17), actions (k, n, 4), lost (k, n)."""
+        here, alive = slice(at, at + len(bodies)), ~lost[:, self.rows, None]
+        self.flight.bodies[here] = np.where(alive, bodies[:, self.rows], np.nan)
+        self.flight.actions[here] = np.where(alive, actions[:, self.rows], np.nan)

@@ -20,7 +20,7 @@ from flocklet.models.flight.bptt import Settings
 from flocklet.models.flight.cost import Cost
 from flocklet.models.flight.dynamics import Vehicle
 from flocklet.models.flight.environment import Options
-from flocklet.models.flight.paths import Mix
+from flocklet.models.flight.moving_targets import Mix
 from flocklet.models.flight.policy import Policy
 from flocklet.models.flight.programs import NET
 

@@ -17,8 +17,8 @@ from flocklet.errors import MissingExtra
 from flocklet.models.flight.dynamics import ACTIONS, STATES
 from flocklet.models.flight.environment import DT_S, HISTORY, State, observe
 from flocklet.models.flight.evaluate import LOST_M, PERIODS_S, Hover, Track
+from flocklet.models.flight.figure_eight import WARM_UP_S, FigureEight
 from flocklet.models.flight.loop import CLIP, Actor, Flight
-from flocklet.models.flight.path import WARM_UP_S, FigureEight
 from flocklet.models.flight.protocol import Verdict
 
 __all__ = ["MOTORS", "QUATERNION", "Rotorcraft", "eights_in_rotorpy", "hover_in_rotorpy", "judge_in_rotorpy"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
+from flocklet.kernels.attitude import rotation
 from flocklet.kernels.dsl import exp2, log2, maximum, sqrt, where
 from flocklet.kernels.noise import Draws, cosine_sine
 from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
@@ -28,7 +29,6 @@ __all__ = [
     "outside",
     "privileged",
     "reward",
-    "rotation",
     "seen",
     "vehicle_from",
     "vehicle_numbers",
@@ -112,22 +112,6 @@ def vehicle_from(numbers: Sequence[Number], like: Vehicle = CRAZYFLIE) -> Vehicl
         else:
             found[field.name] = left.pop(0)
     return Vehicle(**found)
-
-
-def rotation(q: Sequence[Number]) -> list[Number]:
-    """Return the rotation matrix of a unit quaternion (w, x, y, z), row-major."""
-    w, x, y, z = q
-    return [
-        1.0 - (y * y + z * z) * 2.0,
-        (x * y - w * z) * 2.0,
-        (x * z + w * y) * 2.0,
-        (x * y + w * z) * 2.0,
-        1.0 - (x * x + z * z) * 2.0,
-        (y * z - w * x) * 2.0,
-        (x * z - w * y) * 2.0,
-        (y * z + w * x) * 2.0,
-        1.0 - (x * x + y * y) * 2.0,
-    ]
 
 
 def seen(body: Sequence[Number]) -> list[Number]:

@@ -8,6 +8,7 @@ learn side by side and the actor's batch is halved, with the same bytes as on on
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,13 +76,26 @@ class Recipe:
 
 
 _BULK = 256
+_PATIENCE = 3
+_NOT_KEPT = {"records", "log", "clock", "dice", "index", "settings"}
+_log = logging.getLogger("flocklet.models.flight")
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Where training can go on from: the next iteration, the reward weights, a copy of every buffer that learns."""
+
+    t: int
+    weights: Weights
+    buffers: dict[tuple[int, str], Floats]
 
 
 class Td3:
     """One training run: `advance(t)` runs the iterations before `t`, `policy()` is what has been learnt.
 
-    `t` is the next iteration, `weights` the reward weights in force. Raise ValueError for a recipe whose intervals do
-    not fit together, FlockletError when a parameter is no longer finite.
+    `t` is the next iteration, `weights` the reward weights in force. When a parameter is no longer finite, training goes
+    on from the last state where all were (`t` goes back, one warning says so); FlockletError when that happened four
+    times in a row. Raise ValueError for a recipe whose intervals do not fit together.
     """
 
     def __init__(
@@ -149,6 +163,16 @@ class Td3:
         )
         self.critic.admit(0, 2)
         self.gradient.admit(0, 2)
+        self._runs = (
+            self.collect,
+            self.critic,
+            self.gradient,
+            self.settle,
+            self.move_critics,
+            self.move_actor,
+        )
+        self._bad = 0
+        self._kept = self._state()
 
     @property
     def backend(self) -> str:
@@ -176,6 +200,8 @@ class Td3:
 
     def _update(self, t: int) -> None:
         at = self.recipe
+        if self._round == 0:
+            self._kept = self._state()  # so that what was collected before learning began stays
         self._index[:] = self._pick(t)
         self._round += 1
         self._dice[:, 2] = self._round
@@ -187,13 +213,40 @@ class Td3:
         self.move_critics()
         if is_acting:
             self.move_actor()
-        if self._round % _BULK == 0 and not (
-            np.isfinite(self.actor).all() and np.isfinite(self.critics).all()
-        ):
+        if self._round % _BULK == 0:
+            self._look_back(t)
+
+    def _look_back(self, t: int) -> None:
+        """Keep this state if every weight is finite, else go on from the last one that was; raise after three in a row."""
+        if np.isfinite(self.actor).all() and np.isfinite(self.critics).all():
+            self._kept, self._bad = self._state(), 0
+            return
+        self._bad += 1
+        if self._bad > _PATIENCE:
             raise FlockletError(
-                f"the training diverged before step {t}: a weight is no longer finite",
+                f"the training diverged before step {t}, {self._bad} times in a row: a weight is no longer finite",
                 remedy="try another seed",
             )
+        self._go_back()
+        _log.warning("a weight was not finite before step %d: training goes on from step %d", t, self.t)
+
+    def _state(self) -> _State:
+        kept = {
+            (i, name): array.copy()
+            for i, run in enumerate(self._runs)
+            for name, array in run.buffers.items()
+            if name not in _NOT_KEPT
+        }
+        return _State(self.t, self.weights, kept)
+
+    def _go_back(self) -> None:
+        """Restore weights, moments, the vehicle and the time; random numbers go on, so that the same is not met again."""
+        state = self._kept
+        for (i, name), array in state.buffers.items():
+            self._runs[i].buffers[name][:] = array
+        self.t, self._ahead = state.t, self._ahead[:0]  # what was drawn ahead may be later than this
+        if state.weights != self.weights:
+            self._weigh(state.weights)
 
     def _pick(self, t: int) -> Floats:
         """Return the transitions of three batches, uniform with replacement among the t + 1 stored ones."""
@@ -206,8 +259,12 @@ class Td3:
         return row
 
     def _harden(self) -> None:
-        """Move the curriculum on and recompute every stored reward from its stored states and action."""
-        self.weights = Weights(*harder(self.weights))
+        """Move the curriculum on."""
+        self._weigh(Weights(*harder(self.weights)))
+
+    def _weigh(self, weights: Weights) -> None:
+        """Recompute every stored reward from its stored states and action."""
+        self.weights = weights
         self._settings[:] = Settings.of(self.weights, self.options).numbers()
         self.records[: self.t, REWARD] = self.rewards(self.weights)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flocklet.kernels.adjoint import adjoint
+from flocklet.kernels.attitude import rotation
 from flocklet.kernels.dsl import clip
 from flocklet.kernels.expr import Graph, SymbolArithmetic, trace
 from flocklet.kernels.kernel import Floats, Kernel, Tile
@@ -57,21 +58,9 @@ def look(state: Sequence[Number], target: Sequence[Number]) -> list[Number]:
     Position error held inside ±0.6 m, R(q) row by row, velocity error inside ±2 m/s, angular velocity (flight
     specification, sections 1.3, 1.5 and 3.2).
     """
-    w, x, y, z = state[3:7]
-    rotation = [
-        1.0 - 2.0 * (y * y + z * z),
-        2.0 * (x * y - w * z),
-        2.0 * (x * z + w * y),
-        2.0 * (x * y + w * z),
-        1.0 - 2.0 * (x * x + z * z),
-        2.0 * (y * z - w * x),
-        2.0 * (x * z - w * y),
-        2.0 * (y * z + w * x),
-        1.0 - 2.0 * (x * x + y * y),
-    ]
     p = [clip(a - b, -_CLIP_M, _CLIP_M) for a, b in zip(state[0:3], target[0:3], strict=True)]
     v = [clip(a - b, -_CLIP_M_S, _CLIP_M_S) for a, b in zip(state[7:10], target[3:6], strict=True)]
-    return [*p, *rotation, *v, *state[10:13]]
+    return [*p, *rotation(state[3:7]), *v, *state[10:13]]
 
 
 def move(

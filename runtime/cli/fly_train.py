@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ __all__ = ["add_parser", "read_vehicle", "run", "write_policy"]
 
 ANY = "any"
 _ASK_EVERY = 10
+Point = tuple[float, float, float]
+"""Million steps so far, mean cost and survival of the last 20 windows."""
 
 
 def add_parser(verbs: Any) -> None:
@@ -46,6 +49,9 @@ def add_parser(verbs: Any) -> None:
     train.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
     train.add_argument("--from", dest="origin", type=Path, metavar="POLICY", help="start from this policy")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the policy goes, .onnx")
+    train.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the learning curve, cost and survival: .png or .svg"
+    )
     train.set_defaults(run=run)
 
 
@@ -63,6 +69,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--seconds is {args.seconds:g}; training takes more than that", remedy="above 0")
     if args.updates is not None and args.updates <= 0:
         raise UsageError(f"--updates is {args.updates}; training takes at least one", remedy="at least 1")
+    if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
+        raise UsageError(f"--plot {args.plot} is neither .png nor .svg", remedy="name a .png or .svg file")
+    for path in (args.out, args.plot):
+        if path and not path.absolute().parent.is_dir():
+            raise UsageError(f"there is no folder {path.absolute().parent}", remedy="make it first")
     output = Output(args)
     vehicle = read_vehicle(args.vehicle)
     started = time.perf_counter()
@@ -74,9 +85,10 @@ def run(args: argparse.Namespace) -> int:
     if args.origin is not None:
         params = parameters_of(Policy.from_onnx(args.origin.read_bytes()))
     trainer = Trainer(settings, fleet_of(vehicle), np.random.default_rng(args.seed), params=params)
+    curve: list[Point] = []
     try:
         with output.progress(f"training to {args.task}") as step:
-            _train(trainer, args.seconds, step, output)
+            _train(trainer, args.seconds, step, output, curve)
         best = trainer.params
     except KeyboardInterrupt:
         best = trainer.best
@@ -90,6 +102,9 @@ def run(args: argparse.Namespace) -> int:
         f"{args.out}: {trainer.done} updates, {steps / 1e6:.2f} M steps in {seconds:.2f} s, "
         f"{trainer.survival:.0%} of the last flights survived"
     )
+    if args.plot:
+        _draw(args.plot, curve, f"{args.task}, {Path(args.vehicle).name}, seed {args.seed}")
+        output.remark(f"learning curve: {args.plot}")
     output.document(
         {
             "policy": str(args.out),
@@ -107,8 +122,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(trainer: Trainer, seconds: float | None, step: Step, output: Output) -> None:
-    """Train for the settings' updates, or for `seconds`; the learning rate falls to its end either way."""
+def _draw(path: Path, curve: Sequence[Point], title: str) -> None:
+    from flocklet.flightplot import draw_curve
+
+    panels = {
+        "cost per step": {"cost": [(steps, cost) for steps, cost, _ in curve]},
+        "survival": {"survival": [(steps, survival) for steps, _, survival in curve]},
+    }
+    draw_curve(path, panels, x="million steps", title=title)
+
+
+def _train(trainer: Trainer, seconds: float | None, step: Step, output: Output, curve: list[Point]) -> None:
+    """Train for the settings' updates, or for `seconds`; the learning rate falls to its end either way.
+
+    `curve` gets a point per update.
+    """
     settings = trainer.settings
     window = settings.rows * settings.threads * settings.steps
     start = time.perf_counter()
@@ -120,6 +148,7 @@ def _train(trainer: Trainer, seconds: float | None, step: Step, output: Output) 
         report = trainer.update(progress=part)
         if report.note:
             output.warning(f"update {report.update}: {report.note}")
+        curve.append((trainer.done * window / 1e6, trainer.mean_cost, trainer.survival))
         if report.update % _ASK_EVERY == 0:
             rate = trainer.done * window / max(time.perf_counter() - start, 1e-9)
             note = (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.models.flight.environment import DT_S
-from flocklet.models.flight.path import WARM_UP_S
+from flocklet.models.flight.figure_eight import WARM_UP_S
 
 __all__ = ["Mix", "Paths"]
 

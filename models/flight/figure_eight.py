@@ -19,8 +19,11 @@ WARM_UP_S = 2.0
 class Path(Protocol):
     """What can be followed."""
 
-    def at(self, time_s: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return position (m) and velocity (m/s) of the target, (3,) for all rows or (n, 3)."""
+    def at(self, time_s: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return position (m) and velocity (m/s) of the target, (3,) for all rows or (n, 3).
+
+        Times (k, 1) give (k, 1, 3) for all rows or (k, n, 3).
+        """
         ...
 
 
@@ -41,7 +44,7 @@ class FigureEight:
         return WARM_UP_S + 2 * self.period_s
 
     def at(self, time_s: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return position and velocity of the target, (3,), or (n, 3) for times or periods (n,)."""
+        """Return position and velocity of the target, (3,), (n, 3) for periods (n,), (k, n, 3) for times (k, 1)."""
         t = np.asarray(time_s, np.float64)
         ramp = t < WARM_UP_S
         progress = np.where(ramp, t * t / (2 * WARM_UP_S), t - WARM_UP_S / 2) / self.period_s
