@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from flocklet.errors import ConfigError
 from flocklet.kernels.compilers import Compiler, find_compilers
+from flocklet.kernels.kernel import Tile, native_tile
 from flocklet.kernels.program import ENTRY, TINYGRAD, generator_digest
 from flocklet.kernels.toolchain import LibraryCache, load_library
 
@@ -80,10 +81,10 @@ class Descent:
         raise ConfigError(why, remedy="train with NumPy")
 
     def _library(self, shelf: LibraryCache, compiler: Compiler) -> Path:
-        rule = self.rule
-        about = [generator_digest(), TINYGRAD, compiler.identity, repr(list(rule.shapes.items())), rule.key]
+        rule, tile = self.rule, native_tile(compiler.target)
+        about = [generator_digest(), TINYGRAD, compiler.identity, tile.key, repr(list(rule.shapes.items())), rule.key]
         about += [repr((rule.trained, rule.features, self.batch, rule.has_momentum))]
-        source = "" if rule.key else self.source()
+        source = "" if rule.key else self.source(tile)
         key = hashlib.sha256("\n".join([*about, source]).encode()).hexdigest()[:40]
         known = shelf.get(key)
         if known is not None:
@@ -92,11 +93,12 @@ class Descent:
         if refused is not None:
             raise ConfigError(refused)
         sizes = [self.size, rule.features, 2, 2 * self.batch, 2, 2, 2, 1]
-        return shelf.build(key, source or self.source(), compiler, symbol=ENTRY, sizes=sizes)
+        return shelf.build(key, source or self.source(tile), compiler, symbol=ENTRY, sizes=sizes)
 
-    def source(self) -> str:
+    def source(self, tile: Tile) -> str:
         """Return the C text."""
         from flocklet.kernels.portable_c import PREAMBLE
+        from flocklet.kernels.scheduled_c import FUNCTIONS
         from flocklet.kernels.tensor_adapter import Argument, lower
 
         rule, rows, width = self.rule, self.batch, self.rule.features
@@ -109,7 +111,7 @@ class Descent:
         def function(given: Mapping[str, Any]) -> dict[str, Any]:
             return apply(rule, given)
 
-        lowered = lower(function, arguments)
+        lowered = lower(function, arguments, tile)
         starts: dict[str, int] = {}
         for name, shape in rule.shapes.items():
             starts[name] = sum(math.prod(rule.shapes[other]) for other in starts)
@@ -126,7 +128,7 @@ class Descent:
                     words.append(kind)
             lines.append(f"      {name}({', '.join(words)});")
         texts = "\n".join(lowered.texts)
-        return PREAMBLE + texts + _driver(self.size, rows, width, bool(moving), lowered.scratch_bytes, lines)
+        return PREAMBLE + FUNCTIONS + texts + _driver(self.size, rows, width, bool(moving), lowered.scratch_bytes, lines)
 
 
 def apply(rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
