@@ -20,12 +20,18 @@ from flocklet.kernels.kernel import Tile
 __all__ = ["FUNCTIONS", "Unwritable", "write_scheduled"]
 
 FUNCTIONS = """
+#ifdef __clang__
+#define FL_PLAIN_LOOP _Pragma("clang loop vectorize(disable)")
+#else
+#define FL_PLAIN_LOOP
+#endif
 static inline int32_t fl_floordiv(int32_t a, int32_t b) { int32_t q = a / b; return q - (a % b != 0 && (a < 0) != (b < 0)); }
 static inline int32_t fl_floormod(int32_t a, int32_t b) { return a - fl_floordiv(a, b) * b; }
 """
 _INFIX = {"ADD": "+", "MUL": "*", "SUB": "-", "CMPLT": "<", "CMPNE": "!=", "CMPEQ": "==", "AND": "&", "OR": "|"}
 _INFIX |= {"XOR": "^", "FDIV": "/", "SHL": "<<", "SHR": ">>"}
 _CALLS = {"EXP2": "fl_exp2f", "LOG2": "fl_log2f", "SIN": "sinf", "SQRT": "sqrtf", "TRUNC": "truncf"}
+_MOST_PACKED = 1024  # turns of a sum
 _FLOOR = {"FLOORDIV": ("/", "fl_floordiv"), "FLOORMOD": ("%", "fl_floormod")}
 _TYPES = {"float": "float", "weakfloat": "float", "int": "int32_t", "weakint": "int32_t", "bool": "_Bool"}
 _JOIN: Mapping[str, tuple[str, Callable[[str, str], str]]] = {
@@ -59,24 +65,46 @@ class _Kernel:
         if len(stores) != 1 or stores[0].src[0].op.name != "INDEX":
             raise Unwritable(f"a kernel with {len(stores)} stores has no C form")
         self._store = stores[0]
+        self._packs: dict[Any, tuple[str, Any]] = {}
         self._slots = sorted({u.arg.slot for u in sink.toposort() if u.op.name == "PARAM"})
 
     # -- cutting
 
     def _cut(self, sink: Any, tile: Tile) -> Any:
-        """Cut the counters of the result into rows, groups and lanes."""
+        """Cut the counters of the result: lanes and groups of the best one, rows of the next that can be cut."""
         outer = _outer(sink)
         if not outer:
             return sink
-        last = outer[-1]
-        sink, self._lanes, rest = self._best(sink, last, tile.lanes)
+        sink, ends = self._apart(sink, outer[-1])
+        outer = outer[:-1] + ends
+        lane = max(reversed(outer[-2:]), key=lambda c: _fitness(sink, c, tile))
+        sink, self._lanes, rest = self._best(sink, lane, tile.lanes)
         if rest is not None and self._lanes is not None:
             sink, self._groups, rest = self._best(sink, rest, tile.groups)
-        for counter in ([rest] if rest is not None else []) + outer[-2::-1]:
+        others = [c for c in reversed(outer) if c is not lane]
+        for counter in [*others, *([rest] if rest is not None else [])]:
             sink, self._rows, _ = self._best(sink, counter, tile.rows)
             if self._rows is not None:
                 break
         return sink
+
+    def _apart(self, sink: Any, counter: Any) -> tuple[Any, list[Any]]:
+        """Take apart a counter that the scheduler made of two: where places hold its remainder."""
+        size = int(counter.vmax) + 1
+        for node in sink.toposort():
+            if node.op.name == "FLOORMOD" and node.src[0] is counter and size % int(node.src[1].vmax) == 0:
+                found, inner, outer = self._split(sink, counter, int(node.src[1].vmax))
+                return found, [c for c in (outer, inner) if c is not None]
+        return sink, [counter]
+
+    def _split(self, sink: Any, counter: Any, count: int) -> tuple[Any, Any, Any]:
+        """Return (kernel, inner counter of `count`, outer counter or None)."""
+        size = int(counter.vmax) + 1
+        inner = counter.replace(arg=(self._fresh, *counter.arg[1:]), src=(counter.src[0].const_like(count),))
+        outer = counter.replace(src=(counter.src[0].const_like(size // count),)) if size > count else None
+        self._fresh += 1
+        place = inner if outer is None else outer * count + inner
+        return sink.substitute({counter: place}).simplify(), inner, outer
 
     def _best(self, sink: Any, counter: Any, most: int) -> tuple[Any, Any, Any]:
         """Return (kernel, inner counter, outer counter): the largest cut that leaves no division of the inner one."""
@@ -84,12 +112,8 @@ class _Kernel:
         for count in range(min(most, size), 1, -1):
             if size % count:
                 continue
-            inner = counter.replace(arg=(self._fresh, *counter.arg[1:]), src=(counter.src[0].const_like(count),))
-            outer = counter.replace(src=(counter.src[0].const_like(size // count),)) if size > count else None
-            place = inner if outer is None else outer * count + inner
-            found = sink.substitute({counter: place}).simplify()
+            found, inner, outer = self._split(sink, counter, count)
             if not any(u.op.name in _FLOOR and inner in u.backward_slice for u in found.toposort()):
-                self._fresh += 1
                 return found, inner, outer
         return sink, None, counter
 
@@ -105,7 +129,12 @@ class _Kernel:
         kinds = {u.arg.slot: _type(u) for u in self._sink.toposort() if u.op.name == "PARAM"}
         target = self._store.src[0].src[0].arg.slot
         heads = [f"{'' if s == target else 'const '}{kinds[s]} *restrict p{s}" for s in self._slots]
-        lines = [f"static void {name}({', '.join(heads)}) {{", *[_for(c) for c in loops]]
+        packed = self._packed(loops)
+        early = [c for c in loops if any(c in load.backward_slice for load in packed)]
+        lines = [f"static void {name}({', '.join(heads)}) {{", *[_for(c) for c in early]]
+        for load in packed:
+            lines += self._pack(load, width)
+        lines += [_for(c) for c in loops if c not in early]
         number = {total: i for i, total in enumerate(self._sums)}
         for total, i in number.items():
             start, join = _JOIN[total.arg[0].name] if total.arg[0].name in _JOIN else ("", None)
@@ -129,6 +158,44 @@ class _Kernel:
         lines += [*block.whole(), "}" * len(loops), "}", ""]
         return "\n".join(lines), self._slots
 
+    def _packed(self, loops: list[Any]) -> dict[Any, tuple[str, Any]]:
+        """Return the loads whose lanes lie apart and that serve many rows: load -> (name, the sum's counter).
+
+        They are copied side by side first, as weights are on the way back: gathering them for every row is slow.
+        """
+        found: dict[Any, tuple[str, Any]] = {}
+        for total in self._sums:
+            if self._lanes is None or self._rows is None or len(total.src) != 2:
+                continue
+            for load in total.src[0].toposort():
+                if load.op.name != "INDEX" or self._rows in load.backward_slice or _stride(load, self._lanes) in (0, 1):
+                    continue
+                if load.src[1].op.name != "WHERE" and int(total.src[1].vmax) < _MOST_PACKED:
+                    found[load] = (f"q{len(found)}", total.src[1])
+        self._packs = found
+        return found
+
+    def _pack(self, load: Any, width: int) -> list[str]:
+        name, counter = self._packs[load]
+        groups = 1 if self._groups is None else int(self._groups.vmax) + 1
+        lines = [f"float {name}[{(int(counter.vmax) + 1) * groups * width}];"]
+        for group in range(groups):
+            block = _Block(self, {}, width, is_packing=True)
+            place = block.text(load, (0, group))
+            step = f"{_counter(counter)}*{groups * width} + {group * width} + l"
+            lines += [f"for (int32_t l = 0; l < {width}; ++l) {{", "FL_PLAIN_LOOP", _for(counter)]
+            lines += [*block.lines, f"{name}[{step}] = {place};", "}", "}"]
+        return lines
+
+    def read_packed(self, load: Any, copy: tuple[int, int]) -> str:
+        """Return where the copy of a load is, or "" when it is not packed."""
+        if load not in self._packs:
+            return ""
+        name, counter = self._packs[load]
+        groups = 1 if self._groups is None else int(self._groups.vmax) + 1
+        lanes = int(self._lanes.vmax) + 1
+        return f"{name}[{_counter(counter)}*{groups * lanes} + {copy[1] * lanes} + l]"
+
     def _check(self, total: Any) -> None:
         mine = set(total.src[1:])
         for inner in total.src[0].toposort():
@@ -146,8 +213,10 @@ class _Kernel:
 class _Block:
     """Statements inside the lane loop; every value is computed once per copy that needs it."""
 
-    def __init__(self, kernel: _Kernel, number: Mapping[Any, int], width: int) -> None:
-        self._kernel, self._number, self._width = kernel, number, width
+    def __init__(
+        self, kernel: _Kernel, number: Mapping[Any, int], width: int, *, is_packing: bool = False
+    ) -> None:
+        self._kernel, self._number, self._width, self._is_packing = kernel, number, width, is_packing
         self.lane = "0" if width == 1 else "l"
         self.lines: list[str] = []
         self._known: dict[tuple[Any, tuple[int, int]], str] = {}
@@ -213,6 +282,8 @@ class _Block:
         return words if kind == "int32_t" else self._named(kind, words)
 
     def _load(self, node: Any, copy: tuple[int, int]) -> str:
+        if not self._is_packing and (packed := self._kernel.read_packed(node, copy)):
+            return packed
         source, place = node.src[0], node.src[1]
         if len(node.src) != 2 or source.op.name != "PARAM":
             raise Unwritable("a load from something else than a buffer has no C form")
@@ -233,6 +304,26 @@ def _outer(sink: Any) -> list[Any]:
     """Return the counters of the result, outermost first."""
     inner = {c for u in sink.toposort() if u.op.name == "REDUCE" for c in u.src[1:]}
     return sorted((u for u in sink.toposort() if u.op.name == "RANGE" and u not in inner), key=lambda u: u.arg[0])
+
+
+def _stride(load: Any, counter: Any) -> int:
+    """Return how far apart in memory two neighbours along `counter` are."""
+    place = load.src[1]
+    if place.op.name == "WHERE":
+        place = place.src[1]
+    others = {u: u.const_like(0) for u in place.toposort() if u.op.name == "RANGE" and u is not counter}
+    alone = place.substitute(others) if others else place
+    ends = [int(alone.substitute({counter: counter.const_like(i)}).simplify().vmin) for i in (0, 1)]
+    return ends[1] - ends[0]
+
+
+def _fitness(sink: Any, counter: Any, tile: Tile) -> tuple[int, int]:
+    """Return how well a counter serves as lanes: few loads apart first, then lanes in use."""
+    loads = [u for u in sink.toposort() if u.op.name == "REDUCE"]
+    apart = {u for total in loads for u in total.src[0].toposort() if u.op.name == "INDEX"}
+    size = int(counter.vmax) + 1
+    lanes = max(n for n in range(1, tile.lanes + 1) if size % n == 0)
+    return -sum(_stride(load, counter) not in (0, 1) for load in apart), lanes
 
 
 def _counter(counter: Any) -> str:
