@@ -503,9 +503,50 @@ def crowd(bench: Bench) -> None:
     )
 
 
+def compiled(bench: Bench) -> None:
+    """T16t: NumPy against tinygrad compiled to C, one thread: training alone (5 passes in turns), then a whole run."""
+    from flocklet.swarm.compiled import Compiled
+    from flocklet.swarm.trainers import Sgd
+    from flocklet.swarmtasks import make_task
+
+    rng = np.random.default_rng(bench.seeds[0])
+    cases = []
+    for sizes, batch, steps, peers in (
+        ((64, 64, 10), 16, 2, 1000), ((64, 64, 10), 20, 5, 1000), ((196, 256, 10), 64, 2, 200),
+        ((64, 64, 64, 10), 20, 5, 500),
+    ):  # fmt: skip
+        features = rng.normal(size=(1400, sizes[0])).astype(np.float32)
+        labels = rng.integers(0, sizes[-1], len(features))
+        task = Task(Mlp(sizes), features, labels, features, labels, (np.arange(len(features)),))
+        cases.append(("-".join(map(str, sizes)), task, Sgd(lr=0.05, steps=steps, batch=batch), peers))
+    for name in ("reranker", "reranker-mlp", "recommender"):
+        cases.append((name, make_task(name, 10, 1), Sgd(lr=0.03, steps=5, batch=8), 200))
+    for name, task, inner, peers in cases:
+        native = Compiled(inner)
+        native.prepare(task, inner.batch)
+        start = np.stack([task.model.init(rng) for _ in range(peers)])
+        plans = [inner.plan(len(task.features), rng, 0) for _ in range(peers)]
+        rates: dict[str, list[float]] = {"NumPy": [], "tinygrad": []}
+        for _ in range(5):
+            for way, trainer in (("NumPy", inner), ("tinygrad", native)):
+                began = time.perf_counter()
+                for at in range(0, peers, 128):
+                    trainer.train(task, start[at : at + 128], plans[at : at + 128], 0)
+                rates[way].append(peers / (time.perf_counter() - began))
+        what = f"{name}, {inner.steps} steps of {inner.batch} rows"
+        for way, found in rates.items():
+            bench.add("T16t", f"{what}, {way}: peer-rounds trained", "1/s", found)
+        ratios = [new / old for old, new in zip(rates["NumPy"], rates["tinygrad"], strict=True)]
+        bench.add("T16t", f"{what}: tinygrad ({native.way}) / NumPy", "x", ratios)
+    for way in ("numpy", "tinygrad"):
+        strategy = Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)")
+        report = run(strategy, _crowd(1000), seed=bench.seeds[0], rounds=20, every=20, compute=way).run()
+        bench.add("T16t", f"1,000 peers x 20 rounds, everything, {way}", "s", [report.wall_s])
+
+
 TARGETS: dict[str, Callable[[Bench], None]] = {
     "T1": t1, "T2": t2, "T2b": t2b, "T3": t3, "T4": t4, "T5": t5, "T8": t8, "T11": t11, "T12": t12, "T16": scale,
-    "T16c": crowd,
+    "T16c": crowd, "T16t": compiled,
 }  # fmt: skip
 
 

@@ -72,7 +72,9 @@ class FactorLearner:
         outer = (held.unsqueeze(-1) * held.unsqueeze(-2)).reshape(*held.shape[:2], rank * rank).contiguous()
         systems = (features @ outer).reshape(*features.shape[:2], rank, rank).contiguous()
         same = float(self.unobserved) * (held.transpose(1, 2) @ held) + float(self.ridge) * held.eye(rank)
-        wide = (systems + same.contiguous().unsqueeze(1)).cat((features @ held).contiguous().unsqueeze(-1), dim=-1)
+        wide = (systems + same.contiguous().unsqueeze(1)).cat(
+            (features @ held).contiguous().unsqueeze(-1), dim=-1
+        )
         for pivot in range(rank):
             wide = wide.contiguous()
             row = wide[:, :, pivot : pivot + 1] / wide[:, :, pivot : pivot + 1, pivot : pivot + 1]

@@ -82,7 +82,14 @@ class Descent:
 
     def _library(self, shelf: LibraryCache, compiler: Compiler) -> Path:
         rule, tile = self.rule, native_tile(compiler.target)
-        about = [generator_digest(), TINYGRAD, compiler.identity, tile.key, repr(list(rule.shapes.items())), rule.key]
+        about = [
+            generator_digest(),
+            TINYGRAD,
+            compiler.identity,
+            tile.key,
+            repr(list(rule.shapes.items())),
+            rule.key,
+        ]
         about += [repr((rule.trained, rule.features, self.batch, rule.has_momentum))]
         source = "" if rule.key else self.source(tile)
         key = hashlib.sha256("\n".join([*about, source]).encode()).hexdigest()[:40]
@@ -128,7 +135,12 @@ class Descent:
                     words.append(kind)
             lines.append(f"      {name}({', '.join(words)});")
         texts = "\n".join(lowered.texts)
-        return PREAMBLE + FUNCTIONS + texts + _driver(self.size, rows, width, bool(moving), lowered.scratch_bytes, lines)
+        return (
+            PREAMBLE
+            + FUNCTIONS
+            + texts
+            + _driver(self.size, rows, width, bool(moving), lowered.scratch_bytes, lines)
+        )
 
 
 def apply(rule: Rule, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +220,11 @@ class Steps:
         widths = np.array([plan.shape[1] for plan in plans], np.int64)
         more = np.array([len(plan) - 1 for plan in plans], np.int64)
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-        if params.shape != (len(plans), self._size) or params.dtype != np.float32 or not params.flags.c_contiguous:
+        if (
+            params.shape != (len(plans), self._size)
+            or params.dtype != np.float32
+            or not params.flags.c_contiguous
+        ):
             raise ValueError(f"parameters must be a contiguous float32 array ({len(plans)}, {self._size})")
         if table.ndim != 2 or table.shape[1] != self._width or len(answers) != len(table):
             raise ValueError(f"features must be (n, {self._width}) with a label each")

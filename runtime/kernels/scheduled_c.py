@@ -28,7 +28,16 @@ FUNCTIONS = """
 static inline int32_t fl_floordiv(int32_t a, int32_t b) { int32_t q = a / b; return q - (a % b != 0 && (a < 0) != (b < 0)); }
 static inline int32_t fl_floormod(int32_t a, int32_t b) { return a - fl_floordiv(a, b) * b; }
 """
-_INFIX = {"ADD": "+", "MUL": "*", "SUB": "-", "CMPLT": "<", "CMPNE": "!=", "CMPEQ": "==", "AND": "&", "OR": "|"}
+_INFIX = {
+    "ADD": "+",
+    "MUL": "*",
+    "SUB": "-",
+    "CMPLT": "<",
+    "CMPNE": "!=",
+    "CMPEQ": "==",
+    "AND": "&",
+    "OR": "|",
+}
 _INFIX |= {"XOR": "^", "FDIV": "/", "SHL": "<<", "SHR": ">>"}
 _CALLS = {"EXP2": "fl_exp2f", "LOG2": "fl_log2f", "SIN": "sinf", "SQRT": "sqrtf", "TRUNC": "truncf"}
 _MOST_PACKED = 1024  # turns of a sum
@@ -144,7 +153,10 @@ class _Kernel:
             lanes = "" if width == 1 else f"for (int32_t l = 0; l < {width}; ++l) "
             for r, g in self._copies:
                 held = f"s{i}_{r}_{g}"
-                lines += [f"float {held}[{width}];", f"{lanes}{held}[{'0' if width == 1 else 'l'}] = {start};"]
+                lines += [
+                    f"float {held}[{width}];",
+                    f"{lanes}{held}[{'0' if width == 1 else 'l'}] = {start};",
+                ]
             counters = list(total.src[1:])
             block = _Block(self, number, width)
             for copy in self._copies:
@@ -168,7 +180,11 @@ class _Kernel:
             if self._lanes is None or self._rows is None or len(total.src) != 2:
                 continue
             for load in total.src[0].toposort():
-                if load.op.name != "INDEX" or self._rows in load.backward_slice or _stride(load, self._lanes) in (0, 1):
+                if (
+                    load.op.name != "INDEX"
+                    or self._rows in load.backward_slice
+                    or _stride(load, self._lanes) in (0, 1)
+                ):
                     continue
                 if load.src[1].op.name != "WHERE" and int(total.src[1].vmax) < _MOST_PACKED:
                     found[load] = (f"q{len(found)}", total.src[1])
@@ -265,7 +281,9 @@ class _Block:
         args = [self.text(source, copy) for source in node.src]
         if op in _FLOOR:
             sign, call = _FLOOR[op]
-            words = f"({args[0]}{sign}{args[1]})" if node.src[0].vmin >= 0 else f"{call}({args[0]}, {args[1]})"
+            words = (
+                f"({args[0]}{sign}{args[1]})" if node.src[0].vmin >= 0 else f"{call}({args[0]}, {args[1]})"
+            )
         elif op in _INFIX:
             words = f"({f' {_INFIX[op]} '.join(args)})"
         elif op in _CALLS:
@@ -276,7 +294,11 @@ class _Block:
         elif op == "WHERE":
             words = f"({args[0]} ? {args[1]} : {args[2]})"
         elif op in ("CAST", "NEG", "RECIPROCAL"):
-            words = {"CAST": f"(({kind}){args[0]})", "NEG": f"(-{args[0]})", "RECIPROCAL": f"(1.0f/{args[0]})"}[op]
+            words = {
+                "CAST": f"(({kind}){args[0]})",
+                "NEG": f"(-{args[0]})",
+                "RECIPROCAL": f"(1.0f/{args[0]})",
+            }[op]
         else:
             raise Unwritable(f"tinygrad's {op} has no C form")
         return words if kind == "int32_t" else self._named(kind, words)
@@ -303,7 +325,9 @@ class _Block:
 def _outer(sink: Any) -> list[Any]:
     """Return the counters of the result, outermost first."""
     inner = {c for u in sink.toposort() if u.op.name == "REDUCE" for c in u.src[1:]}
-    return sorted((u for u in sink.toposort() if u.op.name == "RANGE" and u not in inner), key=lambda u: u.arg[0])
+    return sorted(
+        (u for u in sink.toposort() if u.op.name == "RANGE" and u not in inner), key=lambda u: u.arg[0]
+    )
 
 
 def _stride(load: Any, counter: Any) -> int:
@@ -355,4 +379,3 @@ def _literal(node: Any, kind: str) -> str:
     if not math.isfinite(value):
         return "NAN" if math.isnan(value) else "INFINITY" if value > 0 else "(-INFINITY)"
     return f"{value!r}f"
-

@@ -126,4 +126,3 @@ class DeviceFunction:
         """Return the results as tensors that the next call overwrites; `given` are tensors of the device."""
         found = self._run(*[given[a.name] for a in self._arguments])
         return dict(zip(self._names, found, strict=True))
-

@@ -57,7 +57,7 @@ class Compiled:
 
     def __init__(self, inner: Sgd, device: str = "") -> None:
         self.inner, self.way, self.reason = inner, device or "native", ""
-        self.chunk = 1024
+        self.chunk = 1024 if device else 128
         self._device = device
         self._steps: dict[tuple[int, int, int], Any] = {}  # (model, batch, stack) -> what runs it
         self._models: dict[int, Learner] = {}  # keeps the ids above from being used again
@@ -65,6 +65,11 @@ class Compiled:
     def plan(self, n: int, rng: np.random.Generator, round: int) -> Rows:
         """Return positions (K, B) into a share of `n` rows, as the inner trainer plans."""
         return self.inner.plan(n, rng, round)
+
+    def prepare(self, task: Task, rows: int) -> None:
+        """Compile what peers that hold `rows` rows will need; never raises for want of a compiler."""
+        if not self._device and self.way != "numpy":
+            self._ready(task, padded_batch(min(self.inner.batch, rows), self.inner.batch))
 
     def train(self, task: Task, start: Floats, rows: Sequence[Rows], round: int) -> Floats:
         """Return the trained models (N, P); raise UsageError for a model without a loss in tinygrad."""
@@ -74,20 +79,23 @@ class Compiled:
         batch = padded_batch(max(plan.shape[1] for plan in rows), self.inner.batch)
         if self._device:
             return self._train_on_device(task, start, rows, rate, batch)
-        try:
-            steps = self._native(task, batch)
-        except ConfigError as error:
-            self.way, self.reason = "numpy", str(error)
-            _log.warning("trainers compute with NumPy: %s", error)
+        steps = self._ready(task, batch)
+        if steps is None:
             return self.inner.train(task, start, rows, round)
         trained = np.array(start, np.float32, order="C")
         steps.run(trained, task.features, task.labels, rows, rate)
         return trained
 
-    def _native(self, task: Task, batch: int) -> Steps:
+    def _ready(self, task: Task, batch: int) -> Steps | None:
+        """Return what trains natively, or None after saying once that NumPy does it."""
         place = self._place(task.model, batch, 1)
         if place not in self._steps:
-            self._steps[place] = Descent(rule_of(self.inner, task), batch).compile()
+            try:
+                self._steps[place] = Descent(rule_of(self.inner, task), batch).compile()
+            except ConfigError as error:
+                self.way, self.reason = "numpy", str(error)
+                _log.warning("trainers compute with NumPy: %s", error)
+                return None
         steps: Steps = self._steps[place]
         return steps
 
@@ -173,7 +181,9 @@ def rule_of(trainer: Sgd, task: Task) -> Rule:
 
 def _key(trainer: Sgd, model: Learner) -> str:
     """Return what names this rule in every process: settings and the code behind them; "" if something is unknown."""
-    settings = {name: value for name, value in vars(trainer).items() if name not in ("lr", "decay", "steps", "epochs")}
+    settings = {
+        name: value for name, value in vars(trainer).items() if name not in ("lr", "decay", "steps", "epochs")
+    }
     facts = [type(trainer).__qualname__, repr(sorted(settings.items())), type(model).__qualname__]
     for name, value in sorted(vars(model).items()):
         if isinstance(value, Layout):
@@ -184,7 +194,9 @@ def _key(trainer: Sgd, model: Learner) -> str:
         facts.append(f"{name}={value!r}")
     files = [Path(__file__), Path(trainers.__file__)]
     try:
-        files += [Path(inspect.getfile(kind)) for kind in (*type(model).__mro__[:-1], *type(trainer).__mro__[:-1])]
+        files += [
+            Path(inspect.getfile(kind)) for kind in (*type(model).__mro__[:-1], *type(trainer).__mro__[:-1])
+        ]
         facts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     except (OSError, TypeError):
         return ""
