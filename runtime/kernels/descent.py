@@ -120,7 +120,7 @@ class Descent:
 
         lowered = lower(function, arguments, tile)
         starts: dict[str, int] = {}
-        for name, shape in rule.shapes.items():
+        for name in rule.shapes:
             starts[name] = sum(math.prod(rule.shapes[other]) for other in starts)
         lines = []
         for name, operands in lowered.calls:

@@ -74,7 +74,9 @@ class _Kernel:
         if len(stores) != 1 or stores[0].src[0].op.name != "INDEX":
             raise Unwritable(f"a kernel with {len(stores)} stores has no C form")
         self._store = stores[0]
+        self._inner = {c for total in self._sums for c in total.src[1:]}
         self._packs: dict[Any, tuple[str, Any]] = {}
+        self._tile, self._wide, self._pack_step = tile, 1, 1
         self._slots = sorted({u.arg.slot for u in sink.toposort() if u.op.name == "PARAM"})
 
     # -- cutting
@@ -138,27 +140,28 @@ class _Kernel:
         kinds = {u.arg.slot: _type(u) for u in self._sink.toposort() if u.op.name == "PARAM"}
         target = self._store.src[0].src[0].arg.slot
         heads = [f"{'' if s == target else 'const '}{kinds[s]} *restrict p{s}" for s in self._slots]
-        packed = self._packed(loops)
-        early = [c for c in loops if any(c in load.backward_slice for load in packed)]
+        wide = self._wide = self._packed(self._tile)
+        self._pack_step = sizes[1] * wide
+        early = [c for c in loops if any(c in load.backward_slice for load in self._packs)]
         lines = [f"static void {name}({', '.join(heads)}) {{", *[_for(c) for c in early]]
-        for load in packed:
-            lines += self._pack(load, width)
+        for load in self._packs:
+            lines += self._pack(load)
         lines += [_for(c) for c in loops if c not in early]
         number = {total: i for i, total in enumerate(self._sums)}
         for total, i in number.items():
-            start, join = _JOIN[total.arg[0].name] if total.arg[0].name in _JOIN else ("", None)
+            start, join = _JOIN.get(total.arg[0].name, ("", None))
             if join is None:
                 raise Unwritable(f"a sum by {total.arg[0].name} has no C form")
             self._check(total)
-            lanes = "" if width == 1 else f"for (int32_t l = 0; l < {width}; ++l) "
+            lanes = "" if wide == 1 else f"for (int32_t l = 0; l < {wide}; ++l) "
             for r, g in self._copies:
                 held = f"s{i}_{r}_{g}"
                 lines += [
-                    f"float {held}[{width}];",
-                    f"{lanes}{held}[{'0' if width == 1 else 'l'}] = {start};",
+                    f"float {held}[{wide}];",
+                    f"{lanes}{held}[{'0' if wide == 1 else 'l'}] = {start};",
                 ]
             counters = list(total.src[1:])
-            block = _Block(self, number, width)
+            block = _Block(self, number, wide)
             for copy in self._copies:
                 held = f"s{i}_{copy[0]}_{copy[1]}[{block.lane}]"
                 block.lines.append(join(held, block.text(total.src[0], copy)))
@@ -170,35 +173,50 @@ class _Kernel:
         lines += [*block.whole(), "}" * len(loops), "}", ""]
         return "\n".join(lines), self._slots
 
-    def _packed(self, loops: list[Any]) -> dict[Any, tuple[str, Any]]:
-        """Return the loads whose lanes lie apart and that serve many rows: load -> (name, the sum's counter).
+    def _packed(self, tile: Tile) -> int:
+        """Choose the loads that are copied side by side first; return the lanes that a sum then has.
 
-        They are copied side by side first, as weights are on the way back: gathering them for every row is slow.
+        They are those whose lanes lie apart and that serve many rows, as weights on the way back: gathering them for
+        every row is slow. Where a few lanes are all there are (ten classes), every load is copied, zeros fill the vector.
         """
-        found: dict[Any, tuple[str, Any]] = {}
-        for total in self._sums:
-            if self._lanes is None or self._rows is None or len(total.src) != 2:
-                continue
-            for load in total.src[0].toposort():
-                if (
-                    load.op.name != "INDEX"
-                    or self._rows in load.backward_slice
-                    or _stride(load, self._lanes) in (0, 1)
-                ):
-                    continue
-                if load.src[1].op.name != "WHERE" and int(total.src[1].vmax) < _MOST_PACKED:
-                    found[load] = (f"q{len(found)}", total.src[1])
-        self._packs = found
-        return found
+        if self._lanes is None:
+            return 1
+        width = int(self._lanes.vmax) + 1
+        loads = {
+            load: total.src[1]
+            for total in self._sums
+            for load in total.src[0].toposort()
+            if load.op.name == "INDEX" and self._lanes in load.backward_slice
+        }
+        fit = {load: counter for load, counter in loads.items() if self._can_pack(load, counter)}
+        is_filled = (
+            self._groups is None and tile.lanes // 2 < width < tile.lanes and fit.keys() == loads.keys()
+        )
+        chosen = fit if is_filled else {u: c for u, c in fit.items() if _stride(u, self._lanes) != 1}
+        self._packs = {load: (f"q{i}", counter) for i, (load, counter) in enumerate(chosen.items())}
+        return tile.lanes if is_filled else width
 
-    def _pack(self, load: Any, width: int) -> list[str]:
+    def _can_pack(self, load: Any, counter: Any) -> bool:
+        return (
+            self._rows is not None
+            and self._rows not in load.backward_slice
+            and counter in load.backward_slice
+            and int(counter.vmax) < _MOST_PACKED
+            and _type(load) == "float"
+            and not any(
+                u.op.name == "RANGE" and u is not counter and u in self._inner for u in load.backward_slice
+            )
+        )
+
+    def _pack(self, load: Any) -> list[str]:
         name, counter = self._packs[load]
-        groups = 1 if self._groups is None else int(self._groups.vmax) + 1
-        lines = [f"float {name}[{(int(counter.vmax) + 1) * groups * width}];"]
-        for group in range(groups):
+        width = int(self._lanes.vmax) + 1
+        size = (int(counter.vmax) + 1) * self._pack_step
+        lines = [f"float {name}[{size}]{' = {0}' if width < self._wide else ''};"]
+        for group in range(self._pack_step // self._wide):
             block = _Block(self, {}, width, is_packing=True)
             place = block.text(load, (0, group))
-            step = f"{_counter(counter)}*{groups * width} + {group * width} + l"
+            step = f"{_counter(counter)}*{self._pack_step} + {group * self._wide} + l"
             lines += [f"for (int32_t l = 0; l < {width}; ++l) {{", "FL_PLAIN_LOOP", _for(counter)]
             lines += [*block.lines, f"{name}[{step}] = {place};", "}", "}"]
         return lines
@@ -208,9 +226,7 @@ class _Kernel:
         if load not in self._packs:
             return ""
         name, counter = self._packs[load]
-        groups = 1 if self._groups is None else int(self._groups.vmax) + 1
-        lanes = int(self._lanes.vmax) + 1
-        return f"{name}[{_counter(counter)}*{groups * lanes} + {copy[1] * lanes} + l]"
+        return f"{name}[{_counter(counter)}*{self._pack_step} + {copy[1] * self._wide} + l]"
 
     def _check(self, total: Any) -> None:
         mine = set(total.src[1:])
