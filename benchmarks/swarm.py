@@ -526,18 +526,20 @@ def compiled(bench: Bench) -> None:
         native.prepare(task, inner.batch)
         start = np.stack([task.model.init(rng) for _ in range(peers)])
         plans = [inner.plan(len(task.features), rng, 0) for _ in range(peers)]
-        rates: dict[str, list[float]] = {"NumPy": [], "tinygrad": []}
+        ways = {"NumPy": (inner, 128), "NumPy, 16 peers at a time": (inner, 16), "tinygrad": (native, 128)}
+        rates: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(5):
-            for way, trainer in (("NumPy", inner), ("tinygrad", native)):
+            for way, (trainer, chunk) in ways.items():
                 began = time.perf_counter()
-                for at in range(0, peers, 128):
-                    trainer.train(task, start[at : at + 128], plans[at : at + 128], 0)
+                for at in range(0, peers, chunk):
+                    trainer.train(task, start[at : at + chunk], plans[at : at + chunk], 0)
                 rates[way].append(peers / (time.perf_counter() - began))
         what = f"{name}, {inner.steps} steps of {inner.batch} rows"
         for way, found in rates.items():
             bench.add("T16t", f"{what}, {way}: peer-rounds trained", "1/s", found)
-        ratios = [new / old for old, new in zip(rates["NumPy"], rates["tinygrad"], strict=True)]
-        bench.add("T16t", f"{what}: tinygrad ({native.way}) / NumPy", "x", ratios)
+        best = [max(pair) for pair in zip(*list(rates.values())[:2], strict=True)]
+        ratios = [new / old for old, new in zip(best, rates["tinygrad"], strict=True)]
+        bench.add("T16t", f"{what}: tinygrad ({native.way}) / the better NumPy", "x", ratios)
     for way in ("numpy", "tinygrad"):
         strategy = Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)")
         report = run(strategy, _crowd(1000), seed=bench.seeds[0], rounds=20, every=20, compute=way).run()

@@ -62,18 +62,18 @@ def write_scheduled(sink: Any, name: str, tile: Tile) -> tuple[str, list[int]]:
 class _Kernel:
     def __init__(self, sink: Any, tile: Tile) -> None:
         self._fresh = 1 + max((u.arg[0] for u in sink.toposort() if u.op.name == "RANGE"), default=0)
+        self._places: dict[int, tuple[int, ...]] = {}
         self._rows: Any = None
         self._groups: Any = None
         self._lanes: Any = None
-        sink = sink.simplify()
-        if any(u.op.name == "REDUCE" for u in sink.toposort()):
-            sink = self._cut(sink, tile)
-        self._sink = sink
-        self._sums = [u for u in sink.toposort() if u.op.name == "REDUCE"]
         stores = [u for u in sink.toposort() if u.op.name == "STORE"]
         if len(stores) != 1 or stores[0].src[0].op.name != "INDEX":
             raise Unwritable(f"a kernel with {len(stores)} stores has no C form")
-        self._store = stores[0]
+        sink = self._taken_apart(stores[0].simplify())
+        if any(u.op.name == "REDUCE" for u in sink.toposort()):
+            sink = self._cut(sink, tile)
+        self._sums = [u for u in sink.toposort() if u.op.name == "REDUCE"]
+        self._store = sink
         self._inner = {c for total in self._sums for c in total.src[1:]}
         self._packs: dict[Any, tuple[str, Any]] = {}
         self._tile, self._wide, self._pack_step = tile, 1, 1
@@ -83,11 +83,10 @@ class _Kernel:
 
     def _cut(self, sink: Any, tile: Tile) -> Any:
         """Cut the counters of the result: lanes and groups of the best one, rows of the next that can be cut."""
-        outer = _outer(sink)
+        sink = self._merged(sink)
+        outer = self._outer(sink)
         if not outer:
             return sink
-        sink, ends = self._apart(sink, outer[-1])
-        outer = outer[:-1] + ends
         lane = max(reversed(outer[-2:]), key=lambda c: _fitness(sink, c, tile))
         sink, self._lanes, rest = self._best(sink, lane, tile.lanes)
         if rest is not None and self._lanes is not None:
@@ -99,20 +98,46 @@ class _Kernel:
                 break
         return sink
 
-    def _apart(self, sink: Any, counter: Any) -> tuple[Any, list[Any]]:
-        """Take apart a counter that the scheduler made of two: where places hold its remainder."""
-        size = int(counter.vmax) + 1
+    def _outer(self, sink: Any) -> list[Any]:
+        """Return the counters of the result, outermost first; a cut one is followed by its inner part."""
+        inner = {c for u in sink.toposort() if u.op.name == "REDUCE" for c in u.src[1:]}
+        counters = (u for u in sink.toposort() if u.op.name == "RANGE" and u not in inner)
+        return sorted(counters, key=self._place)
+
+    def _place(self, counter: Any) -> tuple[int, ...]:
+        return self._places.get(counter.arg[0], (counter.arg[0],))
+
+    def _taken_apart(self, sink: Any) -> Any:
+        """Take counters apart that the scheduler made of two: where places hold a remainder, divisions go away."""
+        inner = {c for u in sink.toposort() if u.op.name == "REDUCE" for c in u.src[1:]}
         for node in sink.toposort():
-            if node.op.name == "FLOORMOD" and node.src[0] is counter and size % int(node.src[1].vmax) == 0:
-                found, inner, outer = self._split(sink, counter, int(node.src[1].vmax))
-                return found, [c for c in (outer, inner) if c is not None]
-        return sink, [counter]
+            if node.op.name == "FLOORMOD" and node.src[0].op.name == "RANGE" and node.src[0] not in inner:
+                size, part = int(node.src[0].vmax) + 1, int(node.src[1].vmax)
+                if node.src[1].op.name == "CONST" and 1 < part < size and size % part == 0:
+                    return self._taken_apart(self._split(sink, node.src[0], part)[0])
+        return sink
+
+    def _merged(self, sink: Any) -> Any:
+        """Make one counter of the two innermost ones where every place takes them as one."""
+        outer = self._outer(sink)
+        if len(outer) < 2:
+            return sink
+        (first, last), size = outer[-2:], int(outer[-1].vmax) + 1
+        count = size * (int(first.vmax) + 1)
+        whole = first.replace(arg=(self._fresh, *first.arg[1:]), src=(first.src[0].const_like(count),))
+        found = sink.substitute({first: whole // size, last: whole % size}).simplify()
+        if any(u.op.name in _FLOOR and whole in u.backward_slice for u in found.toposort()):
+            return sink
+        self._places[self._fresh] = self._place(first)
+        self._fresh += 1
+        return self._merged(found)
 
     def _split(self, sink: Any, counter: Any, count: int) -> tuple[Any, Any, Any]:
         """Return (kernel, inner counter of `count`, outer counter or None)."""
         size = int(counter.vmax) + 1
         inner = counter.replace(arg=(self._fresh, *counter.arg[1:]), src=(counter.src[0].const_like(count),))
         outer = counter.replace(src=(counter.src[0].const_like(size // count),)) if size > count else None
+        self._places[self._fresh] = (*self._place(counter), 1)
         self._fresh += 1
         place = inner if outer is None else outer * count + inner
         return sink.substitute({counter: place}).simplify(), inner, outer
@@ -136,8 +161,8 @@ class _Kernel:
         self._copies = list(itertools.product(range(sizes[0]), range(sizes[1])))
         width = sizes[2]
         mine = {id(c) for c in (self._rows, self._groups, self._lanes) if c is not None}
-        loops = [c for c in _outer(self._sink) if id(c) not in mine]
-        kinds = {u.arg.slot: _type(u) for u in self._sink.toposort() if u.op.name == "PARAM"}
+        loops = [c for c in self._outer(self._store) if id(c) not in mine]
+        kinds = {u.arg.slot: _type(u) for u in self._store.toposort() if u.op.name == "PARAM"}
         target = self._store.src[0].src[0].arg.slot
         heads = [f"{'' if s == target else 'const '}{kinds[s]} *restrict p{s}" for s in self._slots]
         wide = self._wide = self._packed(self._tile)
@@ -190,7 +215,7 @@ class _Kernel:
         }
         fit = {load: counter for load, counter in loads.items() if self._can_pack(load, counter)}
         is_filled = (
-            self._groups is None and tile.lanes // 2 < width < tile.lanes and fit.keys() == loads.keys()
+            self._groups is None and tile.lanes // 4 < width < tile.lanes and fit.keys() == loads.keys()
         )
         chosen = fit if is_filled else {u: c for u, c in fit.items() if _stride(u, self._lanes) != 1}
         self._packs = {load: (f"q{i}", counter) for i, (load, counter) in enumerate(chosen.items())}
@@ -336,14 +361,6 @@ class _Block:
         self._names += 1
         self.lines.append(f"const {kind} t{self._names} = {words};")
         return f"t{self._names}"
-
-
-def _outer(sink: Any) -> list[Any]:
-    """Return the counters of the result, outermost first."""
-    inner = {c for u in sink.toposort() if u.op.name == "REDUCE" for c in u.src[1:]}
-    return sorted(
-        (u for u in sink.toposort() if u.op.name == "RANGE" and u not in inner), key=lambda u: u.arg[0]
-    )
 
 
 def _stride(load: Any, counter: Any) -> int:
