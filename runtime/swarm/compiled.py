@@ -180,7 +180,10 @@ def rule_of(trainer: Sgd, task: Task) -> Rule:
 
 
 def _key(trainer: Sgd, model: Learner) -> str:
-    """Return what names this rule in every process: settings and the code behind them; "" if something is unknown."""
+    """Return what names this rule in every process: settings and the files behind them; "" if something is unknown.
+
+    A loss that calls code in other files must change with it in name or in an attribute.
+    """
     settings = {
         name: value for name, value in vars(trainer).items() if name not in ("lr", "decay", "steps", "epochs")
     }
