@@ -80,7 +80,7 @@ def test_every_kind_of_kernel_computes_what_numpy_does(tile, tmp_path):
     rng = np.random.default_rng(1)
     given = [rng.normal(size=a.shape).astype(np.float32) for a in ARGUMENTS[:-1]]
     given.append(rng.integers(0, 10, 20).astype(np.int32))
-    wanted = expected(*(x.astype(np.float64) for x in given[:-1]), given[-1])
+    wanted = expected(*[*(x.astype(np.float64) for x in given[:-1]), given[-1]])
     lowered = lower(function, ARGUMENTS, tile)
     text = source(lowered, list(wanted))
     assert lowered.texts == lower(function, ARGUMENTS, tile).texts  # the same text for the same function

@@ -144,11 +144,11 @@ async def test_real_links_give_the_models_of_the_simulation(text, way, tmp_path,
     for i in range(count):
         for j in range(i):
             await links[i].endpoint.connect("memory", ports[j], expected=members[j])
-    peers = []
+    peers, trainer = [], computing(strategy.trainer, way)
     for i, link in enumerate(links):
         peer = Peer(
             me=link.me, share=task.shares[i], strategy=strategy, task=task, clock=SystemTime(seed, link.me), link=link,
-            compute=Threaded(task, computing(strategy.trainer, way)), observer=watch, rounds=rounds, start=start_model(task, seed, link.me),
+            compute=Threaded(task, trainer), observer=watch, rounds=rounds, start=start_model(task, seed, link.me),
         )  # fmt: skip
         peer.memory["members"] = members
         peer.memory["sampler"] = strategy.schedule.sampler(members, seed)
