@@ -16,6 +16,7 @@ from typing import Any
 
 from flocklet.errors import ConfigError
 from flocklet.kernels.kernel import Tile
+from flocklet.kernels.strides import fitness, stride
 
 __all__ = ["FUNCTIONS", "Unwritable", "write_scheduled"]
 
@@ -87,7 +88,7 @@ class _Kernel:
         outer = self._outer(sink)
         if not outer:
             return sink
-        lane = max(reversed(outer[-2:]), key=lambda c: _fitness(sink, c, tile))
+        lane = max(reversed(outer[-2:]), key=lambda c: fitness(sink, c, tile))
         sink, self._lanes, rest = self._best(sink, lane, tile.lanes)
         if rest is not None and self._lanes is not None:
             sink, self._groups, rest = self._best(sink, rest, tile.groups)
@@ -217,7 +218,7 @@ class _Kernel:
         is_filled = (
             self._groups is None and tile.lanes // 4 < width < tile.lanes and fit.keys() == loads.keys()
         )
-        chosen = fit if is_filled else {u: c for u, c in fit.items() if _stride(u, self._lanes) != 1}
+        chosen = fit if is_filled else {u: c for u, c in fit.items() if stride(u, self._lanes) != 1}
         self._packs = {load: (f"q{i}", counter) for i, (load, counter) in enumerate(chosen.items())}
         return tile.lanes if is_filled else width
 
@@ -361,26 +362,6 @@ class _Block:
         self._names += 1
         self.lines.append(f"const {kind} t{self._names} = {words};")
         return f"t{self._names}"
-
-
-def _stride(load: Any, counter: Any) -> int:
-    """Return how far apart in memory two neighbours along `counter` are."""
-    place = load.src[1]
-    if place.op.name == "WHERE":
-        place = place.src[1]
-    others = {u: u.const_like(0) for u in place.toposort() if u.op.name == "RANGE" and u is not counter}
-    alone = place.substitute(others) if others else place
-    ends = [int(alone.substitute({counter: counter.const_like(i)}).simplify().vmin) for i in (0, 1)]
-    return ends[1] - ends[0]
-
-
-def _fitness(sink: Any, counter: Any, tile: Tile) -> tuple[int, int]:
-    """Return how well a counter serves as lanes: few loads apart first, then lanes in use."""
-    loads = [u for u in sink.toposort() if u.op.name == "REDUCE"]
-    apart = {u for total in loads for u in total.src[0].toposort() if u.op.name == "INDEX"}
-    size = int(counter.vmax) + 1
-    lanes = max(n for n in range(1, tile.lanes + 1) if size % n == 0)
-    return -sum(_stride(load, counter) not in (0, 1) for load in apart), lanes
 
 
 def _counter(counter: Any) -> str:
