@@ -503,9 +503,56 @@ def crowd(bench: Bench) -> None:
     )
 
 
+def compiled(bench: Bench) -> None:
+    """T16t: NumPy against tinygrad compiled to C, one thread: training alone (5 passes in turns), then a whole run."""
+    from flocklet.swarm.compiled import Compiled
+    from flocklet.swarm.trainers import Sgd
+    from flocklet.swarmtasks import make_task
+
+    rng = np.random.default_rng(bench.seeds[0])
+    cases = []
+    for sizes, batch, steps, peers in (
+        ((64, 64, 10), 16, 2, 1000), ((64, 64, 10), 20, 5, 1000), ((196, 256, 10), 64, 2, 200),
+        ((64, 64, 64, 10), 20, 5, 500),
+    ):  # fmt: skip
+        features = rng.normal(size=(1400, sizes[0])).astype(np.float32)
+        labels = rng.integers(0, sizes[-1], len(features))
+        task = Task(Mlp(sizes), features, labels, features, labels, (np.arange(len(features)),))
+        cases.append(("-".join(map(str, sizes)), task, Sgd(lr=0.05, steps=steps, batch=batch), peers))
+    for name in ("reranker", "reranker-mlp", "recommender"):
+        cases.append((name, make_task(name, 10, 1), Sgd(lr=0.03, steps=5, batch=8), 200))
+    for name, task, inner, peers in cases:
+        native = Compiled(inner)
+        native.prepare(task, inner.batch)
+        start = np.stack([task.model.init(rng) for _ in range(peers)])
+        plans = [inner.plan(len(task.features), rng, 0) for _ in range(peers)]
+        ways = {"NumPy": (inner, 128), "NumPy, 16 peers at a time": (inner, 16), "tinygrad": (native, 128)}
+        rates: dict[str, list[float]] = {way: [] for way in ways}
+        for _ in range(5):
+            for way, (trainer, chunk) in ways.items():
+                began = time.perf_counter()
+                for at in range(0, peers, chunk):
+                    trainer.train(task, start[at : at + chunk], plans[at : at + chunk], 0)
+                rates[way].append(peers / (time.perf_counter() - began))
+        what = f"{name}, {inner.steps} steps of {inner.batch} rows"
+        for way, found in rates.items():
+            bench.add("T16t", f"{what}, {way}: peer-rounds trained", "1/s", found)
+        best = [max(pair) for pair in zip(*list(rates.values())[:2], strict=True)]
+        ratios = [new / old for old, new in zip(best, rates["tinygrad"], strict=True)]
+        bench.add("T16t", f"{what}: tinygrad ({native.way}) / the better NumPy", "x", ratios)
+    wall: dict[str, list[float]] = {"numpy": [], "tinygrad": []}
+    for seed in (1, 2, 3):
+        for way, seconds in wall.items():
+            strategy = Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)")
+            report = run(strategy, _crowd(1000), seed=seed, rounds=20, every=20, compute=way).run()
+            seconds.append(report.wall_s)
+    for way, seconds in wall.items():
+        bench.add("T16t", f"1,000 peers x 20 rounds, everything, {way}", "s", seconds)
+
+
 TARGETS: dict[str, Callable[[Bench], None]] = {
     "T1": t1, "T2": t2, "T2b": t2b, "T3": t3, "T4": t4, "T5": t5, "T8": t8, "T11": t11, "T12": t12, "T16": scale,
-    "T16c": crowd,
+    "T16c": crowd, "T16t": compiled,
 }  # fmt: skip
 
 

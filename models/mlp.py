@@ -7,7 +7,8 @@ Initialisation: He et al., "Delving Deep into Rectifiers" (2015), section 2.2; b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,14 @@ class Mlp:
                 delta = delta @ weights.transpose(0, 2, 1)
                 delta *= activations[layer] > 0
         return gradient, loss
+
+    def loss(self, tensors: Mapping[str, Any], features: Any, labels: Any) -> Any:
+        """Return the cross-entropy of every row, (N, B), in tinygrad tensors: N models, features (N, B, F)."""
+        out = features
+        for layer in range(self.depth):
+            out = out @ tensors[f"w{layer}"] + tensors[f"b{layer}"].unsqueeze(1)
+            out = (out.relu() if layer < self.depth - 1 else out).contiguous()
+        return out.sparse_categorical_crossentropy(labels, reduction="none")
 
     def predict(self, params: Floats, features: Floats) -> NDArray[np.intp]:
         """Return the most likely class, (N, T), for the same `features` (T, F) under N parameter vectors."""

@@ -48,6 +48,7 @@ async def launch(
     stop_at: float = 0.0,
     attacks: Mapping[int, str] | None = None,
     model: str = "digits",
+    compute: str = "numpy",
     is_mdns_on: bool = True,
     on_round: Callable[[int, Mapping[str, Any]], None] = lambda index, line: None,
 ) -> Launch:
@@ -73,6 +74,7 @@ async def launch(
                 accomplices=tuple(attacks or {}),
                 run=run,
                 model=model,
+                compute=compute,
                 ports=ports,
             )
             processes.append(

@@ -30,7 +30,7 @@ from flocklet.handshake import Party
 from flocklet.link import Link
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm import interface as swarm
-from flocklet.swarm.compute import Threaded
+from flocklet.swarm.compute import Preparing, Threaded, computing
 from flocklet.swarm.peer import Peer
 from flocklet.swarm.start import peer_identities, start_model
 from flocklet.swarm.strategy import Strategy
@@ -95,6 +95,9 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     )
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
     task = make_task(settings.model, settings.count, settings.seed)
+    trainer = computing(Strategy.parse(settings.strategy).trainer, settings.compute)
+    if isinstance(trainer, Preparing):
+        await asyncio.to_thread(trainer.prepare, task, len(task.shares[settings.index]))
     table = PeerTable(
         identity.device_id, party.flock.tag, np.random.default_rng(), TableSettings(allow_loopback=True)
     )
@@ -132,7 +135,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
             ) from error
         say("ready", {"links": len(endpoint.links)})
         await asyncio.to_thread(sys.stdin.readline)
-        summary = await _rounds(settings, link, task)
+        summary = await _rounds(settings, link, task, trainer)
         await link.flush()
         say("done", {})
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need us
@@ -161,7 +164,9 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
     return found
 
 
-async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[str, Any]:
+async def _rounds(
+    settings: PeerSettings, link: SwarmLink, task: Task, trainer: swarm.Trainer
+) -> dict[str, Any]:
     strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
     mine: swarm.Link = link
@@ -182,7 +187,7 @@ async def _rounds(settings: PeerSettings, link: SwarmLink, task: Task) -> dict[s
         task=task,
         clock=clock,
         link=mine,
-        compute=Threaded(task, strategy.trainer),
+        compute=Threaded(task, trainer),
         observer=reporter,
         rounds=settings.rounds,
         start=start_model(task, settings.seed, link.me),

@@ -25,6 +25,7 @@ class PeerSettings:
     meet_s: float = 60.0
     run: str = ""
     model: str = "digits"
+    compute: str = "numpy"
 
 
 def as_json(settings: PeerSettings) -> str:

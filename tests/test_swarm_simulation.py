@@ -11,7 +11,7 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.errors import FlockletError, UsageError
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.compute import Threaded
+from flocklet.swarm.compute import Threaded, computing
 from flocklet.swarm.network import Conditions
 from flocklet.swarm.peer import Peer
 from flocklet.swarm.simulation import peer_identities, start_model
@@ -118,14 +118,16 @@ class _Watch:
         self.models.append((round, peer.name(vector).hex()))
 
 
-@pytest.mark.parametrize("text", SYNC)
-async def test_real_links_give_the_models_of_the_simulation(text):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("text", "way"), [*((text, "numpy") for text in SYNC), (SYNC[0], "tinygrad")])
+async def test_real_links_give_the_models_of_the_simulation(text, way, tmp_path, monkeypatch):
     """TLS, handshake, frames and signatures of the real link, on the in-memory network."""
     from flocklet.certificate import make_certificate
     from flocklet.endpoint import Endpoint
     from flocklet.flock import Flock
     from flocklet.handshake import Party
 
+    monkeypatch.setenv("FLOCKLET_CACHE", str(tmp_path))
     count, rounds, seed = 6, 4, 3
     task, strategy, watch, network = blobs(count), Strategy.parse(text), _Watch(), MemoryNetwork()
     identities = peer_identities(count, seed)
@@ -142,11 +144,11 @@ async def test_real_links_give_the_models_of_the_simulation(text):
     for i in range(count):
         for j in range(i):
             await links[i].endpoint.connect("memory", ports[j], expected=members[j])
-    peers = []
+    peers, trainer = [], computing(strategy.trainer, way)
     for i, link in enumerate(links):
         peer = Peer(
             me=link.me, share=task.shares[i], strategy=strategy, task=task, clock=SystemTime(seed, link.me), link=link,
-            compute=Threaded(task, strategy.trainer), observer=watch, rounds=rounds, start=start_model(task, seed, link.me),
+            compute=Threaded(task, trainer), observer=watch, rounds=rounds, start=start_model(task, seed, link.me),
         )  # fmt: skip
         peer.memory["members"] = members
         peer.memory["sampler"] = strategy.schedule.sampler(members, seed)
@@ -156,7 +158,7 @@ async def test_real_links_give_the_models_of_the_simulation(text):
         await link.flush()
         await link.endpoint.close()
     await asyncio.gather(*tasks, return_exceptions=True)
-    report = (await asyncio.to_thread(simulate, text, task, rounds=rounds, seed=seed))[1]
+    report = (await asyncio.to_thread(simulate, text, task, rounds=rounds, seed=seed, compute=way))[1]
     assert sorted(set(watch.models)) == sorted(set(report.model_ids))
     assert len({name for _, name in watch.models}) >= rounds
 

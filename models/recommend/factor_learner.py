@@ -9,6 +9,9 @@ liked and that is not in the profile: it is looked at when a model is judged, ne
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -57,6 +60,33 @@ class FactorLearner:
         gradient = np.asarray(slope.transpose(0, 2, 1) @ people, np.float32)
         gradient += (2 * self.ridge / self.n_items) * items
         return gradient.reshape(len(params), -1), loss
+
+    def loss(self, tensors: Mapping[str, Any], features: Any, labels: Any) -> Any:
+        """Return the loss of every person, (N, B), in tinygrad tensors: N models, profiles (N, B, n_items).
+
+        The persons' vectors come by Gauss-Jordan elimination without pivots (their systems are positive definite) and
+        count as constants. The ridge of the items is in every row, so that a mean of rows has it once.
+        """
+        items, rank = tensors["items"], self.rank
+        held = items.detach()
+        outer = (held.unsqueeze(-1) * held.unsqueeze(-2)).reshape(*held.shape[:2], rank * rank).contiguous()
+        systems = (features @ outer).reshape(*features.shape[:2], rank, rank).contiguous()
+        same = float(self.unobserved) * (held.transpose(1, 2) @ held) + float(self.ridge) * held.eye(rank)
+        wide = (systems + same.contiguous().unsqueeze(1)).cat(
+            (features @ held).contiguous().unsqueeze(-1), dim=-1
+        )
+        for pivot in range(rank):
+            wide = wide.contiguous()
+            row = wide[:, :, pivot : pivot + 1] / wide[:, :, pivot : pivot + 1, pivot : pivot + 1]
+            others = wide - wide[:, :, :, pivot : pivot + 1] * row
+            is_row = (held.arange(rank) == pivot).reshape(1, 1, rank, 1)
+            wide = is_row.where(row, others)
+        people = wide[:, :, :, rank].contiguous().detach()
+        scores = (people @ items.transpose(1, 2)).contiguous()
+        missing = features * (1 - scores)
+        loss = (missing * missing + float(self.unobserved) * scores * scores).sum(axis=2)
+        ridge = float(self.ridge) / self.n_items * (items * items).sum(axis=(1, 2))
+        return loss + ridge.unsqueeze(1)
 
     def predict(self, params: Floats, features: Floats) -> NDArray[np.intp]:
         """Return the best unseen item, (N, T), for profiles (T, n_items) under each of N models."""

@@ -9,6 +9,9 @@ can be loaded into a device's ranker as it is. Errors: none of its own; shapes a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +72,18 @@ class ListLearner:
             gradient[:, places["bias"]] = back.sum(axis=1)
             gradient[:, places["hidden"]] = (rows.transpose(0, 2, 1) @ back).reshape(peers, -1)
         return gradient, loss
+
+    def loss(self, tensors: Mapping[str, Any], features: Any, labels: Any) -> Any:
+        """Return the cross-entropy of every list, (N, B), in tinygrad tensors: N models, lists (N, B, depth * F)."""
+        peers, batch = labels.shape
+        rows = features.reshape(peers, batch * self.depth, len(FEATURES))
+        scores = rows @ tensors["weights"].unsqueeze(-1)
+        if self.hidden:
+            inner = (rows @ tensors["hidden"] + tensors["bias"].unsqueeze(1)).relu().contiguous()
+            scores = scores + inner @ tensors["out"].unsqueeze(-1)
+        is_there = (rows != 0.0).any(axis=-1, keepdim=True).contiguous()
+        lists = is_there.where(scores, float(_ABSENT)).reshape(peers, batch, self.depth).contiguous()
+        return lists.sparse_categorical_crossentropy(labels, reduction="none")
 
     def predict(self, params: Floats, features: Floats) -> NDArray[np.intp]:
         """Return the place of the best candidate, (N, T), of lists (T, depth * F) under each of N models."""

@@ -13,6 +13,7 @@ __all__ = ["add_parser"]
 
 _TRAINERS = ("sgd", "sam", "gradient")
 _MODELS = ("digits", "reranker", "reranker-mlp", "recommender")
+_WAYS = ("numpy", "tinygrad", "gpu")
 _STOP_AT = 0.95
 
 
@@ -42,6 +43,12 @@ def add_parser(verbs: Any) -> None:
         help="accuracy that ends it (default: 0.95 for digits); 0: never",
     )
     swarm.add_argument("--seed", type=int, default=1, metavar="N", help="same seed, same run")
+    swarm.add_argument(
+        "--compute",
+        default="numpy",
+        choices=_WAYS,
+        help="what trains: numpy (default), tinygrad compiled to C, or tinygrad on the GPU",
+    )
     swarm.add_argument("--simulate", action="store_true", help="in virtual time, in this process")
     swarm.add_argument(
         "--attack", default="", metavar="KIND", help="noise, signflip, alie, ipm, freerider ..."
@@ -101,7 +108,7 @@ def _simulated(args: argparse.Namespace, text: str, attacks: dict[int, Any]) -> 
 
     report = Simulation(
         Strategy.parse(text), make_task(args.model, args.peers, args.seed), seed=args.seed, rounds=args.rounds,
-        attacks=attacks, stop_at=args.stop_at or None,
+        attacks=attacks, stop_at=args.stop_at or None, compute=args.compute,
     ).run()  # fmt: skip
     words = f"{report.bytes / 1e3:,.0f} kB in {sum(report.messages.values())} messages, log {report.log_hash}"
     return {
@@ -129,6 +136,7 @@ def _real(args: argparse.Namespace, output: Output, text: str, attacks: dict[int
             launch(
                 args.peers, text, seed=args.seed, rounds=args.rounds, stop_at=args.stop_at,
                 attacks={index: attack.kind for index, attack in attacks.items()}, model=args.model, on_round=ended,
+                compute=args.compute,
             )
         )  # fmt: skip
     rss_mb = max(summary["rss_mb"] for summary in found.summaries)

@@ -22,7 +22,7 @@ from flocklet.kernels.executable import Executable
 from flocklet.kernels.kernel import Kernel, Tile, native_tile
 from flocklet.kernels.toolchain import LibraryCache
 
-__all__ = ["ENTRY", "Call", "Program", "View"]
+__all__ = ["ENTRY", "TINYGRAD", "Call", "Program", "View", "generator_digest"]
 
 ENTRY = "flocklet_run"
 TINYGRAD = "0.14.0"
@@ -131,7 +131,7 @@ class Program:
         """Return the cache key: kernels, views, generator, compiler, flags and processor; needs no
         tinygrad.
         """
-        parts = [_generator_digest(), TINYGRAD, tile.key, compiler.identity, repr(list(self.sizes))]
+        parts = [generator_digest(), TINYGRAD, tile.key, compiler.identity, repr(list(self.sizes))]
         parts += [f"{c.kernel.key} {c.views}" for c in self.calls]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:40]
 
@@ -180,7 +180,7 @@ def _overlap(a: View, a_size: int, b: View, b_size: int) -> bool:
 
 
 @cache
-def _generator_digest() -> str:
+def generator_digest() -> str:
     """Return a digest of the files that generate code: a change of the generator is a change of every key."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):

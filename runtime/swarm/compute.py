@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,7 +14,25 @@ if TYPE_CHECKING:
     from flocklet.swarm.interface import Trainer
     from flocklet.swarm.peer import Peer
 
-__all__ = ["Batched", "Threaded"]
+__all__ = ["Batched", "Preparing", "Threaded", "computing"]
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A trainer that wants to compile before the clock runs."""
+
+    def prepare(self, task: Task, rows: int) -> None:
+        """Get ready to train peers that hold `rows` rows."""
+        ...
+
+
+def computing(trainer: Trainer, way: str) -> Trainer:
+    """Return the trainer that computes with "numpy", "tinygrad" or on the "gpu"; raise UsageError for another way."""
+    if way == "numpy":
+        return trainer
+    from flocklet.swarm.compiled import through
+
+    return through(trainer, way)
 
 
 class _Ticket:
@@ -30,9 +48,9 @@ class Batched:
     local step; `speed` may slow single peers down.
     """
 
-    def __init__(self, task: Task, trainer: Trainer, *, step_s: float = 0.001, chunk: int = 128) -> None:
+    def __init__(self, task: Task, trainer: Trainer, *, step_s: float = 0.001) -> None:
         self._task, self._trainer = task, trainer
-        self._step_s, self._chunk = step_s, chunk
+        self._step_s, self._chunk = step_s, getattr(trainer, "chunk", 128)
         self._waiting: dict[int, _Ticket] = {}
         self._groups: dict[float, list[asyncio.Future[None]]] = {}  # due time -> who waits for it
         self.speed: dict[bytes, float] = {}

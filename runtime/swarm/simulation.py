@@ -19,7 +19,7 @@ from flocklet.errors import FlockletError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.attacks import Attack, poison
 from flocklet.swarm.churn import Happening
-from flocklet.swarm.compute import Batched
+from flocklet.swarm.compute import Batched, computing
 from flocklet.swarm.hostile import HOSTILE, HostileLink
 from flocklet.swarm.interface import Link, Message, PeerId
 from flocklet.swarm.network import Conditions, SimNetwork
@@ -64,7 +64,8 @@ class Simulation:
 
     `attacks` maps peer index -> Attack; `judged` are the indices whose accuracy counts (default: the honest ones that
     are on); `stop_at` ends the run at an accuracy; `every` is how often accuracy is measured, in rounds;
-    `speeds` multiplies the time that each peer trains.
+    `speeds` multiplies the time that each peer trains; `compute` is "numpy", "tinygrad" or "gpu"
+    (`flocklet.swarm.compiled`).
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Simulation:
         step_s: float = 0.001,
         graph: Sequence[Sequence[int]] | None = None,
         speeds: Sequence[float] | None = None,
+        compute: str = "numpy",
     ) -> None:
         self.attacks = dict(attacks or {})
         task = poison(task, {i: attack.kind for i, attack in self.attacks.items()})
@@ -94,7 +96,7 @@ class Simulation:
         self.stop_at, self.shared_start, self.graph = stop_at, shared_start, graph
         self.conditions = conditions or Conditions()
         self.speeds = speeds
-        self.compute = Batched(task, strategy.trainer, step_s=step_s)
+        self.compute = Batched(task, computing(strategy.trainer, compute), step_s=step_s)
         self.report = Report()
         self.peers: list[Peer] = []
         self._digest = hashlib.blake2b(digest_size=16)

@@ -7,19 +7,23 @@ Momentum starts at zero in every round. SAM: g = grad(x), then the step uses gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.errors import UsageError
+from flocklet.models.layout import Layout
 from flocklet.swarm.task import Task
 
 __all__ = ["Gradient", "Sam", "Sgd"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
+Tensors: TypeAlias = Mapping[str, Any]
+Slopes: TypeAlias = Callable[[Tensors, Sequence[str]], Tensors]
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,25 @@ class Sgd:
     def _gradient(self, task: Task, params: Floats, features: Floats, labels: Rows) -> Floats:
         return task.model.gradient(params, features, labels)[0]
 
-    def _freeze(self, task: Task, gradient: Floats) -> None:
+    def slopes(self, gradient: Slopes, tensors: Tensors, names: Sequence[str]) -> Tensors:
+        """Return what a step follows, in tinygrad tensors; `gradient(tensors, names)` differentiates the loss."""
+        return gradient(tensors, names)
+
+    def trained(self, layout: Layout, output: Sequence[str]) -> tuple[str, ...]:
+        """Return the tensors that learn; raise UsageError for a frozen one that is not there."""
         frozen = self.frozen.split("+") if self.frozen else []
-        slices = task.model.layout.slices
-        if odd := [name for name in frozen if name not in slices]:
-            raise UsageError(f"no tensor {odd[0]!r} to freeze", remedy=f"one of {', '.join(slices)}")
-        for name, where in slices.items():
-            if name in frozen or (self.output_only and name not in task.model.output):
+        if odd := [name for name in frozen if name not in layout.slices]:
+            raise UsageError(f"no tensor {odd[0]!r} to freeze", remedy=f"one of {', '.join(layout.slices)}")
+        return tuple(
+            name
+            for name in layout.slices
+            if name not in frozen and not (self.output_only and name not in output)
+        )
+
+    def _freeze(self, task: Task, gradient: Floats) -> None:
+        trained = self.trained(task.model.layout, task.model.output)
+        for name, where in task.model.layout.slices.items():
+            if name not in trained:
                 gradient[:, where] = 0.0
 
 
@@ -97,6 +113,19 @@ class Sam(Sgd):
         uphill *= np.float32(self.rho) / np.maximum(norm, np.float32(1e-12))
         uphill += params
         return task.model.gradient(uphill, features, labels)[0]
+
+    def slopes(self, gradient: Slopes, tensors: Tensors, names: Sequence[str]) -> Tensors:
+        """Return the gradient found uphill; the climb moves frozen tensors too, as in NumPy."""
+        uphill = gradient(tensors, list(tensors))
+        squares: Any = 0.0
+        for slope in uphill.values():
+            squares = squares + slope.flatten(1).square().sum(axis=1).contiguous()
+        scale = (self.rho / squares.sqrt().maximum(1e-12)).contiguous()
+        moved: dict[str, Any] = {}
+        for name, slope in uphill.items():
+            stretch = scale.reshape(-1, *[1] * (slope.ndim - 1))
+            moved[name] = (tensors[name] + slope * stretch).contiguous()
+        return gradient(moved, names)
 
 
 @dataclass(frozen=True)
