@@ -1,0 +1,124 @@
+"""p2pfl's side of benchmarks/swarm_peers.py, inside p2pfl's own environment: a NumPy learner behind its own interfaces.
+
+Run: python p2pfl_digits.py peer TASK EVENTS INDEX COUNT    one node per process, gRPC, default settings
+     python p2pfl_digits.py simulation TASK EVENTS COUNT    all nodes in one process, in memory, set_standalone_settings
+Ray is left out of the processes (each would start a cluster of its own) and is p2pfl's choice in the simulation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+from datasets import Dataset
+from numpy_mlp import accuracy, load, share, start, tell, train
+from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset
+from p2pfl.learning.frameworks.learner import Learner
+from p2pfl.learning.frameworks.p2pfl_model import P2PFLModel
+from p2pfl.management.logger import logger
+from p2pfl.node import Node
+from p2pfl.settings import Settings
+
+ROUNDS, PORT = 40, 6660
+
+
+class Weights(P2PFLModel):
+    """A list of arrays is the model."""
+
+    def get_parameters(self):
+        return self.model
+
+    def set_parameters(self, params):
+        if isinstance(params, bytes):
+            params, info = self.decode_parameters(params)
+            self.additional_info.update(info)
+        self.model = list(params)
+
+    def get_framework(self):
+        return "numpy"
+
+
+class NumpyLearner(Learner):
+    """Two epochs of SGD on this node's rows."""
+
+    def fit(self):
+        rows = self.get_data()
+        x, y = np.array(rows._data["x"], np.float32), np.array(rows._data["y"])
+        model = self.get_model()
+        model.set_parameters(train(model.get_parameters(), x, y, np.random.default_rng()))
+        model.set_contribution([self.addr], len(y))
+        return model
+
+    def interrupt_fit(self):
+        pass
+
+    def evaluate(self):
+        return {}
+
+    def get_framework(self):
+        return "numpy"
+
+
+def make_node(task, index, **more):
+    x, y = share(task, index)
+    data = P2PFLDataset(Dataset.from_dict({"x": x, "y": y}), batch_size=16, dataset_name="digits")
+    return Node(Weights(start(task)), data, learner=NumpyLearner(), **more)
+
+
+def watch(node, task, events):
+    """Tell each round that this node has finished, until it stops learning."""
+    seen = 0
+    while seen < ROUNDS:
+        time.sleep(0.02)
+        now = node.state.round
+        if now is not None and now > seen:
+            seen = now
+            tell(events, seen, accuracy(node.get_model().get_parameters(), task))
+
+
+def peer(path, events, index, count):
+    Settings.general.DISABLE_RAY = True
+    logger.set_level("ERROR")
+    task, index, count = load(path), int(index), int(count)
+    node = make_node(task, index, addr=f"127.0.0.1:{PORT + index}")
+    node.start()
+    while len(node.get_neighbors(only_direct=True)) < count - 1:  # full mesh: each calls those before it
+        for other in (f"127.0.0.1:{PORT + i}" for i in range(index)):
+            if other not in node.get_neighbors(only_direct=True):
+                node.connect(other)
+        time.sleep(0.2)
+    with open(f"{events}.met", "a") as file:
+        file.write(f"{index}\n")
+    if index:
+        threading.Event().wait()
+    while len(open(f"{events}.met").readlines()) < count:
+        time.sleep(0.1)
+    node.set_start_learning(rounds=ROUNDS, epochs=2, trainset_size=count)
+    watch(node, task, events)
+
+
+def simulation(path, events, count):
+    from p2pfl.communication.protocols.protobuff.memory import MemoryCommunicationProtocol
+    from p2pfl.utils.topologies import TopologyFactory, TopologyType
+    from p2pfl.utils.utils import set_standalone_settings, wait_convergence
+
+    set_standalone_settings()
+    Settings.general.DISABLE_RAY = os.environ.get("P2PFL_RAY", "1") == "0"
+    logger.set_level("ERROR")
+    task, count = load(path), int(count)
+    nodes = [
+        make_node(task, i, addr=f"node-{i}", protocol=MemoryCommunicationProtocol()) for i in range(count)
+    ]
+    for node in nodes:
+        node.start()
+    TopologyFactory.connect_nodes(TopologyFactory.generate_matrix(TopologyType.FULL, count), nodes)
+    wait_convergence(nodes, count - 1, only_direct=False, wait=60)
+    nodes[0].set_start_learning(rounds=ROUNDS, epochs=2, trainset_size=count)
+    watch(nodes[0], task, events)
+
+
+if __name__ == "__main__":
+    {"peer": peer, "simulation": simulation}[sys.argv[1]](*sys.argv[2:])
