@@ -2,7 +2,8 @@
 
 Run: python p2pfl_digits.py peer TASK EVENTS INDEX COUNT    one node per process, gRPC, default settings
      python p2pfl_digits.py simulation TASK EVENTS COUNT    all nodes in one process, in memory, set_standalone_settings
-Ray is left out of the processes (each would start a cluster of its own) and is p2pfl's choice in the simulation.
+     python p2pfl_digits.py simulation-ray ...              the same with the learners as Ray's actors, p2pfl's default
+Ray is left out of the processes: each would start a cluster of its own as soon as p2pfl is imported.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import time
 import numpy as np
 from datasets import Dataset
 from numpy_mlp import accuracy, load, share, start, tell, train
-from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset
-from p2pfl.learning.frameworks.learner import Learner
-from p2pfl.learning.frameworks.p2pfl_model import P2PFLModel
-from p2pfl.management.logger import logger
-from p2pfl.node import Node
 from p2pfl.settings import Settings
+
+Settings.general.DISABLE_RAY = sys.argv[1] != "simulation-ray"  # before p2pfl's logger is imported
+
+from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset  # noqa: E402
+from p2pfl.learning.frameworks.learner import Learner  # noqa: E402
+from p2pfl.learning.frameworks.p2pfl_model import P2PFLModel  # noqa: E402
+from p2pfl.management.logger import logger  # noqa: E402
+from p2pfl.node import Node  # noqa: E402
 
 ROUNDS, PORT = 40, 6660
 
@@ -79,23 +83,33 @@ def watch(node, task, events):
             tell(events, seen, accuracy(node.get_model().get_parameters(), task))
 
 
+def arrived(path):
+    return len(open(path).readlines()) if os.path.exists(path) else 0
+
+
+def arrive(path, index, count):
+    """Add a line to a file and wait until everybody has."""
+    with open(path, "a") as file:
+        file.write(f"{index}\n")
+    while arrived(path) < count:
+        time.sleep(0.02)
+
+
 def peer(path, events, index, count):
-    Settings.general.DISABLE_RAY = True
     logger.set_level("ERROR")
     task, index, count = load(path), int(index), int(count)
     node = make_node(task, index, addr=f"127.0.0.1:{PORT + index}")
     node.start()
-    while len(node.get_neighbors(only_direct=True)) < count - 1:  # full mesh: each calls those before it
-        for other in (f"127.0.0.1:{PORT + i}" for i in range(index)):
-            if other not in node.get_neighbors(only_direct=True):
-                node.connect(other)
-        time.sleep(0.2)
-    with open(f"{events}.met", "a") as file:
-        file.write(f"{index}\n")
+    arrive(f"{events}.started", index, count)
+    while (
+        arrived(f"{events}.met") < index
+    ):  # one after the other, as p2pfl's own examples connect a full mesh
+        time.sleep(0.02)
+    for other in range(index):
+        node.connect(f"127.0.0.1:{PORT + other}")
+    arrive(f"{events}.met", index, count)
     if index:
         threading.Event().wait()
-    while len(open(f"{events}.met").readlines()) < count:
-        time.sleep(0.1)
     node.set_start_learning(rounds=ROUNDS, epochs=2, trainset_size=count)
     watch(node, task, events)
 
@@ -106,7 +120,6 @@ def simulation(path, events, count):
     from p2pfl.utils.utils import set_standalone_settings, wait_convergence
 
     set_standalone_settings()
-    Settings.general.DISABLE_RAY = os.environ.get("P2PFL_RAY", "1") == "0"
     logger.set_level("ERROR")
     task, count = load(path), int(count)
     nodes = [
@@ -121,4 +134,4 @@ def simulation(path, events, count):
 
 
 if __name__ == "__main__":
-    {"peer": peer, "simulation": simulation}[sys.argv[1]](*sys.argv[2:])
+    {"peer": peer, "simulation": simulation, "simulation-ray": simulation}[sys.argv[1]](*sys.argv[2:])

@@ -1,9 +1,10 @@
 """What each SuperNode does with a model: two epochs of SGD on its own rows."""
 
 import numpy as np
-from digitsapp import numpy_mlp
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from digitsapp import numpy_mlp
 
 app = ClientApp()
 
