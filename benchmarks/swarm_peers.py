@@ -117,14 +117,14 @@ def p2pfl_processes(place: Place) -> Iterator[list[str]]:
         yield place.python("p2pfl_digits.py", "peer", place.task, place.events, i, PEERS)
 
 
-def p2pfl_simulation(place: Place, engine: str = "") -> Iterator[list[str]]:
-    yield place.python("p2pfl_digits.py", f"simulation{engine}", place.task, place.events, PEERS)
+def p2pfl_together(place: Place, mode: str) -> Iterator[list[str]]:
+    yield place.python("p2pfl_digits.py", mode, place.task, place.events, PEERS)
 
 
 STARTERS: dict[str, Callable[..., Iterator[list[str]]]] = {
     "flocklet-processes": flocklet_processes, "flocklet-simulation": flocklet_simulation,
     "flwr-deployment": flower_deployment, "flwr-simulation": flower_simulation,
-    "p2pfl-processes": p2pfl_processes, "p2pfl-simulation": p2pfl_simulation,
+    "p2pfl-processes": p2pfl_processes, "p2pfl-together": p2pfl_together,
 }  # fmt: skip
 
 
@@ -166,14 +166,17 @@ def inside(settings: dict[str, Any]) -> dict[str, Any]:
             rows = _rows(place.events)
             if rows and rows[-1]["accuracy"] >= TARGET:
                 break
-            if processes[-1].poll() is not None and "simulation" in settings["case"]:
+            if processes[0].poll() is not None:
                 break
             if time.monotonic() >= next_look:
                 looked = time.monotonic()
                 peak = max(peak, pss_mb())
                 next_look = time.monotonic() + max(0.5, 20 * (time.monotonic() - looked))
             time.sleep(0.02)
-    return {"rounds": [{**row, "at": row["at"] - began} for row in _rows(place.events)], "pss_mb": peak}
+    rows = [{**row, "at": row["at"] - began} for row in _rows(place.events)]
+    end_s, code = time.time() - began, processes[0].poll()
+    last = (folder / "log").read_text(errors="replace").strip().splitlines()[-1:] if code else []
+    return {"rounds": rows, "pss_mb": peak, "end_s": end_s, "error": " ".join(last)}
 
 
 def _rows(events: Path) -> list[dict[str, Any]]:
@@ -269,8 +272,8 @@ CASES = (
     Case("flwr, SuperLink + 10 SuperNodes, no TLS", "flwr-deployment", needs="flwr", code=FLOWER_CODE),
     Case("flwr, simulation engine (Ray)", "flwr-simulation", needs="flwr", code=FLOWER_CODE),
     Case("p2pfl, 10 processes, gRPC, defaults", "p2pfl-processes", needs="p2pfl", code=("peers/p2pfl_digits.py",)),
-    Case("p2pfl, in memory, standalone settings", "p2pfl-simulation", needs="p2pfl", code=("peers/p2pfl_digits.py",)),
-    Case("p2pfl, the same with Ray", "p2pfl-simulation", ("-ray",), needs="p2pfl", code=("peers/p2pfl_digits.py",)),
+    Case("p2pfl, one process, gRPC, its example's", "p2pfl-together", ("grpc",), "p2pfl", ("peers/p2pfl_digits.py",)),
+    Case("p2pfl, one process, in memory", "p2pfl-together", ("memory",), "p2pfl", ("peers/p2pfl_digits.py",)),
 )  # fmt: skip
 NOTES = """
 All train in every round; the model and its SGD are the same NumPy lines in flwr and p2pfl, so that nobody waits for
@@ -296,16 +299,16 @@ def code_lines(files: tuple[str, ...]) -> int:
     return count
 
 
-def summary(found: dict[str, Any], limit_s: float) -> dict[str, Any]:
+def summary(found: dict[str, Any]) -> dict[str, Any]:
     """Return one run's figures; what the limit cut off is a lower bound and marked so."""
-    rows = found["rounds"]
+    rows, end_s = found["rounds"], found["end_s"]
     gaps = [b["at"] - a["at"] for a, b in itertools.pairwise(rows)]
     is_there = bool(rows) and rows[-1]["accuracy"] >= TARGET
     return {
         "rounds": len(rows), "reached": is_there, "accuracy": rows[-1]["accuracy"] if rows else None,
-        "first_s": rows[0]["at"] if rows else limit_s,
-        "round_s": statistics.median(gaps) if gaps else limit_s - (rows[0]["at"] if rows else 0.0),
-        "round_is_bound": not gaps, "total_s": rows[-1]["at"] if is_there else limit_s,
+        "first_s": rows[0]["at"] if rows else end_s,
+        "round_s": statistics.median(gaps) if gaps else end_s - (rows[0]["at"] if rows else 0.0),
+        "round_is_bound": not gaps, "total_s": rows[-1]["at"] if is_there else end_s,
         "mb": rows[-1]["bytes"] / 1e6 if rows else 0.0,
         "round_mb": (rows[-1]["bytes"] - rows[0]["bytes"]) / 1e6 / len(gaps) if gaps else None,
         "pss_mb": found["pss_mb"], "error": found.get("error", ""),
@@ -320,7 +323,10 @@ def middle(runs: list[dict[str, Any]], key: str) -> float:
 def show(name: str, runs: list[dict[str, Any]], lines: int) -> None:
     """Print one row of the table."""
     if not any(run["rounds"] for run in runs):
-        print(f"{name:41} no round in {runs[0]['total_s']:.0f} s {runs[0]['error']}", flush=True)
+        print(
+            f"{name:41} no round in {runs[0]['total_s']:.0f} s; {runs[0]['pss_mb']:.0f} MB {runs[0]['error']}",
+            flush=True,
+        )
         return
     bound = ">" if runs[0]["round_is_bound"] else ""
     if all(run["reached"] for run in runs):
@@ -332,6 +338,9 @@ def show(name: str, runs: list[dict[str, Any]], lines: int) -> None:
         f"{middle(runs, 'mb'):7.2f} {middle(runs, 'round_mb'):8.3f} {middle(runs, 'pss_mb'):7.0f} {lines:5} {len(runs):5}",
         flush=True,
     )
+    for run in runs:
+        if run["error"]:
+            print(f"    seed {run['seed']} ended after {run['total_s']:.0f} s: {run['error']}", flush=True)
 
 
 def compare(args: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -351,14 +360,14 @@ def compare(args: argparse.Namespace, result: dict[str, Any]) -> None:
         runs = []
         for seed in range(1, seeds + 1):
             found = fenced(case.starter, list(case.options), venv.absolute(), seed, limit_s, args.keep)
-            runs.append({**summary(found, limit_s), "seed": seed, "curve": found["rounds"]})
+            runs.append({**summary(found), "seed": seed, "curve": found["rounds"]})
         table[case.name] = runs
         show(case.name, runs, code_lines(case.code))
     ours = table.get(CASES[0].name)
     if not ours:
         return
     for case in CASES[3:]:
-        if case.name in table and "simulation" not in case.starter:
+        if case.name in table and case.starter != "flwr-simulation" and "memory" not in case.options:
             theirs = table[case.name]
             faster = middle(theirs, "round_s") / middle(ours, "round_s")
             fewer = middle(theirs, "mb") / middle(ours, "mb")

@@ -1,9 +1,10 @@
 """p2pfl's side of benchmarks/swarm_peers.py, inside p2pfl's own environment: a NumPy learner behind its own interfaces.
 
 Run: python p2pfl_digits.py peer TASK EVENTS INDEX COUNT    one node per process, gRPC, default settings
-     python p2pfl_digits.py simulation TASK EVENTS COUNT    all nodes in one process, in memory, set_standalone_settings
-     python p2pfl_digits.py simulation-ray ...              the same with the learners as Ray's actors, p2pfl's default
-Ray is left out of the processes: each would start a cluster of its own as soon as p2pfl is imported.
+     python p2pfl_digits.py grpc TASK EVENTS COUNT          all nodes in one process, gRPC, set_standalone_settings
+     python p2pfl_digits.py memory TASK EVENTS COUNT        the same in memory
+     python p2pfl_digits.py memory-ray TASK EVENTS COUNT    the same with the learners as actors of Ray, as p2pfl ships
+Ray is left out of the others: p2pfl starts a cluster as soon as it is imported, which would be one per process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datasets import Dataset
 from numpy_mlp import accuracy, load, share, start, tell, train
 from p2pfl.settings import Settings
 
-Settings.general.DISABLE_RAY = sys.argv[1] != "simulation-ray"  # before p2pfl's logger is imported
+Settings.general.DISABLE_RAY = sys.argv[1] != "memory-ray"  # before p2pfl's logger is imported
 
 from p2pfl.learning.dataset.p2pfl_dataset import P2PFLDataset  # noqa: E402
 from p2pfl.learning.frameworks.learner import Learner  # noqa: E402
@@ -77,6 +78,9 @@ def watch(node, task, events):
     seen = 0
     while seen < ROUNDS:
         time.sleep(0.02)
+        if not node.get_neighbors():
+            os.write(2, b"the first node has lost all its neighbours (heartbeat timeouts) and learns alone\n")
+            os._exit(1)
         now = node.state.round
         if now is not None and now > seen:
             seen = now
@@ -114,19 +118,20 @@ def peer(path, events, index, count):
     watch(node, task, events)
 
 
-def simulation(path, events, count):
+def together(path, events, count, is_grpc):
+    from p2pfl.communication.protocols.protobuff.grpc import GrpcCommunicationProtocol
     from p2pfl.communication.protocols.protobuff.memory import MemoryCommunicationProtocol
     from p2pfl.utils.topologies import TopologyFactory, TopologyType
     from p2pfl.utils.utils import set_standalone_settings, wait_convergence
 
     set_standalone_settings()
     logger.set_level("ERROR")
-    task, count = load(path), int(count)
-    nodes = [
-        make_node(task, i, addr=f"node-{i}", protocol=MemoryCommunicationProtocol()) for i in range(count)
-    ]
-    for node in nodes:
-        node.start()
+    task, count, nodes = load(path), int(count), []
+    for i in range(count):
+        protocol = GrpcCommunicationProtocol() if is_grpc else MemoryCommunicationProtocol()
+        addr = f"127.0.0.1:{PORT + i}" if is_grpc else f"node-{i}"
+        nodes.append(make_node(task, i, addr=addr, protocol=protocol))
+        nodes[-1].start()
     TopologyFactory.connect_nodes(TopologyFactory.generate_matrix(TopologyType.FULL, count), nodes)
     wait_convergence(nodes, count - 1, only_direct=False, wait=60)
     nodes[0].set_start_learning(rounds=ROUNDS, epochs=2, trainset_size=count)
@@ -134,4 +139,8 @@ def simulation(path, events, count):
 
 
 if __name__ == "__main__":
-    {"peer": peer, "simulation": simulation, "simulation-ray": simulation}[sys.argv[1]](*sys.argv[2:])
+    mode, words = sys.argv[1], sys.argv[2:]
+    if mode == "peer":
+        peer(*words)
+    else:
+        together(*words, is_grpc=mode == "grpc")
