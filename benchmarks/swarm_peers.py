@@ -384,39 +384,37 @@ def verdict(is_met: bool) -> str:
 
 
 def simulate(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    """T16: node-rounds per second of the simulators, two SGD steps of 16 rows each, evaluation off on both sides."""
+    """T16: node-rounds per second of the simulators, two SGD steps of 16 rows each, the same judging on both sides."""
     print(
-        "\nT16, simulated node-rounds a second; 2 SGD steps of 16 rows, one model sent per node and round, no evaluation"
+        "\nT16, simulated node-rounds a second; 2 SGD steps of 16 rows, one model sent per node and round, one thread"
     )
     if args.gossipy is None:
         print("gossipy-dfl: skipped: no environment given (--gossipy)")
         return
     speeds = result["speed"] = []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    judging = {"0": "nobody judged", "1": "all judged every round, gossipy's default"}
     with tempfile.TemporaryDirectory() as name:
         task = Path(name) / "task.npz"
         write_task(task, 1)
-        for nodes, rounds in ((10, 300), (100, 60), (400, 20)):
-            commands = {
-                "gossipy": [str(args.gossipy.absolute() / "bin" / "python"), str(DRIVERS / "gossipy_speed.py"), str(task),
-                            str(nodes), str(args.speed_seconds)],
-                "flocklet": [sys.executable, str(DRIVERS / "flocklet_digits.py"), "speed", str(nodes), str(rounds), ""],
-            }  # fmt: skip
+        for judged, (nodes, rounds) in itertools.product(judging, ((10, 500), (100, 100), (400, 30))):
+            gossipy = [args.gossipy.absolute() / "bin" / "python", DRIVERS / "gossipy_speed.py", task, nodes]
+            flocklet = [sys.executable, DRIVERS / "flocklet_digits.py", "speed", nodes, rounds]
+            commands = {"gossipy": [*gossipy, args.speed_seconds], "flocklet": flocklet}
             found: dict[str, list[float]] = {"gossipy": [], "flocklet": []}
             for _ in range(args.repeat):
                 for who, command in commands.items():
-                    done = subprocess.run(
-                        command, env=environment, capture_output=True, text=True, check=False
-                    )
+                    words = [*map(str, command), judged]
+                    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
                     if done.returncode:
                         print(f"{who}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
                         return
                     found[who].append(json.loads(done.stdout.splitlines()[-1])["rate"])
             rates = {who: statistics.median(values) for who, values in found.items()}
             ratio = rates["flocklet"] / rates["gossipy"]
-            speeds.append({"nodes": nodes, **found, "ratio": ratio})
-            print(f"n = {nodes:4}: flocklet {rates['flocklet']:7.0f}, gossipy {rates['gossipy']:6.0f}, {ratio:5.1f}x "
-                  f"(>= 10: {verdict(ratio >= 10)})", flush=True)  # fmt: skip
+            speeds.append({"nodes": nodes, "judging": judging[judged], **found, "ratio": ratio})
+            print(f"n = {nodes:4}, {judging[judged]}: flocklet {rates['flocklet']:7.0f}, gossipy {rates['gossipy']:6.0f}, "
+                  f"{ratio:5.1f}x (>= 10: {verdict(ratio >= 10)})", flush=True)  # fmt: skip
 
 
 def fuzz(args: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -463,10 +461,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="runs of flocklet (default: 3)")
     parser.add_argument("--slow-seeds", type=int, default=1, help="runs of the others (default: 1)")
     parser.add_argument(
-        "--limit", type=float, default=150.0, metavar="SECONDS", help="for each run of the others"
+        "--limit", type=float, default=130.0, metavar="SECONDS", help="for each run of the others"
     )
-    parser.add_argument("--speed-seconds", type=float, default=6.0, help="length of a run of gossipy")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each simulator for T16")
+    parser.add_argument("--speed-seconds", type=float, default=4.0, help="length of a run of gossipy")
+    parser.add_argument("--repeat", type=int, default=2, help="runs of each simulator for T16")
     parser.add_argument("--frames", type=int, default=20_000, help="mutated frames for T17's control")
     parser.add_argument(
         "--parts", nargs="*", default=["peers", "speed", "fuzz"], choices=["peers", "speed", "fuzz"]

@@ -1,7 +1,7 @@
 """flocklet's side of benchmarks/swarm_peers.py: ten processes (or virtual time) on the digits, one line per round.
 
 Run: python benchmarks/peers/flocklet_digits.py processes|simulation CODEC SEED EVENTS
-     python benchmarks/peers/flocklet_digits.py speed PEERS ROUNDS ""    one JSON line: peer-rounds a second (T16)
+     python benchmarks/peers/flocklet_digits.py speed PEERS ROUNDS 0|1    one JSON line: peer-rounds a second (T16)
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def simulation(strategy: str, seed: int, events: str) -> None:
     Watched(Strategy.parse(strategy), task, seed=seed, rounds=ROUNDS, stop_at=TARGET).run()
 
 
-def speed(peers: int, rounds: int) -> None:
-    """Everybody trains two steps of 16 of its 32 rows, encodes its model for one peer and mixes, without evaluation."""
+def speed(peers: int, rounds: int, is_judged: bool) -> None:
+    """Train all for two steps of 16 of their 32 rows; each encodes its model for one peer; judge all, or nobody."""
     import numpy as np
 
     from flocklet.digits import load_digits
@@ -62,15 +62,16 @@ def speed(peers: int, rounds: int) -> None:
         images.labels[test], shares,
     )  # fmt: skip
     report = Simulation(
-        Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)"), task, seed=1, rounds=rounds, every=rounds,
-        judged=range(min(peers, 10)), shared_start=False, conditions=Conditions(is_decoded=False),
+        Strategy.parse("onepeer|sgd(lr=0.3,steps=2,batch=16)"), task, seed=1, rounds=rounds,
+        every=1 if is_judged else rounds, judged=None if is_judged else range(min(peers, 10)), shared_start=False,
+        conditions=Conditions(is_decoded=False),
     ).run()  # fmt: skip
     print(json.dumps({"rate": peers * rounds / report.wall_s, "rounds": rounds, "accuracy": report.accuracy}))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "speed":
-        sys.exit(speed(int(sys.argv[2]), int(sys.argv[3])))
+        sys.exit(speed(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "1"))
     mode, codec, seed, events = sys.argv[1:]
     {"processes": processes, "simulation": simulation}[mode](
         f"fedavg|sgd(lr=0.3,epochs=2,batch=16)|{codec}", int(seed), events

@@ -1,8 +1,8 @@
 """gossipy-dfl's side of benchmarks/swarm_peers.py, inside its own environment: how many node-rounds a second it simulates.
 
-Run: python gossipy_speed.py TASK NODES SECONDS    prints one JSON line
+Run: python gossipy_speed.py TASK NODES SECONDS 0|1    prints one JSON line; 1: evaluate every node in every round
 Push gossip on the full graph as in gossipy's own examples (round of 100 time steps, merge, then train), no delays, no
-drops, its evaluation off; each node holds 32 rows, so one local epoch is two SGD steps of 16 rows.
+drops; each node holds 32 rows, so one local epoch is two SGD steps of 16 rows.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from torch.nn import CrossEntropyLoss
 from torch.optim import SGD
 
 
-def main(path: str, nodes: int, seconds: float) -> None:
+def main(path: str, nodes: int, seconds: float, is_judged: bool) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     task, rng = load(path), np.random.default_rng(0)
     rows = np.concatenate([rng.choice(len(task["x"]), 32, replace=False) for _ in range(nodes)])
+    tests = (torch.tensor(task["test_x"]), torch.tensor(task["test_y"])) if is_judged else (None, None)
     data = ClassificationDataHandler(
-        torch.tensor(task["x"][rows]), torch.tensor(task["y"][rows]), test_size=0.0
+        torch.tensor(task["x"][rows]), torch.tensor(task["y"][rows]), *tests, test_size=0.0
     )
     dispatcher = DataDispatcher(data, n=nodes, eval_on_user=False, auto_assign=False)
     dispatcher.set_assignments([list(range(32 * i, 32 * i + 32)) for i in range(nodes)], None)
@@ -51,7 +52,7 @@ def main(path: str, nodes: int, seconds: float) -> None:
     )  # fmt: skip
     crowd = GossipNode.generate(dispatcher, StaticP2PNetwork(nodes), handler, round_len=100, sync=True)
     simulator = GossipSimulator(crowd, dispatcher, delta=100, protocol=AntiEntropyProtocol.PUSH)
-    report, chunk, rounds = SimulationReport(), max(1, 200 // nodes), 0
+    report, chunk, rounds = SimulationReport(), 1 if is_judged else max(1, 200 // nodes), 0
     simulator.add_receiver(report)
     simulator.init_nodes()
     began = time.perf_counter()
@@ -69,4 +70,4 @@ def main(path: str, nodes: int, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == "1")
