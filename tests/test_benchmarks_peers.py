@@ -91,17 +91,18 @@ def test_figures_of_a_run_say_what_the_limit_cut_off(modules) -> None:
         {"round": i, "at": 10.0 + 2 * i, "bytes": 1_000_000 * i, "accuracy": 0.9 + 0.02 * i}
         for i in (1, 2, 3)
     ]
-    done = swarm_peers.summary({"rounds": rows, "pss_mb": 5.0, "end_s": 100.0})
+    done = swarm_peers.summary({"rounds": rows, "pss_mb": 5.0, "end_s": 100.0, "bytes": 7_000_000})
     assert (done["reached"], done["first_s"], done["round_s"], done["total_s"]) == (True, 12.0, 2.0, 16.0)
-    assert done["round_mb"] == 1.0
-    cut = swarm_peers.summary({"rounds": rows[:1], "pss_mb": 5.0, "end_s": 100.0})
+    assert (done["round_mb"], done["mb"]) == (1.0, 3.0)
+    cut = swarm_peers.summary({"rounds": rows[:1], "pss_mb": 5.0, "end_s": 100.0, "bytes": 7_000_000})
     assert (cut["reached"], cut["round_s"], cut["round_is_bound"], cut["total_s"]) == (
         False,
         88.0,
         True,
         100.0,
     )
-    nothing = swarm_peers.summary({"rounds": [], "pss_mb": 0.0, "end_s": 100.0})
+    assert cut["mb"] == 7.0, "all that was sent until the limit"
+    nothing = swarm_peers.summary({"rounds": [], "pss_mb": 0.0, "end_s": 100.0, "bytes": 7_000_000})
     assert (nothing["rounds"], nothing["first_s"], nothing["accuracy"]) == (0, 100.0, None)
 
 
