@@ -209,25 +209,28 @@ def fenced(
         environment = {
             **quiet, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1", "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1", "HOME": name,
-"PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
+            "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
         }  # fmt: skip
         command = [
             "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", FENCE, "sh",
             sys.executable, str(Path(__file__).resolve()), "--inside", json.dumps(settings),
         ]  # fmt: skip
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=limit_s + 90, check=False
-        )
+        failed = {"rounds": [], "pss_mb": 0.0, "end_s": 0.0, "bytes": 0}
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=limit_s + 90, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return {**failed, "end_s": limit_s, "error": "it had to be killed 90 s after its limit"}
         if keep is not None:
             shutil.copytree(
-                folder, keep / f"{case}-{seed}", dirs_exist_ok=True, ignore_dangling_symlinks=True
+                folder,
+                keep / "-".join([case, *options, str(seed)]),
+                dirs_exist_ok=True,
+                ignore_dangling_symlinks=True,
             )
         if done.returncode:
-            return {
-                "rounds": [],
-                "pss_mb": 0.0,
-                "error": (done.stderr.strip().splitlines() or ["no message"])[-1],
-            }
+            return {**failed, "error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
         return json.loads(done.stdout.splitlines()[-1])
 
 
