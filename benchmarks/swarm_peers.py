@@ -364,6 +364,8 @@ def compare(args: argparse.Namespace, result: dict[str, Any]) -> None:
             continue
         seeds = args.slow_seeds if case.needs else args.seeds
         limit_s = args.limit if case.needs else 60.0
+        if case.starter == "flwr-deployment":  # its start alone takes a minute here
+            limit_s = args.flower_limit
         runs = []
         for seed in range(1, seeds + 1):
             found = fenced(case.starter, list(case.options), venv.absolute(), seed, limit_s, args.keep)
