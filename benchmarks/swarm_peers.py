@@ -380,17 +380,20 @@ def compare(args: argparse.Namespace, result: dict[str, Any]) -> None:
             theirs = table[case.name]
             faster = middle(theirs, "round_s") / middle(ours, "round_s")
             fewer = middle(theirs, "mb") / middle(ours, "mb")
+            is_cut = not all(run["reached"] for run in theirs)
             least = "at least " if any(run["round_is_bound"] for run in theirs) else ""
-            cut = "" if all(run["reached"] for run in theirs) else " (theirs up to the limit)"
-            print(f"T1 {case.name}: {least}{faster:.0f}x faster per round (>= 20: {verdict(faster >= 20)}), "
-                  f"{fewer:.1f}x fewer bytes to 95 %{cut} (>= 5: {verdict(fewer >= 5)})")  # fmt: skip
+            speed = f"{least}{faster:.0f}x faster per round (>= 20: {verdict(faster >= 20, bool(least))})"
+            if not any(run["rounds"] for run in theirs):  # starting up is no round
+                speed = "it ended no round within its limit, so no round is compared"
+            bytes_ = f"{'at least ' if is_cut else ''}{fewer:.1f}x fewer bytes to 95 %"
+            print(f"T1 {case.name}: {speed}; {bytes_} (>= 5: {verdict(fewer >= 5, is_cut)})")
             result.setdefault("ratios", {})[case.name] = {"round": faster, "bytes": fewer}
     print(NOTES)
 
 
-def verdict(is_met: bool) -> str:
-    """Return the word for it."""
-    return "met" if is_met else "NOT MET"
+def verdict(is_met: bool, is_least: bool = False) -> str:
+    """Return the word for it; a lower bound can show that a target is met, never that it is not."""
+    return "met" if is_met else "open: a longer --limit decides" if is_least else "NOT MET"
 
 
 def simulate(args: argparse.Namespace, result: dict[str, Any]) -> None:
@@ -471,7 +474,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="runs of flocklet (default: 3)")
     parser.add_argument("--slow-seeds", type=int, default=1, help="runs of the others (default: 1)")
     parser.add_argument(
-        "--limit", type=float, default=130.0, metavar="SECONDS", help="for each run of the others"
+        "--limit", type=float, default=120.0, metavar="SECONDS", help="for each run of the others"
+    )
+    parser.add_argument(
+        "--flower-limit", type=float, default=200.0, metavar="SECONDS", help="for SuperLink and SuperNodes"
     )
     parser.add_argument("--speed-seconds", type=float, default=4.0, help="length of a run of gossipy")
     parser.add_argument("--repeat", type=int, default=2, help="runs of each simulator for T16")
