@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
-    "invert", "labelflip", "reversed", "backdoor",
+    "invert", "drop", "labelflip", "reversed", "backdoor",
 )  # fmt: skip
 POISONS = ("labelflip", "reversed", "backdoor")
 
@@ -40,7 +40,8 @@ def forge(
     """Return a forged change (n,) given the honest changes (p, n) and our own honest one.
 
     noise: Gaussian of `strength` (1); uniform: U[0, 1) times strength (1); signflip: -strength (1) own; scale:
-    strength (-10) own; alie: mean - strength (1) std; ipm: -strength (.5) mean; constant: strength (100) everywhere.
+    strength (-10) own; alie: mean - strength (1) std; ipm: -strength (.5) mean; constant: strength (100) everywhere; drop:
+    own with each value zeroed with probability strength (.8).
     """
     if kind == "noise":
         return rng.normal(0.0, 1.0 if strength is None else strength, own.shape).astype(np.float32)
@@ -59,6 +60,8 @@ def forge(
         )
     if kind == "constant":
         return np.full_like(own, 100.0 if strength is None else strength)
+    if kind == "drop":
+        return own * (rng.random(own.shape, np.float32) >= (0.8 if strength is None else strength))
     raise UsageError(f"no attack {kind!r}", remedy=", ".join(ATTACKS))
 
 
