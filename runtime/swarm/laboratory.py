@@ -173,9 +173,9 @@ def contest(
         ]
         back = int(rng.integers(min(round_ + 1, _REPLAYED))) if kind == "replay" else 0
         with np.errstate(over="ignore", invalid="ignore"):
-            for one in running.values():
-                spread = np.broadcast_to(one.x, (peers, start.size)).copy()
-                changes = task.model.gradient(spread, features, labels)[0]
+            models = np.stack([one.x for one in running.values()])[:, None]
+            all_changes = task.model.gradient(models, features, labels)[0] if running else ()
+            for one, changes in zip(running.values(), all_changes, strict=True):
                 _lie(one, kind, strength, changes, honest, drawn, back)
                 one.step = one.merge(changes, changes[0])
                 one.x = one.x - np.float32(lr) * one.step
