@@ -9,6 +9,7 @@ __all__ = ["curves", "heat_map"]
 
 _FONT = 'font-family="sans-serif" font-size="12"'
 _COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5a9e", "#c77f1e", "#4a4a4a")
+_VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float, float]]], *, title: str = "") -> str:
@@ -30,29 +31,83 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float, float]]], *, title: 
 
 
 def heat_map(
-    rows: Sequence[str], columns: Sequence[str], values: Mapping[tuple[str, str], float], *, title: str = ""
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Mapping[tuple[str, str], float],
+    *,
+    title: str = "",
+    notes: Mapping[tuple[str, str], str] | None = None,
 ) -> str:
-    """Return a table of accuracies in [0, 1], dark red (low) to dark green (high); the best of each row is bold."""
-    cell_w, cell_h, x0, y0 = 58, 26, 110, 120
-    body = [f'<text x="10" y="20" font-size="14">{escape(title)}</text>']
-    for j, column in enumerate(columns):
-        x, y = x0 + j * cell_w + cell_w / 2, y0 - 8
-        body.append(f'<text x="{x}" y="{y}" transform="rotate(-40 {x} {y})">{escape(column)}</text>')
+    """Return a table of accuracies in [0, 1] on a scale from dark (low) to bright (high) that the colour-blind can read.
+
+    The best of each row is framed, the first column (the control) is set apart; `notes` are small second lines.
+    """
+    cell_w, cell_h, x0, y0, gap = 52, 32, 130, 130, 10
+    low, high = _range([values[row, column] for row in rows for column in columns])
+    body = [f'<text x="10" y="22" font-size="15" font-weight="bold">{escape(title)}</text>']
+    lefts = [x0 + j * cell_w + (gap if j else 0) for j in range(len(columns))]
+    for column, left in zip(columns, lefts, strict=True):
+        x, y = left + cell_w / 2, y0 - 8
+        body.append(f'<text x="{x}" y="{y}" transform="rotate(-45 {x} {y})">{escape(column)}</text>')
     for i, row in enumerate(rows):
         y = y0 + i * cell_h
         best = max(values[row, column] for column in columns)
-        body.append(f'<text x="{x0 - 8}" y="{y + 17}" text-anchor="end">{escape(row)}</text>')
-        for j, column in enumerate(columns):
-            value, x = values[row, column], x0 + j * cell_w
-            ink = "#fff" if value < 0.25 or value > 0.85 else "#000"
-            weight = ' font-weight="bold"' if value >= best - 0.0005 else ""
+        body.append(f'<text x="{x0 - 8}" y="{y + 20}" text-anchor="end">{escape(row)}</text>')
+        frames = []
+        for column, left in zip(columns, lefts, strict=True):
+            value, note = values[row, column], (notes or {}).get((row, column), "")
+            share = (value - low) / (high - low)
+            ink, middle = "#fff" if share < 0.62 else "#000", left + cell_w / 2
+            is_best = value >= best - 0.0005
             body.append(
-                f'<rect x="{x}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(value)}" stroke="#fff"/>'
+                f'<rect x="{left}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(share)}" stroke="#fff"/>'
             )
+            weight = ' font-weight="bold"' if is_best else ""
             body.append(
-                f'<text x="{x + cell_w / 2}" y="{y + 17}" text-anchor="middle" fill="{ink}"{weight}>{value:.3f}</text>'
+                f'<text x="{middle}" y="{y + (14 if note else 20)}" text-anchor="middle" fill="{ink}"{weight}>'
+                f"{_short(value)}</text>"
             )
-    return _svg(x0 + len(columns) * cell_w + 60, y0 + len(rows) * cell_h + 20, body)
+            if note:
+                body.append(
+                    f'<text x="{middle}" y="{y + 27}" text-anchor="middle" font-size="10" fill="{ink}">{escape(note)}</text>'
+                )
+            if is_best:
+                frames.append(
+                    f'<rect x="{left + 2}" y="{y + 2}" width="{cell_w - 4}" height="{cell_h - 4}" fill="none" '
+                    'stroke="#d1006c" stroke-width="3"/>'
+                )
+        body += frames
+    bottom = y0 + len(rows) * cell_h
+    body.append(_scale(x0, bottom + 18, low, high, bool(notes)))
+    return _svg(max(x0 + gap + len(columns) * cell_w + 50, 640), bottom + 62, body)
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Return the tenths that hold all values."""
+    low = int(10 * min(values, default=0.0) + 1e-9) / 10
+    high = -int(-10 * max(values, default=1.0) + 1e-9 - 1) / 10
+    return low, max(min(high, 1.0), low + 0.1)
+
+
+def _scale(x: float, y: float, low: float, high: float, has_notes: bool) -> str:
+    steps, width = 40, 5
+    parts = [
+        f'<rect x="{x + i * width}" y="{y}" width="{width + 1}" height="14" fill="{_shade(i / (steps - 1))}"/>'
+        for i in range(steps)
+    ]
+    for share in (0.0, 0.5, 1.0):
+        at, value = x + share * steps * width, low + share * (high - low)
+        parts.append(f'<text x="{at}" y="{y + 28}" text-anchor="middle">{_short(value, 2)}</text>')
+    at = x + steps * width + 24
+    parts.append(
+        f'<rect x="{at}" y="{y}" width="24" height="14" fill="none" stroke="#d1006c" stroke-width="3"/>'
+        f'<text x="{at + 32}" y="{y + 12}">best of the row{"; small: attack success" if has_notes else ""}</text>'
+    )
+    return "".join(parts)
+
+
+def _short(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}f}".removeprefix("0") if value < 1 else f"{value:.{digits - 1}f}"
 
 
 def _panel(lines: Mapping[str, Sequence[tuple[float, float]]], x0: float, label: str) -> str:
@@ -75,11 +130,12 @@ def _panel(lines: Mapping[str, Sequence[tuple[float, float]]], x0: float, label:
     return "".join(parts)
 
 
-def _shade(value: float) -> str:
-    low, middle, high = (165, 30, 45), (250, 240, 190), (25, 110, 60)
-    share = min(max(value, 0.0), 1.0)
-    first, second, at = (low, middle, share / 0.6) if share < 0.6 else (middle, high, (share - 0.6) / 0.4)
-    return "#" + "".join(f"{round(a + (b - a) * at):02x}" for a, b in zip(first, second, strict=True))
+def _shade(share: float) -> str:
+    """Return viridis at `share`: even steps of lightness, no red against green (Smith and van der Walt 2015)."""
+    at = min(max(share, 0.0), 1.0) * (len(_VIRIDIS) - 1)
+    first = min(int(at), len(_VIRIDIS) - 2)
+    pairs = zip(_VIRIDIS[first], _VIRIDIS[first + 1], strict=True)
+    return "#" + "".join(f"{round(a + (b - a) * (at - first)):02x}" for a, b in pairs)
 
 
 def _svg(width: float, height: float, body: Sequence[str]) -> str:
