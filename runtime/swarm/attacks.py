@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
-    "invert", "drop", "labelflip", "reversed", "backdoor",
+    "invert", "drop", "eclipse", "labelflip", "reversed", "backdoor",
 )  # fmt: skip
 POISONS = ("labelflip", "reversed", "backdoor")
 
@@ -71,8 +71,9 @@ class Attack:
 
     freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows; invert sends
     -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
-    others say, each in its own direction; labelflip, reversed and backdoor learn from poisoned rows (`poison`); the
-    scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
+    others say, each in its own direction; eclipse learns honestly and floods mDNS with names of peers that nobody is
+    (`flocklet.swarm.eclipse`; virtual time has no mDNS); labelflip, reversed and backdoor learn from poisoned rows
+    (`poison`); the scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
     all send the model that the first of them trained.
     """
 
@@ -104,7 +105,7 @@ class Attack:
 
     def craft(self, trained: Vector, start: Vector, peer: Peer) -> Vector:
         """Return the model that goes out instead of `trained`."""
-        if self.kind in ("liar", *POISONS, *HOSTILE) or self.is_two_faced:
+        if self.kind in ("liar", "eclipse", *POISONS, *HOSTILE) or self.is_two_faced:
             return trained
         if self.kind == "sybil":  # all of them held the same model before: who is first speaks for all
             return self.cabal.setdefault(vector_id(start), trained)
