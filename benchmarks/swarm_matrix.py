@@ -74,7 +74,11 @@ class Laboratory:
         """Yield rule and cell; all rules run side by side on the same rows."""
         task = self.task(mnist, seed, None if split == "IID" else 0.5)
         rounds = 300 if split == "IID" else 200
-        yield from contest(task, rules, attack, f=3, rounds=rounds, seed=seed).items()
+        yield from contest(task, rules, attack, f=self.told(attack), rounds=rounds, seed=seed).items()
+
+    def told(self, attack: str) -> int:
+        """Return f: as on a real network, a rule is told of three liars even when there are none."""
+        return 3
 
     def task(self, mnist: Mnist, seed: int, alpha: float | None) -> Task:
         """Return 20,000 rows for 15 peers."""
@@ -82,11 +86,18 @@ class Laboratory:
 
 
 class Design(Laboratory):
-    """The laboratory on the rows of the design's table: the first of each file; the first test rows are the harder."""
+    """The laboratory as the design's table was made: the first rows of each file, f = 0 without an attack.
+
+    The first half of MNIST's test file is the harder one: the plain mean reaches .87 there and .90 on all of it.
+    """
 
     name = "design"
     attacks = ("none", "uniform", "x(-10)", "IPM 0.5", "ALIE 1")
     rules = KNOWN_RULES
+
+    def told(self, attack: str) -> int:
+        """Return f."""
+        return 0 if attack == "none" else 3
 
     def task(self, mnist: Mnist, seed: int, alpha: float | None) -> Task:
         """Return the first 20,000 rows for 15 peers, judged by the first 5,000 test rows."""
@@ -177,14 +188,14 @@ def _is_targeted(attack: str) -> bool:
 
 
 def check(found: Cells) -> None:
-    """Compare with the design's table: a cell agrees if its value lies within ours, give or take their spread."""
+    """Compare with the design's table: a cell agrees within the spread of our seeds, or one point if that is more."""
     agree = count = 0
     for (split, attack), row in KNOWN.items():
         for rule, known in zip(KNOWN_RULES, row, strict=True):
             ours = gather(found, split, attack, rule)[:, 0]
             if not len(ours):
                 continue
-            low, high, spread = ours.min(), ours.max(), np.ptp(ours)
+            low, high, spread = ours.min(), ours.max(), max(np.ptp(ours), 0.01)
             is_fine = low - spread <= known <= high + spread
             agree, count = agree + is_fine, count + 1
             verdict = "" if is_fine else f"  ({'above' if low > known else 'below'} the design)"

@@ -117,7 +117,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         stack.push_async_callback(endpoint.close)
         port = await endpoint.serve([_LOOPBACK], settings.ports[settings.index] if settings.ports else 0)
         dialer = Dialer(table, endpoint, clock, lambda record: None)
-        if settings.attack == "eclipse" and not settings.ports:
+        if settings.attack == "eclipse":
             from flocklet.swarm.eclipse import flooding
 
             rng = swarm.generator(settings.seed, identity.device_id, "eclipse")
@@ -142,7 +142,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         say("done", {})
         await asyncio.to_thread(sys.stdin.readline)  # the others may still need us
         summary["bytes_out"] = sum(one.bytes_out for one in traffic)
-    summary["rss_mb"], summary["known"] = peak_mb(), len(table)
+    summary["rss_mb"] = peak_mb()
     return summary
 
 

@@ -1,8 +1,9 @@
 """Eclipse by a flood of mDNS names: invented peers of our flock crowd out the true ones before they are met.
 
 What a receiver does about it (docs/discovery.md): datagrams beyond a rate are dropped unread, new names are taken in at
-a few a second, the table is bounded and strangers evict only each other, dials have a rate of their own. So a flood can
-delay the first meeting of strangers; it cannot displace a peer that was proven, remembered or named by the owner.
+a few a second, the table is bounded and strangers evict only each other, dials have a rate of their own. A flood does
+delay the first meeting of strangers, for as long as it lasts and up to three minutes more (the memory of the names); it
+cannot displace a peer that was proven, remembered or named by its owner.
 """
 
 from __future__ import annotations

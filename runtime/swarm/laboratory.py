@@ -161,6 +161,8 @@ def contest(
         for rule in [rule for rule, one in running.items() if not np.isfinite(one.x).all()]:
             del running[rule]  # the attack won: the model left the numbers
             found[rule] = float(task.accuracy(np.zeros_like(start)[None])[0]), 0.0
+        if not running:
+            break
         rows = np.stack([rng.choice(share, batch) for share in task.shares])
         features, labels = learnt.features[rows], learnt.labels[rows]
         if kind == "backdoor":
@@ -174,7 +176,7 @@ def contest(
         back = int(rng.integers(min(round_ + 1, _REPLAYED))) if kind == "replay" else 0
         with np.errstate(over="ignore", invalid="ignore"):
             models = np.stack([one.x for one in running.values()])[:, None]
-            all_changes = task.model.gradient(models, features, labels)[0] if running else ()
+            all_changes = task.model.gradient(models, features, labels)[0]
             for one, changes in zip(running.values(), all_changes, strict=True):
                 _lie(one, kind, strength, changes, honest, drawn, back)
                 one.step = one.merge(changes, changes[0])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
 __all__ = ["curves", "heat_map"]
 
 _FONT = 'font-family="sans-serif" font-size="12"'
-_COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#8a5a9e", "#c77f1e", "#4a4a4a")
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000")  # Okabe and Ito 2008
+_DASHES = ("", "8 3", "2 3", "8 3 2 3")
 _VIRIDIS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
@@ -22,10 +24,8 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float, float]]], *, title: 
     body = [_panel(left, 60, "bytes sent (MB)"), _panel(right, 440, "time (s)")]
     for number, name in enumerate(lines):
         y = 325 + 16 * number  # below the panels: inside, it would hide a curve
-        body.append(
-            f'<rect x="60" y="{y - 9}" width="10" height="10" fill="{_COLOURS[number % len(_COLOURS)]}"/>'
-        )
-        body.append(f'<text x="75" y="{y}">{escape(name)}</text>')
+        body.append(f'<line x1="60" x2="90" y1="{y - 4}" y2="{y - 4}" {_pen(number)}/>')
+        body.append(f'<text x="97" y="{y}">{escape(name)}</text>')
     body.append(f'<text x="60" y="22" font-size="14">{escape(title)}</text>')
     return _svg(800, 325 + 16 * len(lines), body)
 
@@ -54,6 +54,7 @@ def heat_map(
         best = max(values[row, column] for column in columns)
         body.append(f'<text x="{x0 - 8}" y="{y + 20}" text-anchor="end">{escape(row)}</text>')
         frames = []
+        body.append('<g text-anchor="middle">')
         for column, left in zip(columns, lefts, strict=True):
             value, note = values[row, column], (notes or {}).get((row, column), "")
             share = (value - low) / (high - low)
@@ -64,19 +65,19 @@ def heat_map(
             )
             weight = ' font-weight="bold"' if is_best else ""
             body.append(
-                f'<text x="{middle}" y="{y + (14 if note else 20)}" text-anchor="middle" fill="{ink}"{weight}>'
+                f'<text x="{middle}" y="{y + (14 if note else 20)}" fill="{ink}"{weight}>'
                 f"{_short(value)}</text>"
             )
             if note:
                 body.append(
-                    f'<text x="{middle}" y="{y + 27}" text-anchor="middle" font-size="10" fill="{ink}">{escape(note)}</text>'
+                    f'<text x="{middle}" y="{y + 27}" font-size="10" fill="{ink}">{escape(note)}</text>'
                 )
             if is_best:
                 frames.append(
                     f'<rect x="{left + 2}" y="{y + 2}" width="{cell_w - 4}" height="{cell_h - 4}" fill="none" '
                     'stroke="#d1006c" stroke-width="3"/>'
                 )
-        body += frames
+        body += [*frames, "</g>"]
     bottom = y0 + len(rows) * cell_h
     body.append(_scale(x0, bottom + 18, low, high, bool(notes)))
     return _svg(max(x0 + gap + len(columns) * cell_w + 50, 640), bottom + 62, body)
@@ -112,22 +113,43 @@ def _short(value: float, digits: int = 3) -> str:
 
 def _panel(lines: Mapping[str, Sequence[tuple[float, float]]], x0: float, label: str) -> str:
     width, height, y0 = 320.0, 230.0, 40.0
-    top = max((x for points in lines.values() for x, _ in points), default=1.0) or 1.0
+    step = _step(max((x for points in lines.values() for x, _ in points), default=1.0) or 1.0)
+    top = max(max((x for points in lines.values() for x, _ in points), default=1.0), step)
     parts = [f'<rect x="{x0}" y="{y0}" width="{width}" height="{height}" fill="none" stroke="#999"/>']
     for tick in range(6):
         y = y0 + height * (1 - tick / 5)
         parts.append(f'<line x1="{x0}" x2="{x0 + width}" y1="{y}" y2="{y}" stroke="#ddd"/>')
         parts.append(f'<text x="{x0 - 6}" y="{y + 4}" text-anchor="end">{tick / 5:.1f}</text>')
-        x = x0 + width * tick / 5
-        parts.append(f'<text x="{x}" y="{y0 + height + 16}" text-anchor="middle">{top * tick / 5:.3g}</text>')
+    for tick in range(int(top / step + 1e-9) + 1):
+        x = x0 + width * tick * step / top
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y0 + height}" y2="{y0 + height + 4}" stroke="#999"/>'
+        )
+        parts.append(
+            f'<text x="{x:.1f}" y="{y0 + height + 18}" text-anchor="middle">{round(tick * step, 9):g}</text>'
+        )
     for number, points in enumerate(lines.values()):
         path = " ".join(f"{x0 + width * x / top:.1f},{y0 + height * (1 - y):.1f}" for x, y in points)
-        colour = _COLOURS[number % len(_COLOURS)]
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<polyline points="{path}" fill="none" {_pen(number)}/>')
+    middle = y0 + height / 2
     parts.append(
-        f'<text x="{x0 + width / 2}" y="{y0 + height + 36}" text-anchor="middle">{escape(label)}</text>'
+        f'<text x="{x0 + width / 2}" y="{y0 + height + 38}" text-anchor="middle">{escape(label)}</text>'
+        f'<text x="{x0 - 36}" y="{middle}" text-anchor="middle" transform="rotate(-90 {x0 - 36} {middle})">accuracy</text>'
     )
     return "".join(parts)
+
+
+def _pen(number: int) -> str:
+    """Return the stroke of the n-th line: its colour, and dashes for those who see no colours."""
+    dashes = _DASHES[number % len(_DASHES)]
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'stroke="{_COLOURS[number % len(_COLOURS)]}" stroke-width="2"{dashed}'
+
+
+def _step(top: float) -> float:
+    """Return 1, 2 or 5 times a power of ten that parts [0, top] into three to six."""
+    power = 10.0 ** math.floor(math.log10(top))
+    return next(m * power for m in (0.2, 0.5, 1.0, 2.0) if top / (m * power) <= 6)
 
 
 def _shade(share: float) -> str:
