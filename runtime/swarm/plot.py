@@ -53,31 +53,25 @@ def heat_map(
         y = y0 + i * cell_h
         best = max(values[row, column] for column in columns)
         body.append(f'<text x="{x0 - 8}" y="{y + 20}" text-anchor="end">{escape(row)}</text>')
-        frames = []
-        body.append('<g text-anchor="middle">')
+        cells, words, frames = [], [], []
         for column, left in zip(columns, lefts, strict=True):
             value, note = values[row, column], (notes or {}).get((row, column), "")
             share = (value - low) / (high - low)
-            ink, middle = "#fff" if share < 0.62 else "#000", left + cell_w / 2
+            ink, middle = "" if share >= 0.62 else ' fill="#fff"', left + cell_w // 2
             is_best = value >= best - 0.0005
-            body.append(
-                f'<rect x="{left}" y="{y}" width="{cell_w}" height="{cell_h}" fill="{_shade(share)}" stroke="#fff"/>'
-            )
+            cells.append(f'<path d="M{left} {y}h{cell_w}v{cell_h}H{left}z" fill="{_shade(share)}"/>')
             weight = ' font-weight="bold"' if is_best else ""
-            body.append(
-                f'<text x="{middle}" y="{y + (14 if note else 20)}" fill="{ink}"{weight}>'
-                f"{_short(value)}</text>"
+            words.append(
+                f'<text x="{middle}" y="{y + (14 if note else 20)}"{ink}{weight}>{_short(value)}</text>'
             )
             if note:
-                body.append(
-                    f'<text x="{middle}" y="{y + 27}" font-size="10" fill="{ink}">{escape(note)}</text>'
-                )
+                words.append(f'<text x="{middle}" y="{y + 27}" font-size="10"{ink}>{escape(note)}</text>')
             if is_best:
                 frames.append(
                     f'<rect x="{left + 2}" y="{y + 2}" width="{cell_w - 4}" height="{cell_h - 4}" fill="none" '
                     'stroke="#d1006c" stroke-width="3"/>'
                 )
-        body += [*frames, "</g>"]
+        body += ['<g stroke="#fff">', *cells, '</g><g text-anchor="middle">', *words, "</g>", *frames]
     bottom = y0 + len(rows) * cell_h
     body.append(_scale(x0, bottom + 18, low, high, bool(notes)))
     return _svg(max(x0 + gap + len(columns) * cell_w + 50, 640), bottom + 62, body)
