@@ -177,10 +177,12 @@ def test_the_heat_map_shows_every_number_and_frames_the_best():
     root = ElementTree.fromstring(text)
     words = [node.text for node in root.iter(f"{SVG}text")]
     assert {"T & T", "a<b", "c", "mean", "krum", ".100", ".900", ".612", ".600", "7 %"} <= set(words)
-    bold = [node.text for node in root.iter(f"{SVG}text") if node.get("font-weight") and node.text[0] == "."]
+    bold = [
+        node.text for node in root.iter(f"{SVG}text") if node.get("font-weight") and str(node.text)[0] == "."
+    ]
     assert bold == [".900", ".612"]
     frames = [node for node in root.iter(f"{SVG}rect") if node.get("fill") == "none"]
     assert len(frames) == 3  # one a row, one in the legend
-    fills = [node.get("fill") for node in root.iter(f"{SVG}path")]
+    fills = [node.get("fill", "") for node in root.iter(f"{SVG}path")]
     light = [sum(w * int(f[at : at + 2], 16) for at, w in ((1, 0.3), (3, 0.59), (5, 0.11))) for f in fills]
     assert light[0] < light[3] < light[2] < light[1]  # order survives without colours

@@ -31,7 +31,9 @@ def flood_packets(
 
     Each has its own id, the name that belongs to it, and a port of `host` drawn from the upper half.
     """
-    from zeroconf import DNSAddress, DNSOutgoing, DNSPointer, DNSService, DNSText, const
+    from zeroconf import const
+    from zeroconf._dns import DNSAddress, DNSPointer, DNSService, DNSText
+    from zeroconf._protocol.outgoing import DNSOutgoing
 
     kind, fresh = const._CLASS_IN, const._CLASS_IN | const._CLASS_UNIQUE
     for at in range(0, names, _PER_PACKET):

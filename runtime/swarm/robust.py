@@ -155,13 +155,13 @@ def centred_clipping(
 
     Without `tau`, the median of the |d| is taken anew at each step.
     """
-    center = median(stack) if start is None else start
+    center: Floats = median(stack) if start is None else start
     for _ in range(steps):
         away = stack - center
         norms = _norms(away)
         radius = float(np.median(norms)) if tau is None else tau
         shrink = np.minimum(1.0, radius / np.maximum(norms, 1e-12)).astype(np.float32)
-        center = center + shrink @ away / np.float32(len(stack))
+        center = np.asarray(center + shrink @ away / np.float32(len(stack)), np.float32)
     return np.asarray(center, np.float32)
 
 
