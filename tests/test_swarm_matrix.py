@@ -124,7 +124,7 @@ def test_dissensus_drives_the_mean_and_metropolis_apart_and_not_the_median():
     for rule in ("mean", "metropolis", "median"):
         accuracy = [
             simulate(f"regular(6)|sgd(lr=0.1)|{rule}", task, rounds=20, attacks=attacks)[1].accuracy
-            for attacks in ({}, {8: Attack("dissensus"), 9: Attack("dissensus")})
+            for attacks in ({}, {8: Attack("dissensus", 4.0), 9: Attack("dissensus", 4.0)})
         ]
         assert accuracy[0] > 0.9
         assert accuracy[1] > 0.9 if rule == "median" else accuracy[1] < 0.8, (rule, accuracy)
