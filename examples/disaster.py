@@ -23,7 +23,7 @@ def main() -> None:
     disaster = [Happening(5, "crash", hubs(graph, 12))]
     lines = {}
     for name, heal, script in (("no disaster", 0, []), ("no healing", 0, disaster), ("healing", 4, disaster)):
-        strategy = Strategy.parse(f"ba(2,heal={heal})|{LEARN}")
+        strategy = Strategy.parse(f"ba(2,heal={heal},deadline=0.1)|{LEARN}")
         report = Simulation(strategy, task, seed=1, rounds=60, every=5, graph=graph, script=script).run()
         lines[name] = [(second, float(sent), accuracy) for _, second, sent, accuracy in report.curve]
         print(f"{name:12} accuracy {report.accuracy:.3f} after {report.curve[-1][1]:.1f} virtual seconds")

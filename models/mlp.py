@@ -59,18 +59,19 @@ class Mlp:
     ) -> tuple[Floats, Floats]:
         """Return the gradient (N, P) of the mean cross-entropy and its value (N,).
 
-        `features` is (N, B, F), `labels` (N, B).
+        `features` is (N, B, F), `labels` (N, B). More axes in front broadcast: params (R, 1, P) on features (N, B, F)
+        give (R, N, P), each with the bits that it has alone.
         """
         activations = self.forward(params, features)
         delta, loss = _softmax_error(activations[-1], labels)
-        gradient = np.empty_like(params)
+        gradient = np.empty((*delta.shape[:-2], self.layout.size), np.float32)
         for layer in reversed(range(self.depth)):
             weights, _ = self._tensors(params, layer)
             weights_out, bias_out = self._tensors(gradient, layer)
-            np.matmul(activations[layer].transpose(0, 2, 1), delta, out=weights_out)
-            np.sum(delta, axis=1, keepdims=True, out=bias_out)
+            np.matmul(activations[layer].swapaxes(-1, -2), delta, out=weights_out)
+            np.sum(delta, axis=-2, keepdims=True, out=bias_out)
             if layer:
-                delta = delta @ weights.transpose(0, 2, 1)
+                delta = delta @ weights.swapaxes(-1, -2)
                 delta *= activations[layer] > 0
         return gradient, loss
 
@@ -96,20 +97,21 @@ class Mlp:
         return np.concatenate(shares)
 
     def _tensors(self, params: Floats, layer: int) -> tuple[Floats, Floats]:
-        count, (rows, columns) = len(params), self.layout.shapes[f"w{layer}"]
-        weights = params[:, self.layout.slices[f"w{layer}"]].reshape(count, rows, columns)
-        bias = params[:, self.layout.slices[f"b{layer}"]].reshape(count, 1, columns)
+        lead, (rows, columns) = params.shape[:-1], self.layout.shapes[f"w{layer}"]
+        weights = params[..., self.layout.slices[f"w{layer}"]].reshape(*lead, rows, columns)
+        bias = params[..., self.layout.slices[f"b{layer}"]].reshape(*lead, 1, columns)
         return weights, bias
 
 
 def _softmax_error(logits: Floats, labels: NDArray[np.integer]) -> tuple[Floats, Floats]:
-    """Return d(mean cross-entropy)/d(logits), (N, B, C), and the loss, (N,)."""
+    """Return d(mean cross-entropy)/d(logits), (..., N, B, C), and the loss, (..., N)."""
     logits -= logits.max(axis=-1, keepdims=True)
     shares = np.exp(logits)
     shares /= shares.sum(axis=-1, keepdims=True)
-    peers, rows = np.ogrid[: labels.shape[0], : labels.shape[1]]
-    picked = shares[peers, rows, labels]
-    loss = -np.log(np.maximum(picked, 1e-12)).mean(axis=1)
-    shares[peers, rows, labels] -= 1.0
-    shares /= np.float32(labels.shape[1])
+    flat, rows = shares.reshape(-1, shares.shape[-1]), np.arange(shares.size // shares.shape[-1])
+    right = np.broadcast_to(labels, shares.shape[:-1]).reshape(-1)
+    picked = flat[rows, right]
+    loss = -np.log(np.maximum(picked, 1e-12)).reshape(shares.shape[:-1]).mean(axis=-1)
+    flat[rows, right] -= 1.0
+    shares /= np.float32(labels.shape[-1])
     return shares, loss

@@ -120,6 +120,11 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         stack.push_async_callback(endpoint.close)
         port = await endpoint.serve([_LOOPBACK], settings.ports[settings.index] if settings.ports else 0)
         dialer = Dialer(table, endpoint, clock, lambda record: None)
+        if settings.attack == "eclipse":
+            from flocklet.swarm.eclipse import flooding
+
+            rng = swarm.generator(settings.seed, identity.device_id, "eclipse")
+            await stack.enter_async_context(flooding(party.flock.tag, rng, host=_LOOPBACK))
         for source in _sources(settings, party, port, clock):
             stack.push_async_callback(source.stop)
             await source.start(dialer.offer)

@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
-    "invert", "labelflip", "reversed", "backdoor",
+    "invert", "drop", "eclipse", "labelflip", "reversed", "backdoor",
 )  # fmt: skip
 POISONS = ("labelflip", "reversed", "backdoor")
 
@@ -40,7 +40,8 @@ def forge(
     """Return a forged change (n,) given the honest changes (p, n) and our own honest one.
 
     noise: Gaussian of `strength` (1); uniform: U[0, 1) times strength (1); signflip: -strength (1) own; scale:
-    strength (-10) own; alie: mean - strength (1) std; ipm: -strength (.5) mean; constant: strength (100) everywhere.
+    strength (-10) own; alie: mean - strength (1) std; ipm: -strength (.5) mean; constant: strength (100) everywhere; drop:
+    own with each value zeroed with probability strength (.8).
     """
     if kind == "noise":
         return rng.normal(0.0, 1.0 if strength is None else strength, own.shape).astype(np.float32)
@@ -59,6 +60,8 @@ def forge(
         )
     if kind == "constant":
         return np.full_like(own, 100.0 if strength is None else strength)
+    if kind == "drop":
+        return own * (rng.random(own.shape, np.float32) >= (0.8 if strength is None else strength))
     raise UsageError(f"no attack {kind!r}", remedy=", ".join(ATTACKS))
 
 
@@ -68,8 +71,9 @@ class Attack:
 
     freerider echoes what it was sent; stale sends its first model for ever; liar claims many rows; invert sends
     -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
-    others say, each in its own direction; labelflip, reversed and backdoor learn from poisoned rows (`poison`); the
-    scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
+    others say, each in its own direction; eclipse learns honestly and floods mDNS with names of peers that nobody is
+    (`flocklet.swarm.eclipse`; virtual time has no mDNS); labelflip, reversed and backdoor learn from poisoned rows
+    (`poison`); the scripts of `flocklet.swarm.hostile` misuse the protocol; sybils of one `cabal` listen to nobody and
     all send the model that the first of them trained.
     """
 
@@ -101,7 +105,7 @@ class Attack:
 
     def craft(self, trained: Vector, start: Vector, peer: Peer) -> Vector:
         """Return the model that goes out instead of `trained`."""
-        if self.kind in ("liar", *POISONS, *HOSTILE) or self.is_two_faced:
+        if self.kind in ("liar", "eclipse", *POISONS, *HOSTILE) or self.is_two_faced:
             return trained
         if self.kind == "sybil":  # all of them held the same model before: who is first speaks for all
             return self.cabal.setdefault(vector_id(start), trained)

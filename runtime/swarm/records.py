@@ -80,12 +80,9 @@ class GossipStore:
     def send(self, neighbours: list[PeerId], step: int) -> None:
         """Tell each neighbour of one peer."""
         rng = self._peer.clock.rng("gossip")
+        known = [record for _, record in sorted(self._records.items())]
         for target in neighbours:
-            fit = [
-                record
-                for _, record in sorted(self._records.items())
-                if record.about != target and record.origin != target
-            ]
+            fit = [record for record in known if record.about != target and record.origin != target]
             if not fit:
                 continue
             odds = np.array([LAMBDA * math.exp(-LAMBDA * (record.distance - 1)) for record in fit])

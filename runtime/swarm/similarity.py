@@ -19,8 +19,9 @@ Floats = NDArray[np.float32]
 def foolsgold_weights(stack: Floats) -> NDArray[np.float64]:
     """Return one weight in [0, 1] per row: near 0 for rows that resemble another one too much."""
     rows = stack.astype(np.float64)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    cosine = rows @ rows.T
+    gram = rows @ rows.T
+    norms = np.maximum(np.sqrt(np.diag(gram)), 1e-12)
+    cosine = gram / np.outer(norms, norms)
     np.fill_diagonal(cosine, 0.0)
     most = cosine.max(axis=1) + 1e-5
     pardon = np.divide(most[:, None], most[None], out=np.ones_like(cosine), where=np.abs(most[None]) > 1e-12)
