@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from flocklet.errors import ConfigError, MissingExtra
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.task import Task, split_dirichlet, stratified
+from flocklet.swarm.task import Task, class_names, split_dirichlet, stratified
 
 __all__ = ["Images", "digits_task", "load_digits", "load_mnist", "mnist_folder"]
 
 _DIGITS_FILE = Path("datasets") / "data" / "digits.csv.gz"
 _MOST_SPLIT = 40
+_PROBE_ROWS = 10  # of each class
 _MNIST_FILES = (
     "train-images-idx3-ubyte",
     "train-labels-idx1-ubyte",
@@ -91,7 +92,8 @@ def _pooled(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Images:
 def digits_task(peers: int, seed: int, *, alpha: float = 0.5) -> Task:
     """Return the digits shared out among peers: 64-64-10, 80/20 stratified, Dirichlet(alpha), 10 rows at least.
 
-    There are too few rows to split among more than 40 peers: beyond that each peer draws 36 rows for itself.
+    There are too few rows to split among more than 40 peers: beyond that each peer draws 36 rows for itself. Ten rows of
+    each class are the probe, a public set for rules that need one; they stay with whoever holds them, too.
     """
     images, rng = load_digits(), np.random.default_rng(seed)
     train, test = stratified(images.labels, 0.2, rng)
@@ -100,6 +102,7 @@ def digits_task(peers: int, seed: int, *, alpha: float = 0.5) -> Task:
         shares = split_dirichlet(labels, peers, alpha, rng)
     else:
         shares = tuple(np.sort(rng.choice(len(train), 36, replace=False)) for _ in range(peers))
+    probe = [rng.permutation(np.flatnonzero(labels == label))[:_PROBE_ROWS] for label in class_names(labels)]
     return Task(
         Mlp((64, 64, 10)),
         images.features[train],
@@ -107,4 +110,5 @@ def digits_task(peers: int, seed: int, *, alpha: float = 0.5) -> Task:
         images.features[test],
         images.labels[test],
         shares,
+        probe=np.sort(np.concatenate(probe)),
     )

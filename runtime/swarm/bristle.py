@@ -1,6 +1,6 @@
 """Bristle (arXiv 2110.11006): choose whom to look at, judge them class by class, take what they are better at.
 
-Only the output layer is learnt, one column per class. The prioritiser keeps the nearest models and a few random
+Only the output layer is learnt, one column per class: freeze the others (`sgd(output_only=true)`). The prioritiser keeps the nearest models and a few random
 others. The integrator asks each peer for as many classes as it announced, those at which it is best on a small shared
 probe set. A lie about that number gains little: every weight is measured on the probe set.
 Departures: models much farther than the near half are dropped before anything else; a peer's classes are those whose
@@ -12,7 +12,7 @@ both scores are 0; scores capped at 1e4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,8 @@ class Bristle:
             )
         if not updates:
             return own
-        chosen = self._prioritise(own, updates, context)
+        heads = [replace(update, vector=self._head(own, update.vector, task.model)) for update in updates]
+        chosen = self._prioritise(own, heads, context)
         classes = int(task.labels.max()) + 1
         f1, recall = self._scores([own, *(update.vector for update in chosen)], task, classes)
         stands_out = recall - recall.mean(axis=0)
@@ -74,6 +75,14 @@ class Bristle:
             certainty = max(0.0, float(f1[row][selected].mean() - f1[row][selected].std()))
             weights[row - 1] = _weights(recall[0], recall[row], mine, selected) * certainty
         return self._mix(own, chosen, weights, task.model)
+
+    @staticmethod
+    def _head(own: Vector, theirs: Vector, model: Learner) -> Vector:
+        """Return our model with their output layer: what is judged is what would be mixed."""
+        joined = own.copy()
+        for name in model.output:
+            joined[model.layout.slices[name]] = theirs[model.layout.slices[name]]
+        return joined
 
     def _prioritise(self, own: Vector, updates: Sequence[Update], context: Context) -> list[Update]:
         away = np.array([float(np.linalg.norm(update.vector - own)) for update in updates])
