@@ -94,7 +94,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         f"{settings.seed}/{settings.run}".encode(), digest_size=16, person=b"flocklet-flock"
     )
     party = Party(identity, make_certificate(identity), Flock.closed(secret.digest()))
-    task = make_task(settings.model, settings.count, settings.seed)
+    task = make_task(settings.model, settings.count, settings.seed).held_by(settings.index)
     trainer = computing(Strategy.parse(settings.strategy).trainer, settings.compute)
     if isinstance(trainer, Preparing):
         await asyncio.to_thread(trainer.prepare, task, len(task.shares[settings.index]))

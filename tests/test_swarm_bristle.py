@@ -1,5 +1,7 @@
 """Bristle: what it costs when nobody lies, what it stands, and whom its prioritiser looks at."""
 
+from dataclasses import replace
+
 import numpy as np
 from swarm_tasks import blobs, simulate
 
@@ -7,6 +9,7 @@ from flocklet.models.layout import Layout
 from flocklet.swarm.attacks import Attack
 from flocklet.swarm.bristle import Bristle
 from flocklet.swarm.interface import Context, Update
+from flocklet.swarm.trainers import Sgd
 
 
 def test_bristle_learns_foreign_classes_and_ignores_noise():
@@ -65,3 +68,28 @@ def test_attackers_do_not_take_each_other_for_honest():
     alone = Attack("invert")
     alone.saw([Update(vector=honest, sender=b"a"), Update(vector=forged, sender=b"b")])
     np.testing.assert_array_equal(alone.craft(honest, honest, None), np.full(3, 3.0, np.float32))  # control
+
+
+def test_a_peer_that_holds_its_own_rows_only_learns_and_judges_as_with_all_of_them():
+    whole = blobs(6, per_peer=2, sizes=(16, 4))
+    for i in range(6):
+        part, rng = whole.held_by(i), np.random.default_rng(1)
+        plan = Sgd(momentum=0.5).plan(len(whole.shares[i]), rng, 1)
+        start = whole.model.init(rng)[None]
+        trained = [Sgd(momentum=0.5).train(task, start, [task.shares[i][plan]], 1) for task in (whole, part)]
+        np.testing.assert_array_equal(*trained)
+        np.testing.assert_array_equal(whole.features[whole.probe], part.features[part.probe])
+        np.testing.assert_array_equal(whole.labels[whole.probe], part.labels[part.probe])
+        assert len(part.labels) == len(whole.shares[i]) + len(whole.probe) < len(whole.labels)
+        assert [len(share) for share in part.shares] == [len(whole.shares[i]) * (j == i) for j in range(6)]
+    bare = replace(whole, probe=None)
+    assert bare.held_by(0) is bare
+
+
+def test_bristle_judges_their_output_layer_on_our_hidden_layers():
+    task = blobs(3, sizes=(16, 8, 4))
+    model, rng = task.model, np.random.default_rng(1)
+    own, theirs = model.init(rng), model.init(rng)
+    head = Bristle._head(own, theirs, model)
+    for name, where in model.layout.slices.items():
+        np.testing.assert_array_equal(head[where], (theirs if name in model.output else own)[where])

@@ -66,6 +66,19 @@ class Task:
         """Return the test accuracy of each of N parameter vectors, (N,)."""
         return self.model.accuracy(params, self.test_features, self.test_labels)
 
+    def held_by(self, peer: int) -> Task:
+        """Return what a device of its own holds: its rows, the probe and the test; the other shares are empty.
+
+        Without a probe it is the whole task: rules that look at rows then look at all of them.
+        """
+        if self.probe is None:
+            return self
+        own, rows = self.shares[peer], np.concatenate([self.shares[peer], self.probe])
+        places = np.arange(len(rows))
+        shares = tuple(places[: len(own)] if i == peer else places[:0] for i in range(len(self.shares)))
+        kept = replace(self, features=self.features[rows], labels=self.labels[rows], shares=shares)
+        return replace(kept, probe=places[len(own) :])
+
     def with_labels(self, labels: Rows) -> Task:
         """Return the same task with other training labels (one array may flip only some peers' rows)."""
         return replace(self, labels=labels)
