@@ -2,7 +2,7 @@
 
 Only the output layer is learnt, one column per class: freeze the others (`sgd(output_only=true)`). The prioritiser keeps
 the nearest models and a few random others. The integrator asks each peer for as many classes as it announced, those at
-which it is best on a small shared probe set. A lie about that number gains little: every weight is measured on the probe set.
+which it is best on a small shared probe set. A lie about that number gains little: every weight is measured there.
 Departures: models much farther than the near half are dropped before anything else; a peer's classes are those whose
 recall stands out from the others' (every model that has merged recalls easy classes, so the plain order lets hard
 ones starve); recall scores, as in the authors' code, and F1 gives the certainty; no sequence penalty; weight 0 where
