@@ -83,7 +83,7 @@ def test_the_learning_curve_is_drawn(suffix: str, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("words", "told", "code"),
     [
-        (["--plot", "curve.jpg"], "neither .png nor .svg", 2),
+        (["--plot", "curve.jpg"], "must end in .png or .svg", 2),
         (["--plot", "nowhere/curve.svg"], "no folder", 2),
         (["--vehicle", "nowhere.toml"], "no vehicle 'nowhere.toml'", 3),
         (["--seconds", "-1"], "--seconds is -1", 2),

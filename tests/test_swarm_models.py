@@ -198,3 +198,29 @@ def test_fingerprints_of_a_batch_tell_models_apart_and_forgive_rounding():
     assert check.agree(honest, noisy) and not check.agree(honest, check.fingerprint(other))
     assert not check.agree(honest, honest[:-1]) and not check.agree(b"", b"")
     assert majority([True, True, False]) and not majority([True, False]) and not majority([])
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("nowhere/x.svg", "no folder"),
+        ("x.png", "must end in .svg"),
+        (".", "must end in"),
+        ("taken.svg", "cannot be written"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_told_before_anybody_learns(place, told, tmp_path, capsys):
+    (tmp_path / "taken.svg").mkdir()
+    arguments = [
+        "swarm",
+        "--simulate",
+        "--model",
+        "reranker",
+        "--strategy",
+        "fedavg",
+        "--plot",
+        str(tmp_path / place),
+    ]
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert told in error and len(error.splitlines()) == 1 and not out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flocklet.cli.output import Output
+from flocklet.cli.targets import check_target
 from flocklet.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -70,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
         os.environ.setdefault(name, "1")  # before NumPy is loaded: the sums must not depend on the machine
 
     output = Output(args)
-    for path, allowed in ((args.plot, (".png", ".svg")), (args.replay, (".html", ".htm"))):
-        if path is not None and path.suffix.lower() not in allowed:
-            raise UsageError(f"'{path}' must end in {' or '.join(allowed)}")
+    check_target(args.plot, (".png", ".svg"))
+    check_target(args.replay, (".html", ".htm"))
     if (args.policy is None) == (args.firmware is None):
         raise UsageError("give a policy, or --firmware DIR with an export: exactly one of them")
     seeds = _seeds(args.seeds)

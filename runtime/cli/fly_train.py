@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flocklet.cli.output import Output, Step
+from flocklet.cli.targets import check_target
 from flocklet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -69,11 +70,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--seconds is {args.seconds:g}; training takes more than that", remedy="above 0")
     if args.updates is not None and args.updates <= 0:
         raise UsageError(f"--updates is {args.updates}; training takes at least one", remedy="at least 1")
-    if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {args.plot} is neither .png nor .svg", remedy="name a .png or .svg file")
-    for path in (args.out, args.plot):
-        if path and not path.absolute().parent.is_dir():
-            raise UsageError(f"there is no folder {path.absolute().parent}", remedy="make it first")
+    check_target(args.out)
+    check_target(args.plot, (".png", ".svg"))
     output = Output(args)
     vehicle = read_vehicle(args.vehicle)
     started = time.perf_counter()

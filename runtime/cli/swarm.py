@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flocklet.cli.output import Output
+from flocklet.cli.targets import check_target
 from flocklet.errors import UsageError
 
 __all__ = ["add_parser"]
@@ -71,6 +72,7 @@ def _swarm(args: argparse.Namespace) -> int:
         raise UsageError(
             "--attackers needs --attack and at least one honest peer", remedy="fewer --attackers"
         )
+    check_target(args.plot, (".svg",))
     if args.stop_at is None:
         args.stop_at = _STOP_AT if args.model == "digits" else 0.0
     text = _strategy(args)
