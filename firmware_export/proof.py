@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,10 +33,6 @@ from flocklet.firmware_export.toolchain import CORES, WARNINGS, Core, available,
 from flocklet.firmware_export.unicorn_engine import Emulator
 
 __all__ = ["Report", "Row", "verify"]
-
-U32: TypeAlias = npt.NDArray[np.uint32]
-F32: TypeAlias = npt.NDArray[np.float32]
-_STEPS = 40
 
 
 @dataclass(frozen=True)

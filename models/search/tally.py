@@ -154,10 +154,6 @@ class ClickTally:
         union[me] = self._pairs[me]
         return self._shared[row, :size], matches, union
 
-    def top_of(self, origin: int) -> set[str]:
-        """Return the terms that `origin` asks for most."""
-        return set(self._top[origin])
-
     def terms(self) -> Iterator[tuple[int, str, int]]:
         """Yield (origin, term, how often asked)."""
         for origin, asked in enumerate(self._terms):
