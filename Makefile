@@ -11,8 +11,9 @@ SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o
 demo: $(VENV)/installed
 	@$(BIN)/flocklet demo
 
+# One BLAS thread: the matrices are small, and on a busy machine a second thread only waits for the first.
 test: $(VENV)/developing
-	$(BIN)/python -m pytest
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 lint: $(VENV)/developing
 	$(BIN)/ruff format --check .

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from swarm_tasks import blobs, simulate
 
 from flocklet.models.layout import Layout
@@ -22,6 +23,7 @@ def test_bristle_learns_foreign_classes_and_ignores_noise():
     assert accuracy["bristle"] > 0.8 and accuracy["bristle"] > accuracy["mean"] + 0.1
 
 
+@pytest.mark.timeout(120)
 def test_bristle_costs_little_when_nobody_lies_and_stands_a_majority_of_noise():
     task = blobs(22, per_peer=2, sizes=(16, 4))
     honest = {

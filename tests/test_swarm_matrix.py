@@ -130,6 +130,7 @@ def test_dissensus_drives_the_mean_and_metropolis_apart_and_not_the_median():
         assert accuracy[1] > 0.9 if rule == "median" else accuracy[1] < 0.8, (rule, accuracy)
 
 
+@pytest.mark.timeout(120)
 def test_cells_between_neighbours_run_for_every_rule_and_attack(matrix, images):
     import swarm_matrix_gossip as gossip
 
