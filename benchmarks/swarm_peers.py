@@ -59,22 +59,11 @@ class Place:
         return [str(self.venv / "bin" / "python"), str(DRIVERS / script), *map(str, words)]
 
 
-def flocklet_processes(place: Place, codec: str) -> Iterator[list[str]]:
+def flocklet(place: Place, way: str, codec: str) -> Iterator[list[str]]:
     yield [
         sys.executable,
         str(DRIVERS / "flocklet_digits.py"),
-        "processes",
-        codec,
-        str(place.seed),
-        str(place.events),
-    ]
-
-
-def flocklet_simulation(place: Place, codec: str) -> Iterator[list[str]]:
-    yield [
-        sys.executable,
-        str(DRIVERS / "flocklet_digits.py"),
-        "simulation",
+        way,
         codec,
         str(place.seed),
         str(place.events),
@@ -122,7 +111,7 @@ def p2pfl_together(place: Place, mode: str) -> Iterator[list[str]]:
 
 
 STARTERS: dict[str, Callable[..., Iterator[list[str]]]] = {
-    "flocklet-processes": flocklet_processes, "flocklet-simulation": flocklet_simulation,
+    "flocklet": flocklet,
     "flwr-deployment": flower_deployment, "flwr-simulation": flower_simulation,
     "p2pfl-processes": p2pfl_processes, "p2pfl-together": p2pfl_together,
 }  # fmt: skip
@@ -275,9 +264,9 @@ FLOWER_CODE = (
     "peers/flower_app/digitsapp/server.py",
 )
 CASES = (
-    Case("flocklet, 10 processes, TLS, int4", "flocklet-processes", ("int4",), code=("../examples/swarm_digits.py",)),
-    Case("flocklet, 10 processes, TLS, fp32", "flocklet-processes", ("fp32",), code=("../examples/swarm_digits.py",)),
-    Case("flocklet, simulation, int4", "flocklet-simulation", ("int4",), code=("../examples/swarm_digits.py",)),
+    Case("flocklet, 10 processes, TLS, int4", "flocklet", ("processes", "int4"), code=("../examples/swarm_digits.py",)),
+    Case("flocklet, 10 processes, TLS, fp32", "flocklet", ("processes", "fp32"), code=("../examples/swarm_digits.py",)),
+    Case("flocklet, simulation, int4", "flocklet", ("simulation", "int4"), code=("../examples/swarm_digits.py",)),
     Case("flwr, SuperLink + 10 SuperNodes, no TLS", "flwr-deployment", needs="flwr", code=FLOWER_CODE),
     Case("flwr, simulation engine (Ray)", "flwr-simulation", needs="flwr", code=FLOWER_CODE),
     Case("p2pfl, 10 processes, gRPC, defaults", "p2pfl-processes", needs="p2pfl", code=("peers/p2pfl_digits.py",)),

@@ -93,12 +93,9 @@ class Descent:
         about += [repr((rule.trained, rule.features, self.batch, rule.has_momentum))]
         source = "" if rule.key else self.source(tile)
         key = hashlib.sha256("\n".join([*about, source]).encode()).hexdigest()[:40]
-        known = shelf.get(key)
+        known = shelf.held(key, compiler)
         if known is not None:
             return known
-        refused = shelf.refusal(compiler)
-        if refused is not None:
-            raise ConfigError(refused)
         sizes = [self.size, rule.features, 2, 2 * self.batch, 2, 2, 2, 1]
         return shelf.build(key, source or self.source(tile), compiler, symbol=ENTRY, sizes=sizes)
 

@@ -165,12 +165,9 @@ class Program:
 
     def _library(self, shelf: LibraryCache, compiler: Compiler, tile: Tile) -> Path:
         key = self.key(compiler, tile)
-        known = shelf.get(key)
+        known = shelf.held(key, compiler)
         if known is not None:
             return known
-        refused = shelf.refusal(compiler)
-        if refused is not None:
-            raise ConfigError(refused)
         sources = self.sources(tile, min(4, os.cpu_count() or 1))
         return shelf.build(key, sources, compiler, symbol=ENTRY, sizes=list(self.sizes.values()))
 

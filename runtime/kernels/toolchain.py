@@ -122,6 +122,13 @@ class LibraryCache:
             digest = hashlib.sha256(library.read_bytes()).hexdigest()[:32]
             return self._store(library, f"{key}-{digest}.so")
 
+    def held(self, key: str, compiler: Compiler) -> Path | None:
+        """Return the stored library for `key`, None if it is to be built; raise ConfigError if `compiler` was given up."""
+        known = self.get(key)
+        if known is None and (refused := self.refusal(compiler)) is not None:
+            raise ConfigError(refused)
+        return known
+
     def refusal(self, compiler: Compiler) -> str | None:
         """Return why `compiler` was given up within the last day: a hanging compiler is waited for once."""
         marker = self.directory / self._marker(compiler)
