@@ -1,6 +1,6 @@
 """Three of fifteen peers lie. Which rule still learns? Each row is an attack, each column a rule; digits, 100 rounds.
 
-Needs scikit-learn (it holds the images): pip install 'flocklet[digits]'
+Needs scikit-learn (it holds the images): pip install '.[digits]'
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Forty peers on a scale-free graph; at round 5 the twelve best-connected die. With and without healing, in virtual time.
 
-Needs scikit-learn (it holds the images): pip install 'flocklet[digits]'
+Needs scikit-learn (it holds the images): pip install '.[digits]'
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Ten peers learn the digits together: first in virtual time, then as ten real processes, with the same code.
 
-Needs scikit-learn (it holds the images): pip install 'flocklet[digits]'
+Needs scikit-learn (it holds the images): pip install '.[digits]'
 """
 
 import asyncio

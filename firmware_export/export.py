@@ -157,7 +157,7 @@ def export_policy(
         files[f"{name}.bin"] = blob_bytes(plan)
     files |= package_files(plan, files, manifest, targets)
     files["manifest.json"] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
-    directory = Path(out_dir)
+    directory = Path(out_dir).resolve()
     _write(directory, files, network)
     return Artifact(directory, plan, manifest)
 
@@ -180,7 +180,7 @@ def _write(directory: Path, files: dict[str, str | bytes], network: Network) -> 
 
 def load_artifact(directory: Path | str) -> Artifact:
     """Read an export back from its directory; raise `ExportError` where it is incomplete or inconsistent."""
-    directory = Path(directory)
+    directory = Path(directory).resolve()  # compilers run in folders of their own
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
     except (OSError, ValueError) as error:

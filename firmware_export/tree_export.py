@@ -123,7 +123,7 @@ def export_trees(trees: Trees, out_dir: Path | str, *, name: str = "policy") -> 
     """Write NAME.h, NAME.c and manifest.json of a tree ensemble; return the manifest."""
     if not name.isidentifier() or not name.isascii():
         raise ExportError(f"'{name}' is no C identifier", remedy="choose another --name")
-    directory = Path(out_dir)
+    directory = Path(out_dir).resolve()
     source = tree_source(name, trees)
     count = trees.feature.shape[0] if isinstance(trees, ObliviousTrees) else len(trees.root)
     manifest = {

@@ -126,7 +126,7 @@ def _native() -> dict[str, Any]:
 
     found = find_compilers()
     if not found:
-        return {"works": False, "detail": "no C compiler (install clang or pip install 'flocklet[compiler]')"}
+        return {"works": False, "detail": "no C compiler (install clang or pip install '.[compiler]')"}
     source = (
         "void flocklet_run(float **b, long lo, long hi) { for (long i = lo; i < hi; i++) b[0][i] += 1.0f; }\n"
     )

@@ -117,7 +117,7 @@ class MissingExtra(FlockletError, ImportError):
     def __init__(self, package: str, extra: str, what_for: str) -> None:
         super().__init__(
             f"{what_for} needs the package '{package}', which is not installed",
-            remedy=f"pip install 'flocklet[{extra}]'",
+            remedy=f"pip install '.[{extra}]'",
         )
         self.package = package
         self.extra = extra

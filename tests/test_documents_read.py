@@ -143,10 +143,10 @@ def test_without_pypdf_the_remedy_names_the_extra(tmp_path: Path, monkeypatch: p
     (tmp_path / "y.txt").write_text("words")
     with pytest.raises(MissingExtra) as caught:
         read_document(tmp_path / "x.pdf")
-    assert caught.value.remedy == "pip install 'flocklet[pdf]'"
+    assert caught.value.remedy == "pip install '.[pdf]'"
     skipped, read_one = read_documents([tmp_path])
     assert isinstance(skipped, Skipped)
-    assert skipped.remedy == "pip install 'flocklet[pdf]'"
+    assert skipped.remedy == "pip install '.[pdf]'"
     assert isinstance(read_one, Document)
 
 

@@ -16,6 +16,7 @@ from flocklet.errors import ExportError, UsageError
 from flocklet.firmware_export import unicorn_engine
 from flocklet.firmware_export.network import Network, seeded_actor
 from flocklet.firmware_export.reference import observations
+from flocklet.onnx_io import encode_mlp
 
 
 def main(*words: object) -> int:
@@ -114,3 +115,17 @@ def test_a_missing_engine_is_exit_7_and_never_verified(policy, tmp_path, capsys,
     with pytest.raises(MissingExtra, match="unicorn"):
         main("verify", tmp_path / "a", "--cc", "gcc")
     assert "verification" not in json.loads((tmp_path / "a/manifest.json").read_text())
+
+
+@needs_unicorn
+def test_a_relative_directory_verifies_and_flies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers run in folders of their own: every path is resolved at the door."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(8, 146)), "tanh"), (rng.normal(size=(4, 8)), "tanh")]
+    data = [(w.astype(np.float32) * 0.1, np.zeros(len(w), np.float32), act) for w, act in layers]
+    Path("policy.onnx").write_bytes(encode_mlp(data))
+    words = ["export", "policy.onnx", "--preset", "learning-to-fly", "--name", "pilot", "--out", "pilot"]
+    assert main(words) == 0
+    assert main(["verify", "pilot", "--cc", "zig", "--engine", "unicorn"]) == 0
+    assert main(["fly", "eval", "--firmware", "pilot", "--seeds", "0-0", "--episodes", "1"]) == 0

@@ -240,7 +240,7 @@ def test_without_any_compiler_everything_works_and_one_line_says_so(tmp_path, ca
     with caplog.at_level(logging.WARNING, "flocklet.kernels"):
         check_runs(small().compile(cache=LibraryCache(tmp_path / "c")), "numpy")
     assert [r.getMessage() for r in caplog.records] == [
-        "kernels run in NumPy: no C compiler found; install clang or gcc, or pip install 'flocklet[compiler]'"
+        "kernels run in NumPy: no C compiler found; install clang or gcc, or pip install '.[compiler]'"
     ]
 
 

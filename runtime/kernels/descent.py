@@ -71,7 +71,7 @@ class Descent:
         """Return the runnable steps; raise ConfigError with the reason where no compiler works."""
         shelf = LibraryCache() if cache is None else cache
         found = find_compilers() if compilers is None else list(compilers)
-        why = "no C compiler found; install clang or gcc, or pip install 'flocklet[compiler]'"
+        why = "no C compiler found; install clang or gcc, or pip install '.[compiler]'"
         for compiler in found:
             try:
                 return Steps(self, self._library(shelf, compiler), compiler.name)

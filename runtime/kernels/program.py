@@ -147,7 +147,7 @@ class Program:
         """
         shelf = LibraryCache() if cache is None else cache
         found = find_compilers() if compilers is None else list(compilers)
-        why = "no C compiler found; install clang or gcc, or pip install 'flocklet[compiler]'"
+        why = "no C compiler found; install clang or gcc, or pip install '.[compiler]'"
         for compiler in found:
             chosen = native_tile(compiler.target) if tile is None else tile
             try:

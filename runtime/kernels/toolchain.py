@@ -173,7 +173,7 @@ class LibraryCache:
             files = objects
         if code == 0:
             code, output = run(compiler.link(files, library))
-        remedy = "install clang or gcc, or pip install 'flocklet[compiler]', or set FLOCKLET_CC"
+        remedy = "install clang or gcc, or pip install '.[compiler]', or set FLOCKLET_CC"
         if code is None:
             why = f"{compiler.name} gave no library within {self.compile_timeout_s:g} s"
             self._refuse(compiler, why)
