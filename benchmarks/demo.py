@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from flocklet.datasets import fetch_movielens
+from flocklet.datasets.installed import fetch_movielens
 from flocklet.demo.people import movielens_scenario
 from flocklet.demo.play import play
-from flocklet.models.search.metrics import bootstrap_interval
+from flocklet.models.search.evaluation.metrics import bootstrap_interval
 
 
 class Silent:

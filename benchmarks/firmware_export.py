@@ -21,19 +21,25 @@ from pathlib import Path
 
 import numpy as np
 
-from flocklet.firmware_export.cycles import count_cycles
-from flocklet.firmware_export.elf import Image, read_elf
-from flocklet.firmware_export.expected import expected_of
 from flocklet.firmware_export.export import errors_of, export_policy
-from flocklet.firmware_export.harness import build_empty, build_image, build_size, start_text, write_link
-from flocklet.firmware_export.network import Network, seeded_actor
-from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.proof import measure, run_unicorn, verify
-from flocklet.firmware_export.reference import forward_exact, observations
-from flocklet.firmware_export.report import bars_svg
-from flocklet.firmware_export.semantics import preset
-from flocklet.firmware_export.toolchain import CORES, available, compile_image, version
-from flocklet.firmware_export.unicorn_engine import Emulator
+from flocklet.firmware_export.plan.plan import make_plan
+from flocklet.firmware_export.plan.reference import forward_exact, observations
+from flocklet.firmware_export.read.network import Network, seeded_actor
+from flocklet.firmware_export.read.semantics import preset
+from flocklet.firmware_export.verify.cycles import count_cycles
+from flocklet.firmware_export.verify.elf import Image, read_elf
+from flocklet.firmware_export.verify.expected import expected_of
+from flocklet.firmware_export.verify.harness import (
+    build_empty,
+    build_image,
+    build_size,
+    start_text,
+    write_link,
+)
+from flocklet.firmware_export.verify.proof import measure, run_unicorn, verify
+from flocklet.firmware_export.verify.report import bars_svg
+from flocklet.firmware_export.verify.toolchain import CORES, available, compile_image, version
+from flocklet.firmware_export.verify.unicorn_engine import Emulator
 
 PEER_MAIN = """
 float in[146], out[4];

@@ -30,15 +30,15 @@ import tree  # noqa: E402
 tree.use()
 
 from flocklet.kernels.actor_critic import actor_program  # noqa: E402
-from flocklet.kernels.executable import Executable  # noqa: E402
+from flocklet.kernels.compile.executable import Executable  # noqa: E402
 from flocklet.kernels.program import Program  # noqa: E402
-from flocklet.models.flight.compiled import Layout, flight_program, rk4_program, turn_program  # noqa: E402
-from flocklet.models.flight.dynamics import CRAZYFLIE  # noqa: E402
-from flocklet.models.flight.environment import reset  # noqa: E402
-from flocklet.models.flight.evaluate import hover  # noqa: E402
-from flocklet.models.flight.simulator import Simulator  # noqa: E402
-from flocklet.models.flight.td3 import Recipe, Td3  # noqa: E402
-from flocklet.models.flight.td3_program import ACTOR  # noqa: E402
+from flocklet.models.flight.judge.evaluate import hover  # noqa: E402
+from flocklet.models.flight.sim.compiled import Layout, flight_program, rk4_program, turn_program  # noqa: E402
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE  # noqa: E402
+from flocklet.models.flight.sim.environment import reset  # noqa: E402
+from flocklet.models.flight.sim.simulator import Simulator  # noqa: E402
+from flocklet.models.flight.train.td3 import Recipe, Td3  # noqa: E402
+from flocklet.models.flight.train.td3_program import ACTOR  # noqa: E402
 
 HOVER_RPM = 14476.0
 # M steps/s of rl_tools' headers on 2 x86-64 cores, 1 thread; actor forward in ns; training in s (read or measured before)

@@ -8,7 +8,7 @@ Rows (`--only`):
   any       one policy for all vehicles: nominal, l2f-2025 and random vehicles of the class
   recover   throws of any attitude: the part that is upright, slow and calm from two seconds on
 
-Judged with `flocklet.models.flight.evaluate` (seeds 0-9, 100 hovers each, a figure-eight per seed and period).
+Judged with `flocklet.models.flight.judge.evaluate` (seeds 0-9, 100 hovers each, a figure-eight per seed and period).
 `--json FILE` keeps everything; `--keep DIR` writes the policies. Timed figures need a quiet machine.
 """
 
@@ -27,17 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.models.flight.bptt import Trainer
-from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
-from flocklet.models.flight.environment import reset
-from flocklet.models.flight.evaluate import figure_eights, hover
-from flocklet.models.flight.loop import fly
+from flocklet.models.flight.judge.evaluate import figure_eights, hover
 from flocklet.models.flight.policy import Policy
-from flocklet.models.flight.programs import Shape
-from flocklet.models.flight.randomise import draw
-from flocklet.models.flight.recipes import fleet_of, policy_of, recipe
-from flocklet.models.flight.vehicle import L2F_2025
-from flocklet.models.flight.window import Programs
+from flocklet.models.flight.sim.control_loop import fly
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE, Vehicle
+from flocklet.models.flight.sim.environment import reset
+from flocklet.models.flight.sim.randomise import draw
+from flocklet.models.flight.sim.vehicle import L2F_2025
+from flocklet.models.flight.train.bptt import Trainer
+from flocklet.models.flight.train.bptt_programs import Shape
+from flocklet.models.flight.train.recipes import fleet_of, policy_of, recipe
+from flocklet.models.flight.train.window import Programs
 
 PERIODS = (15.0, 5.5, 3.5)
 

@@ -24,9 +24,9 @@ import tree
 
 tree.use()
 
-from flocklet.kernels.expr import Graph, trace  # noqa: E402
+from flocklet.kernels.body.expr import Graph, trace  # noqa: E402
 from flocklet.kernels.maps import Window, block_kernel  # noqa: E402
-from flocklet.models.flight.dynamics import ACTIONS, STATES, step  # noqa: E402
+from flocklet.models.flight.sim.dynamics import ACTIONS, STATES, step  # noqa: E402
 
 from gpu_flight import environment_rows  # noqa: E402  isort: skip
 
@@ -113,7 +113,7 @@ def timed(call: Callable[[], object], wait: Callable[[], object], rounds: int = 
 
 
 def simulate_flocklet(device: str, sizes: list[int], rows: list[dict[str, Any]]) -> None:
-    from flocklet.kernels.gpu import DeviceKernel
+    from flocklet.kernels.compile.gpu import DeviceKernel
 
     for unroll, loops in ((1, 1), (4, 1), (1, 16), (1, 64)):
         graph, k = body(unroll), unroll * loops
@@ -278,7 +278,7 @@ def forward(flat: Any, slices: list[tuple[int, int, int]], x: Any) -> Any:
 
 def td3_tinygrad(device: str) -> tuple[Callable[[], object], Callable[[], object], Callable[[], np.ndarray]]:
     """Return (update, wait, read parameters): flat parameters, autograd, Adam, all in one TinyJit capture."""
-    from flocklet.kernels.tinygrad_adapter import load_tinygrad
+    from flocklet.kernels.render.tinygrad_adapter import load_tinygrad
 
     tg = load_tinygrad()
     T = tg.Tensor
@@ -438,7 +438,7 @@ def main() -> int:
         print("no GPU works with tinygrad here")
     else:
         os.environ["DEV"] = name
-        from flocklet.kernels.tinygrad_adapter import load_tinygrad
+        from flocklet.kernels.render.tinygrad_adapter import load_tinygrad
 
         device = str(load_tinygrad().Device.DEFAULT)
         print(f"flocklet on DEV={name} ({device})", flush=True)

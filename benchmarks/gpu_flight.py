@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.kernels.expr import Graph, trace
+from flocklet.kernels.body.expr import Graph, trace
 from flocklet.kernels.maps import Window, block_kernel, map_kernel
-from flocklet.models.flight.compiled import CLOCK, advance_graph, rigid_step
-from flocklet.models.flight.dynamics import ACTIONS, CRAZYFLIE, STATES, rk4
-from flocklet.models.flight.environment import reset
-from flocklet.models.flight.task import CORE, PRIVILEGED, SETTINGS, Settings
+from flocklet.models.flight.sim.compiled import CLOCK, advance_graph, rigid_step
+from flocklet.models.flight.sim.dynamics import ACTIONS, CRAZYFLIE, STATES, rk4
+from flocklet.models.flight.sim.environment import reset
+from flocklet.models.flight.sim.task import CORE, PRIVILEGED, SETTINGS, Settings
 
 __all__ = ["environment_rows"]
 
@@ -35,7 +35,7 @@ def _planes(count: int, n: int, mode: str = "in") -> Window:
 
 
 def _rollout(graph: Graph, body: np.ndarray, held: np.ndarray, steps: int) -> np.ndarray:
-    from flocklet.kernels.expr import NumpyArithmetic
+    from flocklet.kernels.body.expr import NumpyArithmetic
 
     x: list[Any] = list(body.astype(np.float64))
     for _ in range(steps):
@@ -55,7 +55,7 @@ def environment_rows(
     device: str, sizes: list[int], steps: int, blocks: list[int], rows: list[dict[str, Any]], timed: Timer
 ) -> None:
     """Append a row per kind, batch and block size; `steps` steps per call for the rows that only integrate."""
-    from flocklet.kernels.gpu import DeviceKernel
+    from flocklet.kernels.compile.gpu import DeviceKernel
 
     def whole(s: list[Any], h: list[Any]) -> list[Any]:
         return rk4(s, h[:4], DT_S, CRAZYFLIE, h[4:7], h[7:10])
@@ -102,7 +102,7 @@ def _observed(
     rows: list[dict[str, Any]],
     timed: Timer,
 ) -> None:
-    from flocklet.kernels.gpu import DeviceKernel
+    from flocklet.kernels.compile.gpu import DeviceKernel
 
     graph = advance_graph(CRAZYFLIE)
     shared = [Window(planes=k, plane_stride=1, column_stride=0) for k in (SETTINGS, CLOCK)]

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.models.search.thesis import Config, Measure, Simulation, simulate
-from flocklet.models.search.thesis_bytes import Scale
+from studies.thesis import Config, Measure, Simulation, simulate
+from studies.thesis_bytes import Scale
 
 REFERENCE = {0: 122.0, 1000: 66.5, 2000: 21.8, 3000: 8.0, 5000: 3.2}
 TICKS = (0, 1000, 2000, 3000, 4500, 5000, 10000)

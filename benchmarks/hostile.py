@@ -21,16 +21,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from flocklet.certificate import make_certificate
-from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError, WireError
-from flocklet.flock import Flock
-from flocklet.handshake import Handshake, Party
-from flocklet.identity import Identity
-from flocklet.link import LinkSettings
-from flocklet.mutation import mutated, specimens
-from flocklet.pipe import client_context
-from flocklet.wire import Decoder, encode_hop
+from flocklet.identity.certificate import make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.handshake import Handshake, Party
+from flocklet.link.link import LinkSettings
+from flocklet.link.tls import client_context
+from flocklet.testing.mutate_frames import mutated, specimens
+from flocklet.wire.frame import Decoder, encode_hop
 
 FLOCK = Flock.closed(bytes(16))
 VICTIM = Identity.from_seed(b"v" * 32)

@@ -22,7 +22,7 @@ import tomllib
 from pathlib import Path
 
 from flocklet.demo.flock import PeerProcess, running_flock, wait_until
-from flocklet.flock import Flock
+from flocklet.identity.flock import Flock
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TARGETS = {

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FLOOR = ("numpy", "msgpack", "zeroconf", "cryptography", "platformdirs")
 TOOLS = ("pip", "setuptools", "wheel", "_distutils_hack", "distutils-precedence.pth", "pkg_resources")
-MODULES = ("flocklet.swarm", "flocklet.swarm.simulation", "flocklet.swarmpeer")
+MODULES = ("flocklet.swarm", "flocklet.swarm.sim.simulation", "flocklet.swarm.lan.peer_process")
 
 
 def site_mb(venv: Path) -> tuple[float, int]:

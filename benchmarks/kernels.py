@@ -29,8 +29,17 @@ import tree  # noqa: E402
 
 tree.use()
 
-from flocklet.kernels.compilers import find_compilers  # noqa: E402
-from flocklet.measure import ACTOR, CONTROLLER, SIMULATED, Way, Workload, compare, flight_states, workloads  # noqa: E402
+from flocklet.cli.bench_kernels import (  # noqa: E402
+    ACTOR,
+    CONTROLLER,
+    SIMULATED,
+    Way,
+    Workload,
+    compare,
+    flight_states,
+    workloads,
+)
+from flocklet.kernels.compile.compilers import find_compilers  # noqa: E402
 
 # The same simulator in C as one would write it for speed: straight-line code for one vehicle, vehicles innermost so
 # that the compiler vectorises, 256 at a time so that the 16 steps stay in the cache, rows padded against conflicts.
@@ -220,7 +229,7 @@ def torch_ways(torch: Any, what: str) -> list[Way]:
 START = """
 import time; begin = time.perf_counter()
 from flocklet.kernels.actor_critic import td3_program
-from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.compile.compilers import find_compilers
 found = [c for c in find_compilers() if c.family == {family!r}]
 run = td3_program().compile(compilers=found)
 run()
@@ -229,9 +238,9 @@ print(time.perf_counter() - begin)
 """
 STEP = """
 import time; begin = time.perf_counter()
-from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.compile.compilers import find_compilers
 from flocklet.kernels.nets import Mlp
-from flocklet.models.flight.rollout import backward_program, forward_program
+from flocklet.models.flight.train.rollout import backward_program, forward_program
 net = Mlp((17, 64, 64, 4), "tanh", "tanh")
 found = [c for c in find_compilers() if c.family == {family!r}]
 loaded = time.perf_counter()

@@ -20,11 +20,11 @@ import numpy as np
 
 from flocklet.clock import SystemClock
 from flocklet.demo.flock import LOOPBACK, PeerProcess, wait_until
-from flocklet.device import Device
+from flocklet.device.device import Device
+from flocklet.device.membership import load_membership
 from flocklet.errors import FlockletError
-from flocklet.flock import Flock
-from flocklet.membership import load_membership
-from flocklet.models.search.clicklog import Limits
+from flocklet.events.click_log import Limits
+from flocklet.identity.flock import Flock
 
 
 class Ingest(threading.Thread):

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from flocklet.certificate import make_certificate
-from flocklet.endpoint import Endpoint
-from flocklet.flock import Flock
-from flocklet.handshake import Party
-from flocklet.identity import Identity, verify
-from flocklet.pipe import client_context
-from flocklet.transfer import ContentServer, MemorySink, fetch
-from flocklet.wire import DATA_LIMITS, content_id, open_frame, pack_body, seal, unpack_body
+from flocklet.identity.certificate import make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity, verify
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.handshake import Party
+from flocklet.link.tls import client_context
+from flocklet.link.transfer import ContentServer, MemorySink, fetch
+from flocklet.wire.frame import DATA_LIMITS, content_id, open_frame, pack_body, seal, unpack_body
 
 FRAME = 64 * 1024
 TARGETS = {

@@ -323,7 +323,7 @@ def wait_until(is_true: Callable[[], object], what: str, timeout_s: float = MEET
 def smoke(steps: Steps, cache: Path, log: Path, stack: contextlib.ExitStack) -> None:
     """Do every step; raise Failed at the first that fails."""
     from flocklet.demo.flock import PeerProcess
-    from flocklet.flock import Flock
+    from flocklet.identity.flock import Flock
 
     root = cache / "root"
     steps.do("arm64 root", lambda: make_root(root, log))

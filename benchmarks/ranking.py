@@ -21,26 +21,26 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.datasets import load_collection
-from flocklet.models.search.clickentry import normalise_query
-from flocklet.models.search.clicks import click_model, graded
-from flocklet.models.search.evaluate import (
+from flocklet.datasets.installed import load_collection
+from flocklet.events.click import normalise_query
+from flocklet.models.search.evaluation.click_models import click_model, graded
+from flocklet.models.search.evaluation.evaluate import (
     JudgedQuery,
     figures,
     judged_queries,
     learn_from_clicks,
     rerank_cv,
 )
-from flocklet.models.search.features import Features
-from flocklet.models.search.gate import GateSettings
-from flocklet.models.search.grank import GRank, Settings
-from flocklet.models.search.index import Index
-from flocklet.models.search.listwise import JudgedList, Lists, bm25_weights, ndcg_of
-from flocklet.models.search.metrics import k_fold, paired_randomisation_test
-from flocklet.models.search.pdgd import PdgdRanker
-from flocklet.models.search.posterior import Posterior, text_prior
-from flocklet.models.search.quick import QuickScorer
-from flocklet.models.search.swarm_study import StudySettings, run_study
+from flocklet.models.search.evaluation.metrics import k_fold, paired_randomisation_test
+from flocklet.models.search.index.index import Index
+from flocklet.models.search.ranking.grank import GRank, Settings
+from flocklet.models.search.ranking.posterior import Posterior, text_prior
+from flocklet.models.search.rerank.features import Features
+from flocklet.models.search.rerank.gate import GateSettings
+from flocklet.models.search.rerank.listwise import JudgedList, Lists, bm25_weights, ndcg_of
+from flocklet.models.search.rerank.pdgd import PdgdRanker
+from studies.quick import QuickScorer
+from studies.swarm_study import StudySettings, run_study
 
 PEOPLE = ("nav", "info", "pbm")
 OPEN_GATE = GateSettings(is_clipped=False, is_gated=False, quorum=1)
@@ -94,7 +94,7 @@ def grank_stream(bench: Bench, people: str, seed: int, impressions: int) -> floa
     """Return the traffic-weighted nDCG@10 of G-Rank on the same kind of stream: thesis mode with F = 1 and one common
     log, but ties in the order of BM25 (by item id, as in the thesis, it starts near .01 and ends near .2).
     """
-    from flocklet.models.search.clickentry import ClickEntry
+    from flocklet.events.click import ClickEntry
 
     rng = np.random.default_rng(seed)
     model = GRank(replace(Settings.thesis(isolation=1, noise=0.5), text_breaks_ties=True))

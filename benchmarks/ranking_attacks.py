@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.device import STRANGER
+from flocklet.device.device import STRANGER
+from flocklet.events.click import NO_CLICK, ClickEntry
 from flocklet.models.recommend.influence import InfluenceSettings, influence
 from flocklet.models.recommend.meritrank import TrustEdges
-from flocklet.models.search.clickentry import NO_CLICK, ClickEntry
-from flocklet.models.search.clicks import click_model
-from flocklet.models.search.grank import GRank, Settings
-from flocklet.models.search.posterior import Posterior, PosteriorSettings, text_prior
+from flocklet.models.search.evaluation.click_models import click_model
+from flocklet.models.search.ranking.grank import GRank, Settings
+from flocklet.models.search.ranking.posterior import Posterior, PosteriorSettings, text_prior
 
 IDS = np.arange(1, 21, dtype=np.uint64)
 TEXT = np.linspace(5, 1, 20).astype(np.float32)

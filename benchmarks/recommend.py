@@ -25,13 +25,13 @@ import recommend_bandit
 import recommend_speed
 from recommend_data import figures, gain, similar_trust, split
 
-from flocklet.datasets import MovieLens, fetch_movielens
+from flocklet.datasets.installed import MovieLens, fetch_movielens
 from flocklet.models.recommend.blend import Blend, choose_weights
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Ease, ItemKNN, Popularity, Salsa, Scorer
-from flocklet.models.recommend.published import PublishedWalk
-from flocklet.models.search.metrics import bootstrap_interval, paired_randomisation_test
+from flocklet.models.search.evaluation.metrics import bootstrap_interval, paired_randomisation_test
+from studies.published import PublishedWalk
 
 Rows = list[dict[str, Any]]
 

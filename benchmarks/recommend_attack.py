@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from recommend_data import TARGETS, Attack, Split, attack, gain, similar_trust, split
 
-from flocklet.datasets import MovieLens
+from flocklet.datasets.installed import MovieLens
 from flocklet.models.recommend.blend import Blend, top_unseen
 from flocklet.models.recommend.independence import independent
 from flocklet.models.recommend.influence import influence
 from flocklet.models.recommend.likes import Likes
 from flocklet.models.recommend.linear import Popularity, Scorer
-from flocklet.models.recommend.offpolicy import Log, doubly_robust, ips, snips
-from flocklet.models.recommend.published import PublishedWalk
 from flocklet.models.recommend.signals import Critic, ReRanker
-from flocklet.models.search.metrics import bootstrap_interval
+from flocklet.models.search.evaluation.metrics import bootstrap_interval
+from studies.offpolicy import Log, doubly_robust, ips, snips
+from studies.published import PublishedWalk
 
 Rows = list[dict[str, Any]]
 CASES: dict[

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.models.recommend.offpolicy import Log, doubly_robust, ips, snips
 from flocklet.models.recommend.signals import Critic, ReRanker, log_softmax
+from studies.offpolicy import Log, doubly_robust, ips, snips
 
 WHEEL = "obp-0.4.1-py3-none-any.whl"
 

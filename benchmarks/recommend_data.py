@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.datasets import MovieLens
+from flocklet.datasets.installed import MovieLens
 from flocklet.models.recommend.blend import top_unseen
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Scorer

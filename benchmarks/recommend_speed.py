@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from recommend_data import split
 
-from flocklet.datasets import MovieLens
-from flocklet.identity import Identity
-from flocklet.models.recommend.edge import Edge, sign_page
-from flocklet.models.recommend.exchange import EdgePool, absorb, answer, request
+from flocklet.datasets.installed import MovieLens
+from flocklet.events.edge import Edge, sign_page
+from flocklet.events.edge_sync import EdgePool, absorb, answer, request
+from flocklet.identity.key import Identity
 from flocklet.models.recommend.graph import Graph
 from flocklet.models.recommend.meritrank import TrustEdges
 from flocklet.models.recommend.segments import Edges, SegmentStore

@@ -27,12 +27,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from flocklet.datasets import load_collection
-from flocklet.models.search.collection import Collection
-from flocklet.models.search.index import Index
-from flocklet.models.search.items import Document
-from flocklet.models.search.metrics import average_precision, bootstrap_interval, mrr, ndcg_at, recall_at
-from flocklet.models.search.text import STOP_WORDS
+from flocklet.datasets.beir import Collection
+from flocklet.datasets.installed import load_collection
+from flocklet.events.item import Document
+from flocklet.models.search.evaluation.metrics import (
+    average_precision,
+    bootstrap_interval,
+    mrr,
+    ndcg_at,
+    recall_at,
+)
+from flocklet.models.search.index.index import Index
+from flocklet.models.search.index.text import STOP_WORDS
 
 _WORD = re.compile(r"[a-z0-9]+")
 

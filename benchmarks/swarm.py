@@ -1,6 +1,7 @@
 """Swarm learning in virtual time against the project's own targets: python benchmarks/swarm.py [T2 T3 ...] [--json FILE]
 
-MNIST is pooled to 14x14: set FLOCKLET_MNIST (flocklet.digits says how). Every row is a median over the seeds with the
+MNIST is pooled to 14x14: set FLOCKLET_MNIST (flocklet.swarm.tasks.digits
+says how). Every row is a median over the seeds with the
 smallest and largest value in brackets; "need" is the target, "met" whether the median meets it.
 """
 
@@ -17,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.digits import Images, load_digits, load_mnist
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.attacks import Attack, add_sybils
-from flocklet.swarm.churn import Happening, at_random, hubs
-from flocklet.swarm.network import Conditions
-from flocklet.swarm.simulation import Simulation
+from flocklet.swarm.attacks.model import Attack, add_sybils
+from flocklet.swarm.sim.churn import Happening, at_random, hubs
+from flocklet.swarm.sim.network import Conditions
+from flocklet.swarm.sim.simulation import Simulation
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task, split_by_class, split_dirichlet, split_iid, stratified
+from flocklet.swarm.tasks.digits import Images, load_digits, load_mnist
 from flocklet.swarm.topologies import Graph, barabasi_albert, regular
 
 Rows = list[dict[str, Any]]
@@ -434,7 +435,7 @@ def t1(bench: Bench) -> None:
 
     unshare --net --pid --fork --mount-proc sh -c 'ip link set lo up multicast on; ip route add 224.0.0.0/4 dev lo; ...'
     """
-    from flocklet.launcher import launch
+    from flocklet.swarm.lan.launcher import launch
 
     found: dict[str, list[float]] = {}
     for seed in bench.seeds:
@@ -505,9 +506,9 @@ def crowd(bench: Bench) -> None:
 
 def compiled(bench: Bench) -> None:
     """T16t: NumPy against tinygrad compiled to C, one thread: training alone (5 passes in turns), then a whole run."""
-    from flocklet.swarm.compiled import Compiled
-    from flocklet.swarm.trainers import Sgd
-    from flocklet.swarmtasks import make_task
+    from flocklet.swarm.tasks.synthetic import make_task
+    from flocklet.swarm.trainers.compiled import Compiled
+    from flocklet.swarm.trainers.numpy import Sgd
 
     rng = np.random.default_rng(bench.seeds[0])
     cases = []

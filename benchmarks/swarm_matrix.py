@@ -5,7 +5,7 @@ Without --gossip: 15 peers, 3 liars who know all honest changes, no network; 196
 neighbours. Each measured cell is written to KEEP.json at once and never measured again, so the run can be cut (--limit
 SECONDS) and taken up; several KEEP files are shown as one, the first is written. Then it prints the matrix in Markdown
 (median over the seeds; bold: the best of a row) and draws it. --check measures the cells of the design's table as it
-was made, on the first rows of MNIST, and compares cell by cell. Set FLOCKLET_MNIST (flocklet.digits).
+was made, on the first rows of MNIST, and compares cell by cell. Set FLOCKLET_MNIST (flocklet.swarm.tasks.digits).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Protocol
 
 import numpy as np
 
-from flocklet.digits import Images, load_mnist
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.laboratory import LAB_ATTACKS, LAB_RULES, TARGETED, contest
-from flocklet.swarm.plot import heat_map
+from flocklet.plots.swarm import heat_map
+from flocklet.swarm.sim.laboratory import LAB_ATTACKS, LAB_RULES, TARGETED, contest
 from flocklet.swarm.task import Task, split_dirichlet, split_iid
+from flocklet.swarm.tasks.digits import Images, load_mnist
 
 Cell = tuple[float, float]  # accuracy, attack success
 Cells = dict[str, Cell]  # "split|attack|rule|seed" -> cell

@@ -15,10 +15,10 @@ import numpy as np
 from swarm_matrix import Cell, Mnist, make
 
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.attacks import Attack, add_sybils
-from flocklet.swarm.laboratory import attack_success
-from flocklet.swarm.network import Conditions
-from flocklet.swarm.simulation import Simulation
+from flocklet.swarm.attacks.model import Attack, add_sybils
+from flocklet.swarm.sim.laboratory import attack_success
+from flocklet.swarm.sim.network import Conditions
+from flocklet.swarm.sim.simulation import Simulation
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
 from flocklet.swarm.topologies import Graph, regular

@@ -2,9 +2,9 @@
 
     --flwr VENV --p2pfl VENV --gossipy VENV    virtual environments made as below; what is not given is skipped
 
-The task: scikit-learn's digits / 16, stratified 80/20, Dirichlet .5 over 10 peers (flocklet.digits.digits_task: the very
-rows go to everybody as .npz), MLP 64-64-10, the same initial weights, 2 local epochs of plain SGD (B = 16, lr .3), all
-peers train in every round, federated averaging, to 95 % test accuracy or a time limit. Each framework runs in a network
+The task: scikit-learn's digits / 16, stratified 80/20, Dirichlet .5 over 10 peers (flocklet.swarm.tasks.digits.digits_task:
+the very rows go to everybody as .npz), MLP 64-64-10, the same initial weights, 2 local epochs of plain SGD (B = 16, lr .3),
+all peers train in every round, federated averaging, to 95 % test accuracy or a time limit. Each framework runs in a network
 and pid namespace of its own (needs root and unshare): its loopback bytes are counted there and nothing survives it.
 
 Environments (Python 3.11; figures beside each: what was needed beyond the first line):
@@ -227,8 +227,8 @@ def write_task(file: Path, seed: int) -> None:
     """Write the split and the initial weights of a seed for those who do not know flocklet."""
     import numpy as np
 
-    from flocklet.digits import digits_task
     from flocklet.swarm.start import start_model
+    from flocklet.swarm.tasks.digits import digits_task
 
     task = digits_task(PEERS, seed)
     weights = task.model.layout.split(start_model(task, seed, b""))

@@ -5,9 +5,9 @@ Needs scikit-learn (it holds the images): pip install '.[digits]'
 
 from pathlib import Path
 
-from flocklet.digits import digits_task
-from flocklet.swarm.laboratory import duel
-from flocklet.swarm.plot import heat_map
+from flocklet.plots.swarm import heat_map
+from flocklet.swarm.sim.laboratory import duel
+from flocklet.swarm.tasks.digits import digits_task
 
 RULES = ("mean", "median", "trimmed", "krum", "multikrum", "rfa", "cclip")
 ATTACKS = ("none", "uniform", "x(-10)", "ALIE 1", "IPM 0.5", "label flip")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flocklet.digits import digits_task
-from flocklet.swarm.churn import Happening, hubs
-from flocklet.swarm.plot import curves
-from flocklet.swarm.simulation import Simulation
+from flocklet.plots.swarm import curves
+from flocklet.swarm.sim.churn import Happening, hubs
+from flocklet.swarm.sim.simulation import Simulation
 from flocklet.swarm.strategy import Strategy
+from flocklet.swarm.tasks.digits import digits_task
 from flocklet.swarm.topologies import barabasi_albert
 
 LEARN = "sgd(lr=0.1,steps=3,batch=16)|metropolis"

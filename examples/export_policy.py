@@ -19,10 +19,10 @@ import numpy as np
 
 from flocklet.errors import FlockletError
 from flocklet.firmware_export import export_policy, read, verify
-from flocklet.firmware_export.firmware_loop import Firmware, ToyPlant, fly, reference_policy
-from flocklet.firmware_export.network import seeded_actor
-from flocklet.firmware_export.report import report_lines, summary
-from flocklet.firmware_export.semantics import preset
+from flocklet.firmware_export.read.network import seeded_actor
+from flocklet.firmware_export.read.semantics import preset
+from flocklet.firmware_export.verify.processor_in_loop import Firmware, ToyPlant, fly, reference_policy
+from flocklet.firmware_export.verify.report import report_lines, summary
 
 
 def main() -> int:

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from flocklet.models.base import difference
-from flocklet.models.flight.adapt import merge, tensors, vector
-from flocklet.models.flight.bptt import Settings, Trainer
-from flocklet.models.flight.dynamics import Vehicle
-from flocklet.models.flight.evaluate import hover
-from flocklet.models.flight.programs import Shape
-from flocklet.models.flight.randomise import draw
-from flocklet.models.flight.recipes import fleet_of, policy_of, recipe
-from flocklet.models.flight.vehicle import rows
-from flocklet.models.flight.window import Programs
+from flocklet.models.flight.judge.evaluate import hover
+from flocklet.models.flight.sim.dynamics import Vehicle
+from flocklet.models.flight.sim.randomise import draw
+from flocklet.models.flight.sim.vehicle import rows
+from flocklet.models.flight.train.adapt import merge, tensors, vector
+from flocklet.models.flight.train.bptt import Settings, Trainer
+from flocklet.models.flight.train.bptt_programs import Shape
+from flocklet.models.flight.train.recipes import fleet_of, policy_of, recipe
+from flocklet.models.flight.train.window import Programs
 
 
 def one(vehicles: Vehicle, i: int) -> Vehicle:
@@ -89,7 +89,7 @@ def main() -> None:
 
 def peer(settings: Settings, vehicle: Vehicle, programs: Programs, i: int) -> Trainer:
     """Return a peer's trainer; all start from the same policy."""
-    from flocklet.models.flight.bptt import blind, fresh_params
+    from flocklet.models.flight.train.bptt import blind, fresh_params
 
     start = fresh_params(np.random.default_rng(0))
     blind(start, settings.lags)

@@ -16,7 +16,7 @@ import numpy as np
 from flocklet.demo.flock import everywhere, running_flock, wait_until
 from flocklet.demo.judge import DEPTH, figures, questions
 from flocklet.demo.people import synthetic_scenario
-from flocklet.flock import Flock
+from flocklet.identity.flock import Flock
 
 
 def main(count: int) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from flocklet.models.flight.bptt import Trainer
-from flocklet.models.flight.dynamics import CRAZYFLIE
-from flocklet.models.flight.evaluate import hover
-from flocklet.models.flight.recipes import fleet_of, policy_of, recipe
+from flocklet.models.flight.judge.evaluate import hover
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE
+from flocklet.models.flight.train.bptt import Trainer
+from flocklet.models.flight.train.recipes import fleet_of, policy_of, recipe
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import numpy as np
 import platformdirs
 
 from flocklet.clock import SystemClock
-from flocklet.datasets import fetch_movielens
+from flocklet.datasets.installed import fetch_movielens
+from flocklet.device.recommender import Taste
 from flocklet.errors import FlockletError
-from flocklet.identity import Identity
-from flocklet.store import Store
-from flocklet.taste import Taste
+from flocklet.identity.key import Identity
+from flocklet.store.store import Store
 
 HOUSEHOLDS, LATER = 10, 0.2
 

@@ -5,10 +5,10 @@ Needs scikit-learn (it holds the images): pip install '.[digits]'
 
 import asyncio
 
-from flocklet.digits import digits_task
-from flocklet.launcher import launch
-from flocklet.swarm.simulation import Simulation
+from flocklet.swarm.lan.launcher import launch
+from flocklet.swarm.sim.simulation import Simulation
 from flocklet.swarm.strategy import Strategy
+from flocklet.swarm.tasks.digits import digits_task
 
 STRATEGY = "fedavg|sgd(lr=0.3,epochs=2,batch=16)|int4"
 

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from flocklet import Node, NodeSettings
-from flocklet.flock import Flock
-from flocklet.home import Home
-from flocklet.membership import create_membership
+from flocklet.device.membership import create_membership
+from flocklet.identity.flock import Flock
+from flocklet.store.home import Home
 
 NOTES = {
     "fuse.txt": "The fuse box of the camper is behind the driver's seat. A blown fuse is black inside.",

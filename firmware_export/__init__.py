@@ -11,14 +11,14 @@ from typing import Any
 __all__ = ["ActionSpec", "Artifact", "ObsSpec", "Report", "export_policy", "load_artifact", "read", "verify"]
 
 _HOME = {
-    "ActionSpec": "semantics",
-    "ObsSpec": "semantics",
+    "ActionSpec": "read.semantics",
+    "ObsSpec": "read.semantics",
     "Artifact": "export",
     "export_policy": "export",
     "load_artifact": "export",
-    "read": "onnx_reader",
-    "Report": "proof",
-    "verify": "proof",
+    "read": "read.onnx_reader",
+    "Report": "verify.proof",
+    "verify": "verify.proof",
 }
 
 

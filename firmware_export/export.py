@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.blob import blob_bytes
-from flocklet.firmware_export.emit import code_parts, emit_header, emit_source, emit_vectors
-from flocklet.firmware_export.model_file import load_network, save_network
-from flocklet.firmware_export.network import Network
-from flocklet.firmware_export.onnx_reader import read
-from flocklet.firmware_export.packages import TARGETS, package_files
-from flocklet.firmware_export.plan import Plan, make_plan
-from flocklet.firmware_export.reference import forward, forward_exact, observations
-from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, spec_from_json, spec_to_json
-from flocklet.firmware_export.vectors import golden
+from flocklet.firmware_export.c.blob import blob_bytes
+from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
+from flocklet.firmware_export.c.vectors import golden
+from flocklet.firmware_export.packages.frameworks import TARGETS, package_files
+from flocklet.firmware_export.plan.plan import Plan, make_plan
+from flocklet.firmware_export.plan.reference import forward, forward_exact, observations
+from flocklet.firmware_export.read.model_file import load_network, save_network
+from flocklet.firmware_export.read.network import Network
+from flocklet.firmware_export.read.onnx_reader import read
+from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, spec_from_json, spec_to_json
 
 __all__ = ["FORMAT", "Artifact", "describe", "export_policy", "load_artifact", "outputs"]
 

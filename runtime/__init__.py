@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flocklet.node import Node, NodeSettings
+    from flocklet.node.node import Node, NodeSettings
 
 __all__ = ["Node", "NodeSettings", "__version__"]
 
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Load the peer only when somebody wants one: `import flocklet` stays light."""
     if name in ("Node", "NodeSettings"):
-        from flocklet import node
+        from flocklet.node import node
 
         return getattr(node, name)
     raise AttributeError(f"module 'flocklet' has no attribute {name!r}")

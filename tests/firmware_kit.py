@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flocklet.firmware_export import qemu_engine, unicorn_engine
-from flocklet.firmware_export.emit import code_parts, emit_header, emit_source, emit_vectors
+from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
+from flocklet.firmware_export.c.vectors import golden
 from flocklet.firmware_export.export import describe
-from flocklet.firmware_export.network import Network, seeded_actor
-from flocklet.firmware_export.plan import Plan, make_plan
-from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, preset
-from flocklet.firmware_export.toolchain import available
-from flocklet.firmware_export.vectors import golden
+from flocklet.firmware_export.plan.plan import Plan, make_plan
+from flocklet.firmware_export.read.network import Network, seeded_actor
+from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, preset
+from flocklet.firmware_export.verify import qemu_engine, unicorn_engine
+from flocklet.firmware_export.verify.toolchain import available
 
 needs_cc = pytest.mark.skipif(not available("host"), reason="no host C compiler 'cc'")
 needs_gcc = pytest.mark.skipif(not available("gcc"), reason="arm-none-eabi-gcc is not installed")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE, Vehicle
 
 Floats = NDArray[Any]
 

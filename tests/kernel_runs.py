@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from flocklet.kernels.compilers import Compiler, find_compilers
-from flocklet.kernels.executable import Executable
+from flocklet.kernels.compile.compilers import Compiler, find_compilers
+from flocklet.kernels.compile.executable import Executable
+from flocklet.kernels.compile.library_cache import LibraryCache
 from flocklet.kernels.kernel import Kernel, Tile
 from flocklet.kernels.program import Program
-from flocklet.kernels.toolchain import LibraryCache
 
 __all__ = ["compiler", "native", "parity", "program_of", "twin64", "worst"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.simulation import Simulation
+from flocklet.swarm.sim.simulation import Simulation
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task, split_by_class, split_dirichlet, split_iid
 

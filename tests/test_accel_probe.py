@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from flocklet import accel
-from flocklet.accel import BACKENDS, Backend, Report, Timing, choose, compilers_for, probe
-from flocklet.kernels.compilers import Compiler, find_compilers
+from flocklet.accel import choose as accel
+from flocklet.accel.choose import BACKENDS, Backend, Report, Timing, choose, compilers_for, probe
+from flocklet.kernels.compile.compilers import Compiler, find_compilers
 
 FATAL = "import os, signal\nos.kill(os.getpid(), signal.{})\n"
 
@@ -152,7 +152,7 @@ def test_the_probe_times_every_compiler_that_works(tmp_path, monkeypatch):
 
 def test_choosing_loads_nothing_heavy():
     code = (
-        "import sys\nfrom flocklet.accel import choose, Report\nchoose(Report(()), 'actor', 1)\n"
+        "import sys\nfrom flocklet.accel.choose import choose, Report\nchoose(Report(()), 'actor', 1)\n"
         "assert not {'numpy', 'tinygrad', 'onnxruntime'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

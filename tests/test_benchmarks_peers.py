@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flocklet.digits import digits_task
 from flocklet.swarm.start import start_model
-from flocklet.swarm.trainers import Sgd
+from flocklet.swarm.tasks.digits import digits_task
+from flocklet.swarm.trainers.numpy import Sgd
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"

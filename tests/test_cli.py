@@ -230,7 +230,7 @@ def test_full_disk(
     run: Run, home: Path, notes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("add", notes)
-    from flocklet import store as store_module
+    from flocklet.store import store as store_module
 
     class SmallStore(store_module.Store):
         def __init__(self, path: Path, **options: bool) -> None:
@@ -238,7 +238,7 @@ def test_full_disk(
             pages = self._db.execute("PRAGMA page_count").fetchone()[0]
             self._db.execute(f"PRAGMA max_page_count = {pages}")
 
-    monkeypatch.setattr("flocklet.device.Store", SmallStore)
+    monkeypatch.setattr("flocklet.device.device.Store", SmallStore)
     (notes / "big.txt").write_text("word " * 200_000)
     assert run("add", notes) == 6
     assert "disk full" in one_line(capsys.readouterr().err)

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.identity import Identity
-from flocklet.models.search.clickentry import MAX_ENTRY_SIZE, NO_CLICK, ClickEntry, normalise_query
+from flocklet.events.click import MAX_ENTRY_SIZE, NO_CLICK, ClickEntry, normalise_query
+from flocklet.identity.key import Identity
 
 ANNA = Identity.from_seed(b"a" * 32)
 BERT = Identity.from_seed(b"b" * 32)

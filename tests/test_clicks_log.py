@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.identity import Identity
-from flocklet.models.search.clicklog import Absorbed, ClickEntry, ClickLog, Limits, Proof
-from flocklet.models.search.versions import MAX_RANGES, SeqSet, read_vector
+from flocklet.events.click_log import Absorbed, ClickEntry, ClickLog, Limits, Proof
+from flocklet.events.version_vector import MAX_RANGES, SeqSet, read_vector
+from flocklet.identity.key import Identity
 
 ANNA = Identity.from_seed(b"a" * 32)
 BERT = Identity.from_seed(b"b" * 32)

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.identity import Identity
-from flocklet.models.search.clicklog import Absorbed, ClickEntry, ClickLog, Limits
-from flocklet.models.search.pull import (
+from flocklet.events.click_log import Absorbed, ClickEntry, ClickLog, Limits
+from flocklet.events.click_sync import (
     MAX_MESSAGE_SIZE,
     Pull,
     absorb,
@@ -21,6 +20,7 @@ from flocklet.models.search.pull import (
     pull_answer,
     pull_request,
 )
+from flocklet.identity.key import Identity
 
 PEOPLE = [Identity.from_seed(bytes([n]) * 32) for n in range(6)]
 ALL = 2**64 - 1

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flocklet import datasets
-from flocklet.datasets import KNOWN, Film, fetch_movielens, parse_movielens
+from flocklet.datasets import installed as datasets
+from flocklet.datasets.installed import KNOWN, Film, fetch_movielens, parse_movielens
 from flocklet.errors import LinkError, VerificationError
 
 WHEEL = "recbole-1.2.1-py3-none-any.whl"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flocklet.cli import main
-from flocklet.datasets import parse_movielens
+from flocklet.datasets.installed import parse_movielens
 from flocklet.demo import people
 from flocklet.demo.judge import bm25_rankings, figures, popularity_rankings, questions
 from flocklet.demo.people import Scenario, movielens_scenario, synthetic_scenario

@@ -12,7 +12,7 @@ from flocklet.discovery import Address, Sighting, SourceKind
 from flocklet.discovery.echo import multicast_echo
 from flocklet.discovery.interfaces import Interface
 from flocklet.discovery.probe import ProbeReport, probe
-from flocklet.doctor import Finding, Level, Surroundings, diagnose, explain_probe
+from flocklet.node.doctor import Finding, Level, Surroundings, diagnose, explain_probe
 
 LO = Interface("lo", 1, ("127.0.0.1", "::1"))
 ETH = Interface("eth0", 2, ("192.168.1.5", "fe80::5"))

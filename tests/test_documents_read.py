@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from flocklet import documents
-from flocklet.documents import Skipped, read_document, read_documents
+from flocklet.device import document_reader as documents
+from flocklet.device.document_reader import Skipped, read_document, read_documents
 from flocklet.errors import FlockletError, MissingExtra
-from flocklet.models.search.items import Document, item_id_of
+from flocklet.events.item import Document, item_id_of
 
 
 def pdf_with(text: str, title: str = "") -> bytes:

@@ -10,11 +10,11 @@ import pytest
 from firmware_kit import actor_plan, small_plan, write_c
 
 from flocklet.errors import VerificationError
-from flocklet.firmware_export import emit
-from flocklet.firmware_export.expected import expected_of
-from flocklet.firmware_export.host import HostProgram, build_host
-from flocklet.firmware_export.plan import Plan
-from flocklet.firmware_export.toolchain import available
+from flocklet.firmware_export.c import emit
+from flocklet.firmware_export.plan.plan import Plan
+from flocklet.firmware_export.verify.expected import expected_of
+from flocklet.firmware_export.verify.host import HostProgram, build_host
+from flocklet.firmware_export.verify.toolchain import available
 
 pytestmark = pytest.mark.qemu
 

@@ -11,17 +11,25 @@ import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.closed_loop import Controller
-from flocklet.firmware_export.expected import expected_of, step_records
+from flocklet.firmware_export.c.closed_loop import Controller
+from flocklet.firmware_export.c.vectors import drive
 from flocklet.firmware_export.export import errors_of, outputs
-from flocklet.firmware_export.host import build_host
-from flocklet.firmware_export.network import Activation, Affine, Gru, LayerNorm, Network, mlp, seeded_actor
-from flocklet.firmware_export.numerics import activate, activate_exact, tanh
-from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.quantise import quantise_rows
-from flocklet.firmware_export.reference import forward, forward_exact, observations
-from flocklet.firmware_export.semantics import ObsSpec, preset
-from flocklet.firmware_export.vectors import drive
+from flocklet.firmware_export.plan.numerics import activate, activate_exact, tanh
+from flocklet.firmware_export.plan.plan import make_plan
+from flocklet.firmware_export.plan.quantise import quantise_rows
+from flocklet.firmware_export.plan.reference import forward, forward_exact, observations
+from flocklet.firmware_export.read.network import (
+    Activation,
+    Affine,
+    Gru,
+    LayerNorm,
+    Network,
+    mlp,
+    seeded_actor,
+)
+from flocklet.firmware_export.read.semantics import ObsSpec, preset
+from flocklet.firmware_export.verify.expected import expected_of, step_records
+from flocklet.firmware_export.verify.host import build_host
 
 
 def host_equals(plan, tmp_path, *, steps=60, use_asm=True) -> None:

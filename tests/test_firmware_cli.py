@@ -13,10 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from flocklet.cli import build_parser
 from flocklet.errors import ExportError, UsageError
-from flocklet.firmware_export import unicorn_engine
-from flocklet.firmware_export.network import Network, seeded_actor
-from flocklet.firmware_export.reference import observations
-from flocklet.onnx_io import encode_mlp
+from flocklet.firmware_export.plan.reference import observations
+from flocklet.firmware_export.read.network import Network, seeded_actor
+from flocklet.firmware_export.verify import unicorn_engine
+from flocklet.onnx_io.model import encode_mlp
 
 
 def main(*words: object) -> int:
@@ -109,7 +109,7 @@ def test_rules_from_a_file_and_refusals(policy, tmp_path):
 def test_a_missing_engine_is_exit_7_and_never_verified(policy, tmp_path, capsys, monkeypatch):
     assert main("export", policy, "--out", tmp_path / "a") == 0
     monkeypatch.setattr(unicorn_engine, "available", lambda: False)
-    monkeypatch.setattr("flocklet.firmware_export.qemu_engine.available", lambda: False)
+    monkeypatch.setattr("flocklet.firmware_export.verify.qemu_engine.available", lambda: False)
     from flocklet.errors import MissingExtra
 
     with pytest.raises(MissingExtra, match="unicorn"):

@@ -9,16 +9,16 @@ import pytest
 from firmware_kit import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, small_plan, write_c
 
 from flocklet.errors import VerificationError
-from flocklet.firmware_export import qemu_engine
-from flocklet.firmware_export.cycles import count_cycles, decode
-from flocklet.firmware_export.elf import read_elf
-from flocklet.firmware_export.expected import expected_of
-from flocklet.firmware_export.harness import build_empty, build_image, build_size, layout_of
-from flocklet.firmware_export.network import Activation, Dense, Gru, Network, seeded_actor
-from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.proof import Report, Row, measure, run_unicorn, step_call
-from flocklet.firmware_export.toolchain import CORES, compile_image, compile_object
-from flocklet.firmware_export.unicorn_engine import Emulator
+from flocklet.firmware_export.plan.plan import make_plan
+from flocklet.firmware_export.read.network import Activation, Dense, Gru, Network, seeded_actor
+from flocklet.firmware_export.verify import qemu_engine
+from flocklet.firmware_export.verify.cycles import count_cycles, decode
+from flocklet.firmware_export.verify.elf import read_elf
+from flocklet.firmware_export.verify.expected import expected_of
+from flocklet.firmware_export.verify.harness import build_empty, build_image, build_size, layout_of
+from flocklet.firmware_export.verify.proof import Report, Row, measure, run_unicorn, step_call
+from flocklet.firmware_export.verify.toolchain import CORES, compile_image, compile_object
+from flocklet.firmware_export.verify.unicorn_engine import Emulator
 
 M4 = CORES["cortex-m4"]
 BARS = {  # instructions, model cycles, flash bytes of the worst cached step of the seeded 146-64-64-4
@@ -283,7 +283,7 @@ __attribute__((used)) void reset_handler(void) { (void)spin(3); }
 @needs_unicorn
 def test_counts_and_cycles_of_a_known_loop(tmp_path):
     """A loop of subs, nop, taken branch: 3 instructions and 1 + 1 + 3 cycles per turn."""
-    from flocklet.firmware_export.harness import write_link
+    from flocklet.firmware_export.verify.harness import write_link
 
     (tmp_path / "s.c").write_text(COUNTED)
     script = write_link(M4, tmp_path)

@@ -7,8 +7,8 @@ import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
 
 from flocklet.firmware_export.export import export_policy
-from flocklet.firmware_export.firmware_loop import Firmware, ToyPlant, fly, reference_policy
-from flocklet.firmware_export.semantics import preset
+from flocklet.firmware_export.read.semantics import preset
+from flocklet.firmware_export.verify.processor_in_loop import Firmware, ToyPlant, fly, reference_policy
 
 
 @needs_gcc

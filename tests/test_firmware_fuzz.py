@@ -12,9 +12,9 @@ from firmware_kit import needs_cc, write_c
 from onnx import TensorProto, helper, numpy_helper
 
 from flocklet.firmware_export.export import outputs
-from flocklet.firmware_export.host import build_host
-from flocklet.firmware_export.onnx_reader import read
-from flocklet.firmware_export.plan import make_plan
+from flocklet.firmware_export.plan.plan import make_plan
+from flocklet.firmware_export.read.onnx_reader import read
+from flocklet.firmware_export.verify.host import build_host
 
 node = helper.make_node
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from firmware_kit import actor, needs_cc, needs_gcc, needs_unicorn
 
-from flocklet.firmware_export.elf import read_elf
-from flocklet.firmware_export.expected import expected_of
 from flocklet.firmware_export.export import export_policy, load_artifact
-from flocklet.firmware_export.harness import build_image
-from flocklet.firmware_export.packages import TARGETS
-from flocklet.firmware_export.proof import run_unicorn
-from flocklet.firmware_export.semantics import preset
-from flocklet.firmware_export.toolchain import CORES, WARNINGS
+from flocklet.firmware_export.packages.frameworks import TARGETS
+from flocklet.firmware_export.read.semantics import preset
+from flocklet.firmware_export.verify.elf import read_elf
+from flocklet.firmware_export.verify.expected import expected_of
+from flocklet.firmware_export.verify.harness import build_image
+from flocklet.firmware_export.verify.proof import run_unicorn
+from flocklet.firmware_export.verify.toolchain import CORES, WARNINGS
 
 CRAZYFLIE = [
     "-mcpu=cortex-m4",

@@ -13,9 +13,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.onnx_reader import lower, read
-from flocklet.firmware_export.reference import forward
-from flocklet.onnx_wire import parse_model
+from flocklet.firmware_export.plan.reference import forward
+from flocklet.firmware_export.read.onnx_reader import lower, read
+from flocklet.onnx_io.parse import parse_model
 
 node = helper.make_node
 

@@ -13,15 +13,15 @@ import pytest
 from firmware_kit import actor, actor_plan, needs_cc, small_plan, write_c
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.blob import blob_bytes, check_blob, reweighted
-from flocklet.firmware_export.c_step import STATUS
-from flocklet.firmware_export.closed_loop import Controller
-from flocklet.firmware_export.expected import fuzz_records, step_records
-from flocklet.firmware_export.host import build_host
-from flocklet.firmware_export.network import seeded_actor
-from flocklet.firmware_export.plan import make_plan
-from flocklet.firmware_export.semantics import ActionSpec, ObsSpec
-from flocklet.firmware_export.vectors import drive
+from flocklet.firmware_export.c.blob import blob_bytes, check_blob, reweighted
+from flocklet.firmware_export.c.closed_loop import Controller
+from flocklet.firmware_export.c.step import STATUS
+from flocklet.firmware_export.c.vectors import drive
+from flocklet.firmware_export.plan.plan import make_plan
+from flocklet.firmware_export.read.network import seeded_actor
+from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec
+from flocklet.firmware_export.verify.expected import fuzz_records, step_records
+from flocklet.firmware_export.verify.host import build_host
 
 BIT = {key: value for key, (value, _) in STATUS.items()}
 

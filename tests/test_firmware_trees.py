@@ -9,11 +9,11 @@ import pytest
 from firmware_kit import needs_cc, needs_gcc, needs_unicorn
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.distil import CartPole, distil, mean_return
-from flocklet.firmware_export.onnx_trees import read_trees
-from flocklet.firmware_export.tree_export import export_trees
-from flocklet.firmware_export.tree_proof import verify_trees
-from flocklet.firmware_export.trees import fit_oblivious, round_down
+from flocklet.firmware_export.trees.distil import CartPole, distil, mean_return
+from flocklet.firmware_export.trees.onnx_trees import read_trees
+from flocklet.firmware_export.trees.tree_export import export_trees
+from flocklet.firmware_export.trees.tree_proof import verify_trees
+from flocklet.firmware_export.trees.trees import fit_oblivious, round_down
 
 MAIN = """
 #include "t.h"

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from flocklet.errors import ExportError
-from flocklet.models.flight import bptt
-from flocklet.models.flight.bptt import Settings, Trainer
-from flocklet.models.flight.cost import Cost, step_cost
-from flocklet.models.flight.environment import State, observe, rotation
-from flocklet.models.flight.moving_targets import Mix, Paths
-from flocklet.models.flight.programs import NET, Shape
-from flocklet.models.flight.randomise import RANGES, draw
-from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of, recipe
-from flocklet.models.flight.turn import look
-from flocklet.models.flight.vehicle import CRAZYFLIE, NAMED, leaves, thrust_to_weight
-from flocklet.models.flight.window import Flight, Programs, turn_weights
+from flocklet.models.flight.sim.environment import State, observe, rotation
+from flocklet.models.flight.sim.moving_targets import Mix, Paths
+from flocklet.models.flight.sim.randomise import RANGES, draw
+from flocklet.models.flight.sim.vehicle import CRAZYFLIE, NAMED, leaves, thrust_to_weight
+from flocklet.models.flight.train import bptt
+from flocklet.models.flight.train.bptt import Settings, Trainer
+from flocklet.models.flight.train.bptt_programs import NET, Shape
+from flocklet.models.flight.train.cost import Cost, step_cost
+from flocklet.models.flight.train.recipes import fleet_of, parameters_of, policy_of, recipe
+from flocklet.models.flight.train.time_step import look
+from flocklet.models.flight.train.window import Flight, Programs, turn_weights
 
 STEPS = 40  # longer than the history of 32 actions
 Floats = Any

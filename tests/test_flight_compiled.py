@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from kernel_runs import compiler
 
-from flocklet.models.flight import environment as env
-from flocklet.models.flight.compiled import FRESH_TURNS, Layout, rk4_program
-from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
-from flocklet.models.flight.simulator import Simulator
-from flocklet.models.flight.task import Settings, vehicle_from, vehicle_numbers
-from flocklet.models.flight.vehicle import L2F_2025, stack
+from flocklet.models.flight.sim import environment as env
+from flocklet.models.flight.sim.compiled import FRESH_TURNS, Layout, rk4_program
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE, Vehicle
+from flocklet.models.flight.sim.simulator import Simulator
+from flocklet.models.flight.sim.task import Settings, vehicle_from, vehicle_numbers
+from flocklet.models.flight.sim.vehicle import L2F_2025, stack
 
 N = 64
 PARTS = ((0, 3), (3, 7), (7, 10), (10, 13), (13, 17))

@@ -9,16 +9,16 @@ import pytest
 from kernel_runs import compiler
 
 from flocklet.errors import ExportError
-from flocklet.models.flight import evaluate
-from flocklet.models.flight.bptt import fresh_params
-from flocklet.models.flight.compiled_loop import CompiledLoop
-from flocklet.models.flight.dynamics import CRAZYFLIE
-from flocklet.models.flight.environment import Options
-from flocklet.models.flight.evaluate import figure_eights, hover
-from flocklet.models.flight.loop import Draws
+from flocklet.models.flight.judge import evaluate
+from flocklet.models.flight.judge.compiled_loop import CompiledLoop
+from flocklet.models.flight.judge.evaluate import figure_eights, hover
 from flocklet.models.flight.policy import Policy
-from flocklet.models.flight.recipes import policy_of
-from flocklet.models.flight.vehicle import L2F_2025, stack
+from flocklet.models.flight.sim.control_loop import Draws
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE
+from flocklet.models.flight.sim.environment import Options
+from flocklet.models.flight.sim.vehicle import L2F_2025, stack
+from flocklet.models.flight.train.bptt import fresh_params
+from flocklet.models.flight.train.recipes import policy_of
 
 
 def drifter(seed: int = 0) -> Policy:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flocklet.models.flight import dynamics
-from flocklet.models.flight import environment as env
-from flocklet.models.flight.dynamics import CRAZYFLIE, Vehicle
-from flocklet.models.flight.vehicle import L2F_2025, rows, stack
+from flocklet.models.flight.sim import dynamics
+from flocklet.models.flight.sim import environment as env
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE, Vehicle
+from flocklet.models.flight.sim.vehicle import L2F_2025, rows, stack
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 PARTS = {"np": (0, 3), "nq": (3, 7), "nv": (7, 10), "nw": (10, 13), "nrpm": (13, 17)}

@@ -11,19 +11,19 @@ import pytest
 from firmware_kit import actor, needs_gcc, needs_unicorn
 from flight_pilot import Constant, Pilot, Swapped
 
-from flocklet import hangar
-from flocklet.canvas import canvas_for
+from flocklet.cli import fly_files as hangar
 from flocklet.cli import main
 from flocklet.errors import ConfigError, ExportError, VerificationError
-from flocklet.flightplot import draw_curve, draw_flights
-from flocklet.flightreplay import replay_page
-from flocklet.models.flight.dynamics import CRAZYFLIE
-from flocklet.models.flight.environment import DT_S, NOISE, advance, rotation
-from flocklet.models.flight.evaluate import figure_eights, hover
-from flocklet.models.flight.figure_eight import FigureEight
+from flocklet.models.flight.judge.evaluate import figure_eights, hover
+from flocklet.models.flight.judge.verdict import judge
 from flocklet.models.flight.policy import Policy, fast_tanh
-from flocklet.models.flight.protocol import judge
-from flocklet.models.flight.vehicle import L2F_2025, NAMED, hover_action, parse, stack, thrust_to_weight
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE
+from flocklet.models.flight.sim.environment import DT_S, NOISE, advance, rotation
+from flocklet.models.flight.sim.figure_eight import FigureEight
+from flocklet.models.flight.sim.vehicle import L2F_2025, NAMED, hover_action, parse, stack, thrust_to_weight
+from flocklet.plots.canvas import canvas_for
+from flocklet.plots.flight import draw_curve, draw_flights
+from flocklet.plots.flight_replay import replay_page
 
 QUICK = {"seeds": (0, 1), "periods_s": (1.5,)}
 
@@ -142,7 +142,7 @@ def test_a_policy_survives_the_trip_through_onnx_and_its_vector(tmp_path):
 
 
 def test_files_that_hold_no_policy_are_refused(tmp_path):
-    from flocklet.onnx_io import encode_mlp
+    from flocklet.onnx_io.model import encode_mlp
 
     for shape in ((4, 18), (3, 146)):
         file = tmp_path / "wrong.onnx"
@@ -298,7 +298,7 @@ def test_the_target_of_a_lost_flight_is_drawn_to_its_end():
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     from flocklet.firmware_export.export import export_policy
-    from flocklet.firmware_export.semantics import preset
+    from flocklet.firmware_export.read.semantics import preset
 
     obs, action = preset("learning-to-fly")
     folder = tmp_path_factory.mktemp("firmware") / "x"
@@ -319,7 +319,7 @@ def test_the_emulated_firmware_flies_bit_for_bit(exported):
 @needs_unicorn
 def test_firmware_that_flies_otherwise_is_found_out(exported, monkeypatch):
     """The control: one bit of one action."""
-    from flocklet.firmware_export.firmware_loop import Firmware
+    from flocklet.firmware_export.verify.processor_in_loop import Firmware
 
     right = Firmware.__call__
 
@@ -346,7 +346,7 @@ def trained() -> Policy:
 @pytest.mark.timeout(120)
 def test_a_trained_policy_flies_in_rotorpy_and_a_wrong_adapter_crashes():
     pytest.importorskip("rotorpy", reason="the package rotorpy is not installed")
-    from flocklet.models.flight.rotorpy import Rotorcraft, hover_in_rotorpy
+    from flocklet.models.flight.judge.rotorpy import Rotorcraft, hover_in_rotorpy
 
     policy = trained()
     right = hover_in_rotorpy(policy, Rotorcraft(), episodes=3).summary()

@@ -11,8 +11,8 @@ pytest.importorskip("gymnasium", reason="the package gymnasium is not installed"
 
 from gymnasium.utils.env_checker import check_env
 
-from flocklet.models.flight.environment import Options
-from flocklet.models.flight.gym import FlightEnv, FlightVectorEnv
+from flocklet.models.flight.sim.environment import Options
+from flocklet.models.flight.sim.gym import FlightEnv, FlightVectorEnv
 
 
 def test_the_single_environment_passes_the_checker():
@@ -48,7 +48,7 @@ def test_the_vector_form_flies_as_the_single_one_does():
 def test_the_environment_can_be_made_by_name():
     import gymnasium
 
-    from flocklet.models.flight.gym import register
+    from flocklet.models.flight.sim.gym import register
 
     register()
     try:

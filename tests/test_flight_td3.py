@@ -10,12 +10,12 @@ from kernel_runs import compiler, twin64
 
 from flocklet.errors import FlockletError
 from flocklet.kernels.noise import Draws
-from flocklet.models.flight import environment as env
-from flocklet.models.flight import td3
-from flocklet.models.flight.dynamics import CRAZYFLIE
 from flocklet.models.flight.policy import fast_tanh
-from flocklet.models.flight.td3 import Recipe, Td3
-from flocklet.models.flight.td3_program import (
+from flocklet.models.flight.sim import environment as env
+from flocklet.models.flight.sim.dynamics import CRAZYFLIE
+from flocklet.models.flight.train import td3
+from flocklet.models.flight.train.td3 import Recipe, Td3
+from flocklet.models.flight.train.td3_program import (
     ACTOR,
     AGE,
     CRITIC,

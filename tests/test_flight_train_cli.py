@@ -12,10 +12,10 @@ import pytest
 from flocklet.cli import main
 from flocklet.errors import SchemaMismatch
 from flocklet.models.base import difference
-from flocklet.models.flight import bptt
-from flocklet.models.flight.adapt import adaptation, merge, tensors, vector
 from flocklet.models.flight.policy import Policy
-from flocklet.models.flight.recipes import parameters_of, policy_of
+from flocklet.models.flight.train import bptt
+from flocklet.models.flight.train.adapt import adaptation, merge, tensors, vector
+from flocklet.models.flight.train.recipes import parameters_of, policy_of
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import SchemaMismatch, WireError
-from flocklet.identity import Identity
+from flocklet.events.click_log import NO_CLICK, Absorbed, ClickEntry, ClickLog, Limits
+from flocklet.identity.key import Identity
 from flocklet.models.check import check_model
-from flocklet.models.search.clicklog import NO_CLICK, Absorbed, ClickEntry, ClickLog, Limits
-from flocklet.models.search.grank import GRank, RankQuery, Settings
-from flocklet.models.search.tally import ClickTally
+from flocklet.models.search.ranking.grank import GRank, RankQuery, Settings
+from flocklet.models.search.ranking.tally import ClickTally
 
 
 def who(number: int) -> bytes:

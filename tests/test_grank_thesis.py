@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from flocklet.models.search.clickentry import ClickEntry
-from flocklet.models.search.grank import GRank, Settings
-from flocklet.models.search.thesis import Config, Simulation, make_catalogue, simulate
-from flocklet.models.search.thesis_bytes import Scale
-from flocklet.models.search.thesis_measure import positions, shown_scores
+from flocklet.events.click import ClickEntry
+from flocklet.models.search.ranking.grank import GRank, Settings
+from studies.thesis import Config, Simulation, make_catalogue, simulate
+from studies.thesis_bytes import Scale
+from studies.thesis_measure import positions, shown_scores
 
 SMALL = Config(peers=20, items=40, tags=8, ticks=500, joins=150, acts=300)
 

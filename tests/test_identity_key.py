@@ -15,11 +15,11 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flocklet.certificate import certificate_key, load_certificate, make_certificate
 from flocklet.errors import IdentityError, PeerRefused
-from flocklet.flock import Flock
-from flocklet.identity import Identity, device_id_of, format_id, origin_of, parse_id, short_id, verify
-from flocklet.machine import check_machine, machine_hash, note_machine
+from flocklet.identity.certificate import certificate_key, load_certificate, make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity, device_id_of, format_id, origin_of, parse_id, short_id, verify
+from flocklet.identity.machine import check_machine, machine_hash, note_machine
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 

@@ -15,11 +15,11 @@ from kernel_runs import program_of
 
 import flocklet.kernels
 from flocklet.kernels import dense
-from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.compile.compilers import find_compilers
 from flocklet.kernels.kernel import Tile
-from flocklet.kernels.portable_c import write_c
 from flocklet.kernels.program import TINYGRAD, Program
-from flocklet.kernels.tinygrad_adapter import Loops, load_tinygrad, nodes_of
+from flocklet.kernels.render.portable_c import write_c
+from flocklet.kernels.render.tinygrad_adapter import Loops, load_tinygrad, nodes_of
 
 
 def test_the_pin_is_the_version_that_was_tested():
@@ -30,7 +30,7 @@ def test_the_pin_is_the_version_that_was_tested():
 
 def test_only_the_adapter_imports_tinygrad():
     folder = Path(flocklet.kernels.__file__).parent
-    for path in [*folder.glob("*.py"), *folder.parent.glob("*.py")]:
+    for path in folder.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

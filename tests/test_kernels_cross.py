@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from kernel_runs import program_of, twin64
 
+from flocklet.cli.bench_kernels import simulator_program, stacked_program
 from flocklet.kernels import losses, optim
 from flocklet.kernels.actor_critic import Td3Shape, td3_program
-from flocklet.kernels.compilers import cross_compiler
+from flocklet.kernels.compile.compilers import cross_compiler
 from flocklet.kernels.dense import dense, weight_grad
 from flocklet.kernels.kernel import native_tile
 from flocklet.kernels.nets import Mlp
 from flocklet.kernels.program import Program
-from flocklet.measure import simulator_program, stacked_program
-from flocklet.models.flight.rollout import backward_program, forward_program
+from flocklet.models.flight.train.rollout import backward_program, forward_program
 
 pytestmark = [pytest.mark.qemu, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -17,10 +17,10 @@ from kernel_runs import compiler, program_of
 
 from flocklet.errors import ConfigError
 from flocklet.kernels import optim
-from flocklet.kernels.compilers import Compiler, find_compilers
-from flocklet.kernels.executable import Executable
+from flocklet.kernels.compile.compilers import Compiler, find_compilers
+from flocklet.kernels.compile.executable import Executable
+from flocklet.kernels.compile.library_cache import LibraryCache, default_cache_dir
 from flocklet.kernels.program import Program
-from flocklet.kernels.toolchain import LibraryCache, default_cache_dir
 
 SOURCE = "void flocklet_run(float *const *b, long lo, long hi) { for (long s = lo; s < hi; ++s) b[0][s] += 1.0f; }\n"
 
@@ -217,8 +217,8 @@ def test_two_processes_that_compile_at_once_both_succeed(tmp_path):
     code = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from flocklet.kernels.compilers import find_compilers
-        from flocklet.kernels.toolchain import LibraryCache, load_library
+        from flocklet.kernels.compile.compilers import find_compilers
+        from flocklet.kernels.compile.library_cache import LibraryCache, load_library
         cc = [c for c in find_compilers() if c.family == sys.argv[3]]
         source = sys.argv[2]
         path = LibraryCache(Path(sys.argv[1])).build("key", source, cc[0], symbol="flocklet_run", sizes=[4])
@@ -266,7 +266,7 @@ def test_a_warm_start_uses_the_library_without_tinygrad_and_without_a_compiler_r
         sys.path.insert(0, sys.argv[2])
         from kernel_runs import compiler, program_of
         from flocklet.kernels import optim
-        from flocklet.kernels.toolchain import LibraryCache
+        from flocklet.kernels.compile.library_cache import LibraryCache
         run = program_of(optim.sgd(4, 1.0)).compile(cache=LibraryCache(Path(sys.argv[1])), compilers=[compiler()])
         assert run.backend == "native"
         assert not any(m.startswith("tinygrad") for m in sys.modules)
@@ -279,8 +279,8 @@ def test_an_interrupt_while_compiling_leaves_no_half_library(tmp_path):
     slow = fake(tmp_path, f"echo started > {tmp_path}/go; sleep 5\n")
     code = (
         "import sys; from pathlib import Path\n"
-        "from flocklet.kernels.compilers import Compiler\n"
-        "from flocklet.kernels.toolchain import LibraryCache\n"
+        "from flocklet.kernels.compile.compilers import Compiler\n"
+        "from flocklet.kernels.compile.library_cache import LibraryCache\n"
         "LibraryCache(Path(sys.argv[1])).build('key', '', Compiler((sys.argv[2],), 'gcc'), symbol='f', sizes=[])"
     )
     job = subprocess.Popen(

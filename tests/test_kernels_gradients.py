@@ -11,16 +11,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from kernel_runs import native, parity, program_of, twin64
 
-from flocklet.kernels import dsl, losses, rows
-from flocklet.kernels.adjoint import adjoint
+from flocklet.cli.bench_kernels import stacked_program
+from flocklet.kernels import losses, rows
+from flocklet.kernels.body import dsl
+from flocklet.kernels.body.adjoint import adjoint
+from flocklet.kernels.body.expr import NumpyArithmetic, trace
+from flocklet.kernels.compile.library_cache import LibraryCache
 from flocklet.kernels.dense import bias_grad, dense, input_grad, weight_grad, weight_step
-from flocklet.kernels.expr import NumpyArithmetic, trace
 from flocklet.kernels.kernel import Tile
 from flocklet.kernels.nets import Mlp, mlp_backward, mlp_forward
 from flocklet.kernels.program import Program
-from flocklet.kernels.tinygrad_adapter import load_tinygrad
-from flocklet.kernels.toolchain import LibraryCache
-from flocklet.measure import stacked_program
+from flocklet.kernels.render.tinygrad_adapter import load_tinygrad
 
 F64 = NumpyArithmetic(np.float64)
 LIMIT = 1e-5

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from kernel_runs import native, program_of, twin64
 
-from flocklet.kernels.expr import trace
+from flocklet.kernels.body.expr import trace
+from flocklet.kernels.compile.library_cache import LibraryCache
 from flocklet.kernels.gather import gather_map, gather_window
 from flocklet.kernels.maps import Window, map_kernel, vector
 from flocklet.kernels.noise import Draws, cosine_sine
 from flocklet.kernels.program import Program, View
-from flocklet.kernels.toolchain import LibraryCache
 
 N, DRAWS = 512, 12
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flocklet.kernels import dsl
-from flocklet.kernels.adjoint import adjoint, adjoint_of
-from flocklet.kernels.expr import NumpyArithmetic, trace
-from flocklet.models.flight.dynamics import ACTIONS, STATES, Vehicle, step
+from flocklet.kernels.body import dsl
+from flocklet.kernels.body.adjoint import adjoint, adjoint_of
+from flocklet.kernels.body.expr import NumpyArithmetic, trace
+from flocklet.models.flight.sim.dynamics import ACTIONS, STATES, Vehicle, step
 
 F64 = NumpyArithmetic(np.float64)
 
@@ -118,8 +118,8 @@ def test_motor_lag_may_differ_up_and_down():
 
 def test_a_digest_names_the_computation_and_is_the_same_in_another_process():
     code = (
-        "from flocklet.kernels.expr import trace\n"
-        "from flocklet.models.flight.dynamics import step\n"
+        "from flocklet.kernels.body.expr import trace\n"
+        "from flocklet.models.flight.sim.dynamics import step\n"
         "print(trace(lambda s, a: step(s, a), 17, 4).digest())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,17 +10,17 @@ from kernel_runs import native, parity, program_of, twin64, worst
 
 from flocklet.kernels import losses, maps, optim, rows
 from flocklet.kernels.actor_critic import Td3Shape, td3_program
-from flocklet.kernels.adjoint import adjoint
+from flocklet.kernels.body.adjoint import adjoint
+from flocklet.kernels.body.expr import SymbolArithmetic, trace
+from flocklet.kernels.compile.library_cache import LibraryCache
 from flocklet.kernels.dense import bias_grad, dense, input_grad, output_grad, transpose, weight_grad
-from flocklet.kernels.expr import SymbolArithmetic, trace
 from flocklet.kernels.kernel import Tile
 from flocklet.kernels.maps import Window, block_kernel, map_kernel, reduce_kernel
 from flocklet.kernels.nets import Mlp, mlp_backward, mlp_forward
 from flocklet.kernels.program import Program, View
-from flocklet.kernels.tinygrad_adapter import load_tinygrad
-from flocklet.kernels.toolchain import LibraryCache
-from flocklet.models.flight.dynamics import ACTIONS, STATES, step
-from flocklet.models.flight.rollout import backward_program, forward_program, observe, quadratic_cost
+from flocklet.kernels.render.tinygrad_adapter import load_tinygrad
+from flocklet.models.flight.sim.dynamics import ACTIONS, STATES, step
+from flocklet.models.flight.train.rollout import backward_program, forward_program, observe, quadratic_cost
 
 LIMIT = 1e-5
 

@@ -5,12 +5,12 @@ import ctypes
 import numpy as np
 import pytest
 
-from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.compile.compilers import find_compilers
+from flocklet.kernels.compile.library_cache import LibraryCache, load_library
 from flocklet.kernels.kernel import Tile
-from flocklet.kernels.portable_c import PREAMBLE
-from flocklet.kernels.scheduled_c import FUNCTIONS, Unwritable
-from flocklet.kernels.tensor_adapter import Argument, gradients, lower
-from flocklet.kernels.toolchain import LibraryCache, load_library
+from flocklet.kernels.render.portable_c import PREAMBLE
+from flocklet.kernels.render.scheduled_c import FUNCTIONS, Unwritable
+from flocklet.kernels.render.tensor_adapter import Argument, gradients, lower
 
 ARGUMENTS = [
     Argument("a", (20, 12)),

@@ -5,12 +5,12 @@ import datetime
 
 import pytest
 
-from flocklet.certificate import make_certificate
 from flocklet.errors import PeerRefused, WireError
-from flocklet.flock import Flock
-from flocklet.handshake import Handshake, Nonces, Party
-from flocklet.identity import Identity
-from flocklet.wire import Decoder, encode_hop
+from flocklet.identity.certificate import make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity
+from flocklet.link.handshake import Handshake, Nonces, Party
+from flocklet.wire.frame import Decoder, encode_hop
 
 SECRET = Flock.closed(b"s" * 16)
 ADA, BOB, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))

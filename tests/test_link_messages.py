@@ -5,16 +5,16 @@ import gc
 
 import pytest
 
-from flocklet.certificate import make_certificate
 from flocklet.clock import VirtualClock
-from flocklet.endpoint import Endpoint
 from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
-from flocklet.flock import Flock
-from flocklet.handshake import Party
-from flocklet.identity import Identity
-from flocklet.link import LinkSettings
-from flocklet.testing import Fault, FaultPlan, MemoryNetwork, fragile, peers
-from flocklet.wire import encode_hop, open_frame, seal
+from flocklet.identity.certificate import make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.handshake import Party
+from flocklet.link.link import LinkSettings
+from flocklet.testing.network import Fault, FaultPlan, MemoryNetwork, fragile, peers
+from flocklet.wire.frame import encode_hop, open_frame, seal
 
 
 async def linked(a, b):

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from flocklet.certificate import certificate_key, make_certificate
-from flocklet.endpoint import Endpoint
 from flocklet.errors import LinkError, PeerRefused
-from flocklet.flock import Flock
-from flocklet.handshake import Party
-from flocklet.identity import Identity
-from flocklet.link import LinkSettings
-from flocklet.pipe import client_context
+from flocklet.identity.certificate import certificate_key, make_certificate
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.handshake import Party
+from flocklet.link.link import LinkSettings
+from flocklet.link.tls import client_context
 
 FLOCK = Flock.closed(b"s" * 16)
 
@@ -240,8 +240,8 @@ async def test_garbage_over_sockets_only_ever_costs_the_connection():
     """Strangers inside TLS send mutated hellos; the peer stays up and says why."""
     import random
 
-    from flocklet.handshake import Handshake
-    from flocklet.wire import Decoder
+    from flocklet.link.handshake import Handshake
+    from flocklet.wire.frame import Decoder
 
     rng = random.Random(7)
     async with endpoints(2) as (a, b):
@@ -273,7 +273,7 @@ def test_key_never_touches_the_disk(monkeypatch, tmp_path):
     """The TLS context needs the key in a file: it is one in memory."""
     import tempfile
 
-    from flocklet.pipe import server_context
+    from flocklet.link.tls import server_context
 
     if not hasattr(os, "memfd_create"):
         pytest.skip("this system has no files in memory")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from flocklet.errors import LinkError, PeerRefused, StoreError, WireError
-from flocklet.testing import Fault, FaultPlan, peers
-from flocklet.transfer import CHUNK_BYTES, ContentServer, FileSink, MemorySink, fetch
-from flocklet.wire import content_id
+from flocklet.link.transfer import CHUNK_BYTES, ContentServer, FileSink, MemorySink, fetch
+from flocklet.testing.network import Fault, FaultPlan, peers
+from flocklet.wire.frame import content_id
 
 
 class Shelf:

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from flocklet import Node, NodeSettings, control
+from flocklet import Node, NodeSettings
 from flocklet.clock import SystemClock
-from flocklet.device import Device
+from flocklet.device.device import Device
+from flocklet.device.membership import create_membership, load_membership
 from flocklet.errors import ConfigError, LinkError
-from flocklet.flock import Flock
-from flocklet.home import Home
-from flocklet.membership import create_membership, load_membership
+from flocklet.identity.flock import Flock
+from flocklet.node import control
+from flocklet.store.home import Home
 
 LOOPBACK = "127.0.0.1"
 FLOCK = Flock.generate()  # so that test runs side by side do not meet

@@ -14,7 +14,15 @@ from flocklet.cli import infer
 from flocklet.errors import ConfigError, ExportError, UsageError
 from flocklet.kernels.actor_critic import actor_program
 from flocklet.kernels.nets import Mlp
-from flocklet.onnx_io import OnnxSession, Tree, decode_mlp, encode_gru_cell, encode_mlp, encode_trees, save
+from flocklet.onnx_io.model import (
+    OnnxSession,
+    Tree,
+    decode_mlp,
+    encode_gru_cell,
+    encode_mlp,
+    encode_trees,
+    save,
+)
 
 
 def checked(data: bytes) -> bytes:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from flocklet.errors import WireError
-from flocklet.identity import Identity
-from flocklet.models.search.clickentry import ClickEntry
-from flocklet.models.search.clicklog import Absorbed, ClickLog, Limits
-from flocklet.models.search.clicks import click_model
-from flocklet.models.search.grank import GRank, Settings
-from flocklet.models.search.posterior import Posterior, PosteriorSettings, text_prior
+from flocklet.events.click import ClickEntry
+from flocklet.events.click_log import Absorbed, ClickLog, Limits
+from flocklet.identity.key import Identity
+from flocklet.models.search.evaluation.click_models import click_model
+from flocklet.models.search.ranking.grank import GRank, Settings
+from flocklet.models.search.ranking.posterior import Posterior, PosteriorSettings, text_prior
 
 IDS = np.arange(1, 21, dtype=np.uint64)
 TEXT = np.linspace(5, 1, 20).astype(np.float32)

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from flocklet.errors import SchemaMismatch, WireError
-from flocklet.identity import Identity
+from flocklet.events.click import NO_CLICK, ClickEntry
+from flocklet.identity.key import Identity
 from flocklet.models.check import check_model
-from flocklet.models.search.clickentry import NO_CLICK, ClickEntry
-from flocklet.models.search.clicks import CLICK_MODELS, click_model, graded
-from flocklet.models.search.grank import RankQuery
-from flocklet.models.search.posterior import EPOCH_S, Posterior, PosteriorSettings, text_prior
-from flocklet.models.search.propensity import CLASSES, Propensities, classes_of
+from flocklet.models.search.evaluation.click_models import CLICK_MODELS, click_model, graded
+from flocklet.models.search.ranking.grank import RankQuery
+from flocklet.models.search.ranking.posterior import EPOCH_S, Posterior, PosteriorSettings, text_prior
+from flocklet.models.search.ranking.propensity import CLASSES, Propensities, classes_of
 
 IDS = np.arange(1, 21, dtype=np.uint64)
 TEXT = np.linspace(5, 1, 20).astype(np.float32)

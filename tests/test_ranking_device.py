@@ -12,13 +12,13 @@ import pytest
 
 from flocklet.cli import main
 from flocklet.clock import SystemClock
-from flocklet.device import Device
+from flocklet.device.commands import perform
+from flocklet.device.device import Device
+from flocklet.device.membership import create_membership
 from flocklet.errors import UsageError
-from flocklet.home import Home
-from flocklet.membership import create_membership
-from flocklet.models.search.clickentry import ClickEntry
-from flocklet.models.search.items import Document
-from flocklet.requests import perform
+from flocklet.events.click import ClickEntry
+from flocklet.events.item import Document
+from flocklet.store.home import Home
 
 TEXTS = [
     f"tent pegs {'tent ' * n} camp {word}"

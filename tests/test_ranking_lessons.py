@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 
 from flocklet import Node, NodeSettings
-from flocklet.answers import PastClick
-from flocklet.body import pack_body
 from flocklet.clock import SystemClock
-from flocklet.device import Device
-from flocklet.flock import Flock
-from flocklet.home import Home
-from flocklet.membership import create_membership, load_membership
+from flocklet.device.device import Device
+from flocklet.device.membership import create_membership, load_membership
+from flocklet.device.results import PastClick
+from flocklet.events.click import NO_CLICK
+from flocklet.events.item import Document
+from flocklet.identity.flock import Flock
 from flocklet.models.base import Parameters, difference, version_id
-from flocklet.models.search.clickentry import NO_CLICK
-from flocklet.models.search.features import BM25, FEATURES
-from flocklet.models.search.gate import GateSettings
-from flocklet.models.search.items import Document
-from flocklet.models.search.online import OnlineRanker
-from flocklet.wire import _join, content_id, open_frame, seal
+from flocklet.models.search.rerank.features import BM25, FEATURES
+from flocklet.models.search.rerank.gate import GateSettings
+from flocklet.models.search.rerank.online import OnlineRanker
+from flocklet.store.home import Home
+from flocklet.wire.body import pack_body
+from flocklet.wire.frame import _join, content_id, open_frame, seal
 
 LOOPBACK = "127.0.0.1"
 FLOCK = Flock.generate()

@@ -6,18 +6,25 @@ import numpy as np
 import pytest
 
 from flocklet.errors import SchemaMismatch, WireError
-from flocklet.models.search.clicks import click_model
-from flocklet.models.search.features import BM25, FEATURES, Features, standardise
-from flocklet.models.search.forward import Forward
-from flocklet.models.search.gate import GateSettings, ModelGate
-from flocklet.models.search.index import Index
-from flocklet.models.search.items import Document
-from flocklet.models.search.listwise import JudgedList, Lists, bm25_weights, fit_close, fit_linear, ndcg_of
-from flocklet.models.search.neighbours import Neighbours
-from flocklet.models.search.pdgd import PdgdRanker, draw_list, preferences
-from flocklet.models.search.quick import QuickScorer
-from flocklet.models.search.reranker import Reranker
-from flocklet.models.search.swarm_study import ATTACKS, StudySettings, run_study
+from flocklet.events.item import Document
+from flocklet.models.search.evaluation.click_models import click_model
+from flocklet.models.search.index.forward import Forward
+from flocklet.models.search.index.index import Index
+from flocklet.models.search.rerank.features import BM25, FEATURES, Features, standardise
+from flocklet.models.search.rerank.gate import GateSettings, ModelGate
+from flocklet.models.search.rerank.linear import Reranker
+from flocklet.models.search.rerank.listwise import (
+    JudgedList,
+    Lists,
+    bm25_weights,
+    fit_close,
+    fit_linear,
+    ndcg_of,
+)
+from flocklet.models.search.rerank.neighbours import Neighbours
+from flocklet.models.search.rerank.pdgd import PdgdRanker, draw_list, preferences
+from studies.quick import QuickScorer
+from studies.swarm_study import ATTACKS, StudySettings, run_study
 
 WORDS = [
     f"{a}{b}" for a in ("wing", "heat", "flow", "shock", "plate") for b in ("alpha", "beta", "gamma", "delta")

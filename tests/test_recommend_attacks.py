@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flocklet.events.edge import Edge
 from flocklet.models.recommend.blend import Blend, top_unseen
-from flocklet.models.recommend.edge import Edge
 from flocklet.models.recommend.graph import Graph
 from flocklet.models.recommend.independence import independent
 from flocklet.models.recommend.influence import influence

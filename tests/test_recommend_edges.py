@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.identity import Identity
-from flocklet.models.recommend.edge import MAX_PAGE_EDGES, Edge, read_page, sign_edge, sign_page
-from flocklet.models.recommend.exchange import EdgePool, absorb, answer, request
+from flocklet.events.edge import MAX_PAGE_EDGES, Edge, read_page, sign_edge, sign_page
+from flocklet.events.edge_sync import EdgePool, absorb, answer, request
+from flocklet.identity.key import Identity
 
 ANNA, BERT, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 SALT = bytes(8)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flocklet.cli import main
+from flocklet.device.ratings_file import Rating, read_ratings
 from flocklet.errors import UsageError
 from flocklet.models.recommend.feedback import FeedbackSettings, Played, rerank
-from flocklet.ratings import Rating, read_ratings
-from flocklet.store import Store
+from flocklet.store.store import Store
 
 NOW = 1_800_000_000.0
 Run = Callable[..., int]

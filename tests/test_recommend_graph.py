@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from flocklet.models.recommend.edge import Edge
+from flocklet.events.edge import Edge
 from flocklet.models.recommend.graph import Graph, GraphSettings
 from flocklet.models.recommend.segments import EDGE_BYTES, Edges, SegmentStore
 

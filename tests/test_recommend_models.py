@@ -12,9 +12,9 @@ from flocklet.models.recommend.blend import CANDIDATES, Blend, choose_weights, d
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Ease, ItemKNN, Popularity, Salsa, Scorer, walked_scores
-from flocklet.models.recommend.published import PUBLISHED, PublishedSettings, PublishedWalk, similar_people
 from flocklet.models.recommend.recommender import Opinion, Recommender, Taste
 from flocklet.models.recommend.tags import tags_of
+from studies.published import PUBLISHED, PublishedSettings, PublishedWalk, similar_people
 
 GENRES, PER_GENRE = 4, 12
 MAKERS: list[Callable[[], Scorer]] = [

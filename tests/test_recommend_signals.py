@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flocklet.models.recommend.offpolicy import Log, doubly_robust, ips, snips
 from flocklet.models.recommend.signals import Actor, Critic, ReRanker, discounted, log_softmax
+from studies.offpolicy import Log, doubly_robust, ips, snips
 
 
 def critics(seed: int = 1) -> tuple[ReRanker, np.ndarray, dict[str, np.ndarray]]:

@@ -14,14 +14,14 @@ import pytest
 from flocklet import Node, NodeSettings
 from flocklet.cli import main
 from flocklet.clock import VirtualClock
+from flocklet.device.membership import create_membership
+from flocklet.device.recommender import Taste
 from flocklet.errors import UsageError, WireError
-from flocklet.home import Home as HomeFolder
-from flocklet.identity import Identity
-from flocklet.membership import create_membership
-from flocklet.models.recommend.edge import sign_edge, sign_page
-from flocklet.models.search.items import item_id_of
-from flocklet.store import Store
-from flocklet.taste import Taste
+from flocklet.events.edge import sign_edge, sign_page
+from flocklet.events.item import item_id_of
+from flocklet.identity.key import Identity
+from flocklet.store.home import Home as HomeFolder
+from flocklet.store.store import Store
 
 NOW = 1_800_000_000.0
 Run = Callable[..., int]

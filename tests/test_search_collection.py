@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flocklet.datasets import load_collection, load_qrels
+from flocklet.datasets.beir import parse_corpus, parse_qrels, parse_queries
+from flocklet.datasets.installed import load_collection, load_qrels
 from flocklet.errors import UsageError
-from flocklet.models.search.collection import parse_corpus, parse_qrels, parse_queries
-from flocklet.models.search.index import Index
-from flocklet.models.search.metrics import ndcg_at
+from flocklet.models.search.evaluation.metrics import ndcg_at
+from flocklet.models.search.index.index import Index
 
 CORPUS = (
     '{"_id": "1", "title": "wings", "text": "wings and flow"}\n\n{"_id": 2, "title": null, "text": "heat"}\n'

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import StoreError
-from flocklet.models.search.index import Index
-from flocklet.models.search.items import Document, item_id_of
-from flocklet.models.search.text import tokenize
-from flocklet.models.search.topk import lower_bound
+from flocklet.events.item import Document, item_id_of
+from flocklet.models.search.index.index import Index
+from flocklet.models.search.index.text import tokenize
+from flocklet.models.search.index.topk import lower_bound
 
 WORDS = [f"w{n}" for n in range(12)]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)

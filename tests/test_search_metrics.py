@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from flocklet.models.search.metrics import (
+from flocklet.models.search.evaluation.metrics import (
     average_precision,
     bootstrap_interval,
     k_fold,

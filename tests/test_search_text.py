@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from flocklet.models.search.index import Index
-from flocklet.models.search.stemmer import stem
-from flocklet.models.search.text import MAX_TERM_LENGTH, STOP_WORDS, normalise, tokenize, words
+from flocklet.models.search.index.index import Index
+from flocklet.models.search.index.stemmer import stem
+from flocklet.models.search.index.text import MAX_TERM_LENGTH, STOP_WORDS, normalise, tokenize, words
 
 # Word -> stem, from the description of the Porter2 algorithm.
 STEMS = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flocklet.errors import StoreError, UsageError
-from flocklet.store import Click, Person, Store, StoredDocument
+from flocklet.store.store import Click, Person, Store, StoredDocument
 
 BIG = (1 << 64) - 5
 
@@ -185,7 +185,7 @@ def test_torn_write_ahead_log_gives_a_prefix(tmp_path: Path) -> None:
 KILLED = """
     import sys
     from pathlib import Path
-    from flocklet.store import Click, Store
+    from flocklet.store.store import Click, Store
     store = Store(Path(sys.argv[1]), check=True)
     number = store.next_seq(b"a" * 16)
     while True:

@@ -8,9 +8,9 @@ from swarm_tasks import blobs, simulate
 from test_swarm_faults import _Faulty, with_body
 
 from flocklet.errors import UsageError
-from flocklet.swarm.churn import Happening
 from flocklet.swarm.samplers import hash_order
-from flocklet.swarm.simulation import Simulation, peer_identities
+from flocklet.swarm.sim.churn import Happening
+from flocklet.swarm.sim.simulation import Simulation, peer_identities
 from flocklet.swarm.strategy import Strategy
 
 ALL = ("window(0.05)", "buffer(4)", "async", "buffer(5,memory=1)", "poisson(train=0.1,swap=0.05)")

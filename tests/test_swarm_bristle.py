@@ -7,10 +7,10 @@ import pytest
 from swarm_tasks import blobs, simulate
 
 from flocklet.models.layout import Layout
-from flocklet.swarm.attacks import Attack
-from flocklet.swarm.bristle import Bristle
-from flocklet.swarm.interface import Context, Update
-from flocklet.swarm.trainers import Sgd
+from flocklet.swarm.aggregators.bristle import Bristle
+from flocklet.swarm.attacks.model import Attack
+from flocklet.swarm.protocols import Context, Update
+from flocklet.swarm.trainers.numpy import Sgd
 
 
 def test_bristle_learns_foreign_classes_and_ignores_noise():

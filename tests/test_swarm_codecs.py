@@ -6,8 +6,8 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.models.layout import Layout
 from flocklet.swarm.codecs import Encoder, Fp16, Fp32, Int4, Int8, RandomK, Sign, TopK
-from flocklet.swarm.view import View
-from flocklet.wire import Limits, pack_body, unpack_body
+from flocklet.swarm.schedules.membership_view import View
+from flocklet.wire.frame import Limits, pack_body, unpack_body
 
 LAYOUT = Layout({"w0": (40, 30), "b0": (30,), "w1": (30, 10)})
 CODECS = [Fp32(), Fp16(), Fp32(zlib=True), Fp16(zlib=True), Int8(), Int4(), TopK(0.05), RandomK(0.1), Sign()]

@@ -12,15 +12,15 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.cli import main
 from flocklet.errors import UsageError
-from flocklet.kernels.compilers import find_compilers
+from flocklet.kernels.compile.compilers import find_compilers
 from flocklet.kernels.descent import Descent, padded_batch
 from flocklet.models.mlp import Mlp
 from flocklet.models.recommend.factor_learner import FactorLearner
-from flocklet.models.search.features import FEATURES
-from flocklet.models.search.list_learner import ListLearner
-from flocklet.swarm.compiled import Compiled, rule_of, through
+from flocklet.models.search.rerank.features import FEATURES
+from flocklet.models.search.rerank.list_learner import ListLearner
 from flocklet.swarm.task import Task
-from flocklet.swarm.trainers import Gradient, Sam, Sgd
+from flocklet.swarm.trainers.compiled import Compiled, rule_of, through
+from flocklet.swarm.trainers.numpy import Gradient, Sam, Sgd
 
 needs_compiler = pytest.mark.skipif(not find_compilers(), reason="no C compiler on the path")
 ROWS = 40
@@ -198,9 +198,9 @@ def test_a_warm_start_needs_neither_tinygrad_nor_a_compiler():
         if sys.argv[1] == "warm":
             subprocess.Popen = None
         from flocklet.models.mlp import Mlp
-        from flocklet.swarm.compiled import through
+        from flocklet.swarm.trainers.compiled import through
         from flocklet.swarm.task import Task
-        from flocklet.swarm.trainers import Sgd
+        from flocklet.swarm.trainers.numpy import Sgd
         rng = np.random.default_rng(0)
         features, labels = rng.normal(size=(9, 5)).astype(np.float32), rng.integers(0, 3, 9)
         task = Task(Mlp((5, 4, 3)), features, labels, features, labels, (np.arange(9),))

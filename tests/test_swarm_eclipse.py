@@ -12,10 +12,10 @@ from flocklet.discovery import PeerTable, Sighting, SourceKind, TableSettings
 from flocklet.discovery.address import Address
 from flocklet.discovery.announcement import parse_txt
 from flocklet.discovery.mdns import MdnsSource
-from flocklet.launcher import launch
-from flocklet.swarm.attacks import Attack
-from flocklet.swarm.eclipse import flood_packets, flooding
-from flocklet.swarmtasks import TRAINERS
+from flocklet.swarm.attacks.mdns_flood import flood_packets, flooding
+from flocklet.swarm.attacks.model import Attack
+from flocklet.swarm.lan.launcher import launch
+from flocklet.swarm.tasks.synthetic import TRAINERS
 
 LOOPBACK = "127.0.0.1"
 WIDE = TableSettings(allow_loopback=True, new_per_s=1e6, new_burst=1e6, max_peers=10**6)

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from swarm_tasks import blobs, simulate
 
-from flocklet.arrays import Sparse
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.attacks import Attack
-from flocklet.swarm.churn import Happening, at_random, hubs
-from flocklet.swarm.interface import Message
-from flocklet.swarm.network import Conditions, SimLink, SimNetwork
-from flocklet.swarm.simulation import Simulation, peer_identities
+from flocklet.swarm.attacks.model import Attack
+from flocklet.swarm.protocols import Message
+from flocklet.swarm.schedules.membership_view import View
+from flocklet.swarm.sim.churn import Happening, at_random, hubs
+from flocklet.swarm.sim.network import Conditions, SimLink, SimNetwork
+from flocklet.swarm.sim.simulation import Simulation, peer_identities
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.topologies import barabasi_albert
-from flocklet.swarm.view import View
-from flocklet.wire import Decoder
+from flocklet.wire.arrays import Sparse
+from flocklet.wire.frame import Decoder
 
 
 class _Faulty(Simulation):

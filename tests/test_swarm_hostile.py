@@ -7,12 +7,12 @@ import pytest
 from swarm_tasks import blobs, simulate
 
 from flocklet.errors import UsageError
-from flocklet.launcher import launch
-from flocklet.swarm.attacks import ATTACKS, POISONS, Attack, poison
-from flocklet.swarm.hostile import EXPECTED, HOSTILE, HostileLink, ground_id
+from flocklet.swarm.attacks.link import EXPECTED, HOSTILE, HostileLink, ground_id
+from flocklet.swarm.attacks.model import ATTACKS, POISONS, Attack, poison
+from flocklet.swarm.lan.launcher import launch
 from flocklet.swarm.samplers import hash_order
-from flocklet.swarm.simulation import peer_identities
-from flocklet.swarmtasks import TRAINERS
+from flocklet.swarm.sim.simulation import peer_identities
+from flocklet.swarm.tasks.synthetic import TRAINERS
 
 
 @pytest.mark.parametrize("kind", HOSTILE)

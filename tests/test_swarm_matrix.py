@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from swarm_tasks import blobs, simulate
 
-from flocklet.digits import Images
 from flocklet.models.mlp import Mlp
-from flocklet.swarm import robust
-from flocklet.swarm.attacks import Attack, forge
-from flocklet.swarm.laboratory import LAB_ATTACKS, LAB_RULES, attack_success, contest, duel
-from flocklet.swarm.plot import heat_map
+from flocklet.plots.swarm import heat_map
+from flocklet.swarm.aggregators import rules as robust
+from flocklet.swarm.attacks.model import Attack, forge
+from flocklet.swarm.sim.laboratory import LAB_ATTACKS, LAB_RULES, attack_success, contest, duel
+from flocklet.swarm.tasks.digits import Images
 
 BENCHMARKS = str(Path(__file__).parents[1] / "benchmarks")
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,17 +10,17 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.cli import main
 from flocklet.errors import UsageError
-from flocklet.launcher import launch
 from flocklet.models.mlp import Mlp
 from flocklet.models.recommend.factor_learner import FactorLearner
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Profile
-from flocklet.models.search.features import FEATURES
-from flocklet.models.search.list_learner import ListLearner
-from flocklet.models.search.pdgd import PdgdRanker
-from flocklet.swarm.matching import assign, matched
+from flocklet.models.search.rerank.features import FEATURES
+from flocklet.models.search.rerank.list_learner import ListLearner
+from flocklet.models.search.rerank.pdgd import PdgdRanker
+from flocklet.swarm.aggregators.dimat import assign, matched
+from flocklet.swarm.lan.launcher import launch
+from flocklet.swarm.tasks.synthetic import TRAINERS, make_task
 from flocklet.swarm.verify import SimHash, majority
-from flocklet.swarmtasks import TRAINERS, make_task
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from swarm_tasks import blobs, simulate
 
 from flocklet.errors import UsageError
-from flocklet.swarm import robust
-from flocklet.swarm.attacks import Attack, add_sybils, forge
-from flocklet.swarm.churn import hubs
-from flocklet.swarm.laboratory import LAB_ATTACKS, LAB_RULES, duel
-from flocklet.swarm.similarity import flag, fltrust, foolsgold_weights
+from flocklet.swarm.aggregators import rules as robust
+from flocklet.swarm.aggregators.similarity import flag, fltrust, foolsgold_weights
+from flocklet.swarm.attacks.model import Attack, add_sybils, forge
+from flocklet.swarm.sim.churn import hubs
+from flocklet.swarm.sim.laboratory import LAB_ATTACKS, LAB_RULES, duel
 from flocklet.swarm.topologies import barabasi_albert, components, geometric, metropolis, regular, ring
 
 F = 2

@@ -11,14 +11,14 @@ from swarm_tasks import blobs, simulate
 
 from flocklet.errors import FlockletError, UsageError
 from flocklet.models.mlp import Mlp
-from flocklet.swarm.compute import Threaded, computing
-from flocklet.swarm.network import Conditions
+from flocklet.swarm.lan.link import SwarmLink, SystemTime
 from flocklet.swarm.peer import Peer
-from flocklet.swarm.simulation import peer_identities, start_model
+from flocklet.swarm.sim.network import Conditions
+from flocklet.swarm.sim.simulation import peer_identities, start_model
+from flocklet.swarm.sim.virtual import VirtualLoop, run_virtual
 from flocklet.swarm.strategy import Strategy
-from flocklet.swarm.virtual import VirtualLoop, run_virtual
-from flocklet.swarmlink import SwarmLink, SystemTime
-from flocklet.testing import MemoryNetwork
+from flocklet.swarm.trainers.compute import Threaded, computing
+from flocklet.testing.network import MemoryNetwork
 
 SYNC = (
     "fedavg|int4",
@@ -122,10 +122,10 @@ class _Watch:
 @pytest.mark.parametrize(("text", "way"), [*((text, "numpy") for text in SYNC), (SYNC[0], "tinygrad")])
 async def test_real_links_give_the_models_of_the_simulation(text, way, tmp_path, monkeypatch):
     """TLS, handshake, frames and signatures of the real link, on the in-memory network."""
-    from flocklet.certificate import make_certificate
-    from flocklet.endpoint import Endpoint
-    from flocklet.flock import Flock
-    from flocklet.handshake import Party
+    from flocklet.identity.certificate import make_certificate
+    from flocklet.identity.flock import Flock
+    from flocklet.link.endpoint import Endpoint
+    from flocklet.link.handshake import Party
 
     monkeypatch.setenv("FLOCKLET_CACHE", str(tmp_path))
     count, rounds, seed = 6, 4, 3
@@ -167,8 +167,8 @@ async def test_real_links_give_the_models_of_the_simulation(text, way, tmp_path,
 @pytest.mark.timeout(180)
 async def test_processes_that_meet_by_mdns_learn_what_the_simulation_learns():
     pytest.importorskip("sklearn", reason="scikit-learn holds the digits")
-    from flocklet.digits import digits_task
-    from flocklet.launcher import launch
+    from flocklet.swarm.lan.launcher import launch
+    from flocklet.swarm.tasks.digits import digits_task
 
     text = "fedavg|sgd(lr=0.3,epochs=2,batch=16)|int4"
     real = await launch(3, text, seed=1, rounds=3)
@@ -204,7 +204,7 @@ def test_strategies_are_written_in_a_few_words():
 
 def test_importing_the_swarm_stays_light():
     heavy = ("zeroconf", "tinygrad", "onnxruntime", "cryptography.x509")
-    code = f"import sys, flocklet.swarm.simulation; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, flocklet.swarm.sim.simulation; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

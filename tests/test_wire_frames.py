@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from flocklet.arrays import (
+from flocklet.errors import SchemaMismatch, WireError
+from flocklet.identity.key import Identity
+from flocklet.link.replay import ReplayWindow
+from flocklet.wire.arrays import (
     DEFLATED_DENSE,
     DEFLATED_SPARSE,
     Deflated,
@@ -20,10 +23,7 @@ from flocklet.arrays import (
     decode_array,
     encode_array,
 )
-from flocklet.errors import SchemaMismatch, WireError
-from flocklet.identity import Identity
-from flocklet.replay import ReplayWindow
-from flocklet.wire import (
+from flocklet.wire.frame import (
     CONTROL_LIMITS,
     DATA_LIMITS,
     HANDSHAKE_LIMITS,

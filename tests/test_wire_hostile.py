@@ -7,8 +7,8 @@ import random
 import tracemalloc
 
 from flocklet.errors import WireError
-from flocklet.mutation import mutated, specimens
-from flocklet.wire import Decoder, open_frame
+from flocklet.testing.mutate_frames import mutated, specimens
+from flocklet.wire.frame import Decoder, open_frame
 
 
 def attack(rng, base, count, reasons):

@@ -17,7 +17,7 @@ ROUNDS, TARGET = 60, 0.95
 
 def processes(strategy: str, seed: int, events: str) -> None:
     """Ten processes over TLS 1.3 that find each other by mDNS; peer 0's view of every round."""
-    from flocklet.launcher import launch
+    from flocklet.swarm.lan.launcher import launch
 
     def ended(index, line):
         if index == 0:
@@ -28,9 +28,9 @@ def processes(strategy: str, seed: int, events: str) -> None:
 
 def simulation(strategy: str, seed: int, events: str) -> None:
     """The same in virtual time, one process."""
-    from flocklet.digits import digits_task
-    from flocklet.swarm.simulation import Simulation
+    from flocklet.swarm.sim.simulation import Simulation
     from flocklet.swarm.strategy import Strategy
+    from flocklet.swarm.tasks.digits import digits_task
 
     class Watched(Simulation):
         def model(self, peer, round, vector):
@@ -47,12 +47,12 @@ def speed(peers: int, rounds: int, is_judged: bool) -> None:
     """Train all for two steps of 16 of their 32 rows; each encodes its model for one peer; judge all, or nobody."""
     import numpy as np
 
-    from flocklet.digits import load_digits
     from flocklet.models.mlp import Mlp
-    from flocklet.swarm.network import Conditions
-    from flocklet.swarm.simulation import Simulation
+    from flocklet.swarm.sim.network import Conditions
+    from flocklet.swarm.sim.simulation import Simulation
     from flocklet.swarm.strategy import Strategy
     from flocklet.swarm.task import Task, stratified
+    from flocklet.swarm.tasks.digits import load_digits
 
     images, rng = load_digits(), np.random.default_rng(0)
     train, test = stratified(images.labels, 0.2, rng)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet import onnx_io
 from flocklet.errors import ExportError
-from flocklet.models.flight.dynamics import ACTIONS
-from flocklet.models.flight.environment import OBSERVED
+from flocklet.models.flight.sim.dynamics import ACTIONS
+from flocklet.models.flight.sim.environment import OBSERVED
+from flocklet.onnx_io import model as onnx_io
 
 __all__ = ["SIZES", "Layer", "Policy", "fast_tanh"]
 

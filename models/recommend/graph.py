@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flocklet.events.edge import Edge
 from flocklet.models.base import State
-from flocklet.models.recommend.edge import Edge
 from flocklet.models.recommend.names import Names
 from flocklet.models.recommend.segments import Edges, SegmentStore
 

@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> int:
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before NumPy is loaded
 
-    from flocklet import accel
-    from flocklet.kernels.compilers import find_compilers
-    from flocklet.measure import compare, workloads
+    from flocklet.accel import choose as accel
+    from flocklet.cli.bench_kernels import compare, workloads
+    from flocklet.kernels.compile.compilers import find_compilers
 
     output = Output(args)
     report = accel.probe()

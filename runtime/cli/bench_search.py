@@ -37,8 +37,8 @@ def add_parser(verbs: Any) -> None:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from flocklet.benchmarking import bench_collection
-    from flocklet.datasets import load_collection
+    from flocklet.cli.bench_search_run import bench_collection
+    from flocklet.datasets.installed import load_collection
 
     output = Output(args)
     if args.impressions < 1:
@@ -53,7 +53,7 @@ def _bench(args: argparse.Namespace) -> int:
             collection, seed=args.seed, impressions=args.impressions, report=step, has_curves=bool(args.plot)
         )
     if args.plot:
-        from flocklet.plot import Series, draw
+        from flocklet.plots.curves import Series, draw
 
         lines = [
             Series(name, [float(at) for at in curve.impressions], curve.learnt)

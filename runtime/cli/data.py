@@ -22,7 +22,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _data(args: argparse.Namespace) -> int:
-    from flocklet.datasets import KNOWN
+    from flocklet.datasets.installed import KNOWN
 
     output = Output(args)
     output.table(

@@ -46,7 +46,7 @@ def _demo(args: argparse.Namespace) -> int:
     if args.synthetic:
         scenario = synthetic_scenario(rng)
     else:
-        from flocklet.datasets import fetch_movielens
+        from flocklet.datasets.installed import fetch_movielens
 
         try:
             output.remark("MovieLens 100K: reading, fetched on first use")

@@ -31,10 +31,10 @@ def add_parser(verbs: Any) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     import asyncio
 
-    from flocklet import accel
+    from flocklet.accel import choose as accel
+    from flocklet.device.membership import has_membership, load_membership
     from flocklet.discovery.probe import probe
-    from flocklet.doctor import Finding, Level, diagnose, explain_probe
-    from flocklet.membership import has_membership, load_membership
+    from flocklet.node.doctor import Finding, Level, diagnose, explain_probe
 
     output = Output(args)
     home = home_of(args)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flocklet.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
-    from flocklet.firmware_export.semantics import ActionSpec, ObsSpec
+    from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec
 
 __all__ = ["add_parser", "run"]
 
@@ -68,7 +68,7 @@ def _print(args: argparse.Namespace, data: Any, lines: list[str]) -> None:
 
 
 def _specs(args: argparse.Namespace) -> tuple[ObsSpec | None, ActionSpec | None]:
-    from flocklet.firmware_export.semantics import ActionSpec, ObsSpec, preset, spec_from_json
+    from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, preset, spec_from_json
 
     obs, action = preset(args.preset) if args.preset else (None, None)
     if args.spec is not None:
@@ -85,8 +85,8 @@ def _build(args: argparse.Namespace, source: str) -> int:
     import numpy as np
 
     from flocklet.firmware_export.export import export_policy
-    from flocklet.firmware_export.packages import TARGETS
-    from flocklet.firmware_export.report import summary
+    from flocklet.firmware_export.packages.frameworks import TARGETS
+    from flocklet.firmware_export.verify.report import summary
 
     obs, action = _specs(args)
     samples = None
@@ -118,11 +118,11 @@ def _build(args: argparse.Namespace, source: str) -> int:
 
 
 def _verify(args: argparse.Namespace, directory: str) -> int:
-    from flocklet.firmware_export import qemu_engine, unicorn_engine
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.proof import verify
-    from flocklet.firmware_export.report import report_lines, summary
-    from flocklet.firmware_export.toolchain import CORES, available
+    from flocklet.firmware_export.verify import qemu_engine, unicorn_engine
+    from flocklet.firmware_export.verify.proof import verify
+    from flocklet.firmware_export.verify.report import report_lines, summary
+    from flocklet.firmware_export.verify.toolchain import CORES, available
 
     artifact = load_artifact(directory)
     cores = args.target or ["cortex-m4"]
@@ -148,7 +148,7 @@ def _picture(args: argparse.Namespace, directory: str) -> None:
     if args.picture is None:
         return
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.report import bars_svg
+    from flocklet.firmware_export.verify.report import bars_svg
 
     artifact = load_artifact(directory)
     rows = artifact.manifest.get("verification", {}).get("rows", [])
@@ -164,7 +164,7 @@ def _picture(args: argparse.Namespace, directory: str) -> None:
 
 def _report(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.report import summary
+    from flocklet.firmware_export.verify.report import summary
 
     artifact = load_artifact(directory)
     _picture(args, directory)
@@ -174,7 +174,7 @@ def _report(args: argparse.Namespace, directory: str) -> int:
 
 def _diff(args: argparse.Namespace, left: str, right: str) -> int:
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.report import difference
+    from flocklet.firmware_export.verify.report import difference
 
     data = difference(load_artifact(left), load_artifact(right))
     lines = [f"{key}: {values[0]} -> {values[1]}" for key, values in data["fields"].items()]

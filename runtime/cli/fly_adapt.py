@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     from flocklet.models.base import difference, version_id
-    from flocklet.models.flight.adapt import adaptation, merge, tensors, vector
-    from flocklet.models.flight.bptt import Trainer
     from flocklet.models.flight.policy import Policy
-    from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of
+    from flocklet.models.flight.train.adapt import adaptation, merge, tensors, vector
+    from flocklet.models.flight.train.bptt import Trainer
+    from flocklet.models.flight.train.recipes import fleet_of, parameters_of, policy_of
 
     if args.updates < 0:
         raise UsageError(f"--updates is {args.updates}; it cannot be below 0", remedy="0 or more")

@@ -13,7 +13,7 @@ from flocklet.cli.targets import check_target
 from flocklet.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
-    from flocklet.models.flight.protocol import Verdict
+    from flocklet.models.flight.judge.verdict import Verdict
 
 __all__ = ["add_parser", "run"]
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _firmware(args: argparse.Namespace, output: Output, seeds: Sequence[int]) -> list[Verdict]:
-    from flocklet.hangar import fly_firmware, read_vehicle
+    from flocklet.cli.fly_files import fly_firmware, read_vehicle
 
     names = args.vehicle or ["crazyflie"]
     chosen = seeds if args.seeds != "0-9" else (0,)  # an emulator is no simulator of thousands
@@ -100,14 +100,14 @@ def _firmware(args: argparse.Namespace, output: Output, seeds: Sequence[int]) ->
 
 
 def _policies(args: argparse.Namespace, output: Output, seeds: Sequence[int]) -> list[Verdict]:
-    from flocklet.hangar import read_policy, read_vehicle
-    from flocklet.models.flight.protocol import judge
+    from flocklet.cli.fly_files import read_policy, read_vehicle
+    from flocklet.models.flight.judge.verdict import judge
 
     policies: list[tuple[str, Any, bool]] = [
         (Path(args.policy).name, read_policy(args.policy, activation=args.activation), True)
     ]
     if args.raptor:
-        from flocklet.models.flight.raptor import Raptor
+        from flocklet.models.flight.judge.raptor import Raptor
 
         policies.append(("RAPTOR", Raptor(), False))
     names: list[str] = args.vehicle or ["crazyflie"]
@@ -147,7 +147,7 @@ def _policies(args: argparse.Namespace, output: Output, seeds: Sequence[int]) ->
 
 
 def _rotorpy(args: argparse.Namespace, output: Output, name: str, policy: Any, record: int) -> list[Verdict]:
-    from flocklet.models.flight.rotorpy import judge_in_rotorpy
+    from flocklet.models.flight.judge.rotorpy import judge_in_rotorpy
 
     try:
         return [judge_in_rotorpy(policy, name=name, record=record)]
@@ -160,11 +160,11 @@ def _rotorpy(args: argparse.Namespace, output: Output, name: str, policy: Any, r
 
 def _pictures(args: argparse.Namespace, verdicts: Sequence[Verdict]) -> None:
     if args.plot is not None:
-        from flocklet.flightplot import draw_flights
+        from flocklet.plots.flight import draw_flights
 
         draw_flights(args.plot, verdicts[0])
     if args.replay is not None:
-        from flocklet.flightreplay import replay_page
+        from flocklet.plots.flight_replay import replay_page
 
         args.replay.write_text(replay_page(verdicts[0]), encoding="utf-8")
 

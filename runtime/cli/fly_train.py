@@ -14,8 +14,8 @@ from flocklet.cli.targets import check_target
 from flocklet.errors import UsageError
 
 if TYPE_CHECKING:
-    from flocklet.models.flight.bptt import Trainer
-    from flocklet.models.flight.dynamics import Vehicle
+    from flocklet.models.flight.sim.dynamics import Vehicle
+    from flocklet.models.flight.train.bptt import Trainer
 
 __all__ = ["add_parser", "read_vehicle", "run", "write_policy"]
 
@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
         os.environ.setdefault(name, "1")  # before NumPy is loaded: the trainer brings its own threads
     import numpy as np
 
-    from flocklet.models.flight.bptt import Trainer
     from flocklet.models.flight.policy import Policy
-    from flocklet.models.flight.recipes import fleet_of, parameters_of, policy_of, recipe
+    from flocklet.models.flight.train.bptt import Trainer
+    from flocklet.models.flight.train.recipes import fleet_of, parameters_of, policy_of, recipe
 
     if args.seconds is not None and args.seconds <= 0:
         raise UsageError(f"--seconds is {args.seconds:g}; training takes more than that", remedy="above 0")
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _draw(path: Path, curve: Sequence[Point], title: str) -> None:
-    from flocklet.flightplot import draw_curve
+    from flocklet.plots.flight import draw_curve
 
     panels = {
         "cost per step": {"cost": [(steps, cost) for steps, cost, _ in curve]},
@@ -162,11 +162,11 @@ def read_vehicle(name: str) -> Vehicle | None:
     """Return a vehicle by name or from a TOML file; None for "any". Raise ConfigError for what cannot fly."""
     if name == ANY:
         return None
-    from flocklet.models.flight.vehicle import NAMED
+    from flocklet.models.flight.sim.vehicle import NAMED
 
     if name in NAMED:
         return NAMED[name]
-    from flocklet.hangar import read_vehicle as read
+    from flocklet.cli.fly_files import read_vehicle as read
 
     return read(name)[1]
 

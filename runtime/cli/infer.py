@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the verb; return the exit code."""
     import numpy as np
 
-    from flocklet.onnx_io import OnnxSession
+    from flocklet.onnx_io.model import OnnxSession
 
     output = Output(args)
     session = OnnxSession(args.model)

@@ -57,7 +57,7 @@ def _add_network_options(parser: argparse.ArgumentParser) -> None:
 def _up(args: argparse.Namespace) -> int:
     import asyncio
 
-    from flocklet.node import Node, NodeSettings
+    from flocklet.node.node import Node, NodeSettings
 
     output = Output(args)
     settings = NodeSettings(

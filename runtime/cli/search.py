@@ -132,7 +132,7 @@ def _click(args: argparse.Namespace) -> int:
 def _people(args: argparse.Namespace) -> int:
     output = Output(args)
     if args.names:
-        from flocklet.identity import Identity
+        from flocklet.identity.key import Identity
 
         ask(
             args,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from flocklet.errors import IdentityError
-from flocklet.home import Home, default_home
+from flocklet.store.home import Home, default_home
 
 __all__ = ["ask", "home_of"]
 
@@ -24,7 +24,7 @@ def ask(args: argparse.Namespace, verb: str, values: Mapping[str, Any], *, may_c
 
     With `may_create` a home without a device gets one first (a closed flock of its own).
     """
-    from flocklet import control
+    from flocklet.node import control
 
     home = home_of(args)
     if home.socket.exists():
@@ -37,9 +37,9 @@ def ask(args: argparse.Namespace, verb: str, values: Mapping[str, Any], *, may_c
 
 def _alone(home: Home, verb: str, values: Mapping[str, Any], *, may_create: bool) -> Any:
     from flocklet.clock import SystemClock
-    from flocklet.device import Device
-    from flocklet.membership import create_membership, has_membership, load_membership
-    from flocklet.requests import perform
+    from flocklet.device.commands import perform
+    from flocklet.device.device import Device
+    from flocklet.device.membership import create_membership, has_membership, load_membership
 
     if not has_membership(home):
         if not may_create:

@@ -43,7 +43,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _facts(membership: Any) -> dict[str, Any]:
-    from flocklet.identity import format_id, short_id
+    from flocklet.identity.key import format_id, short_id
 
     identity = membership.identity
     return {
@@ -55,8 +55,8 @@ def _facts(membership: Any) -> dict[str, Any]:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from flocklet.flock import Flock
-    from flocklet.membership import create_membership, rotate_identity
+    from flocklet.device.membership import create_membership, rotate_identity
+    from flocklet.identity.flock import Flock
 
     output = Output(args)
     home = home_of(args)
@@ -81,7 +81,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _id(args: argparse.Namespace) -> int:
-    from flocklet.membership import load_membership
+    from flocklet.device.membership import load_membership
 
     output = Output(args)
     facts = _facts(load_membership(home_of(args)))
@@ -91,7 +91,7 @@ def _id(args: argparse.Namespace) -> int:
 
 
 def _invite(args: argparse.Namespace) -> int:
-    from flocklet.membership import load_membership
+    from flocklet.device.membership import load_membership
 
     output = Output(args)
     code = load_membership(home_of(args)).flock.invite()
@@ -106,8 +106,8 @@ def _invite(args: argparse.Namespace) -> int:
 
 
 def _join(args: argparse.Namespace) -> int:
-    from flocklet.flock import Flock
-    from flocklet.membership import create_membership, has_membership, join_flock, load_membership
+    from flocklet.device.membership import create_membership, has_membership, join_flock, load_membership
+    from flocklet.identity.flock import Flock
 
     output = Output(args)
     home = home_of(args)

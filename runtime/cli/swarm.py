@@ -62,7 +62,7 @@ def add_parser(verbs: Any) -> None:
 
 
 def _swarm(args: argparse.Namespace) -> int:
-    from flocklet.swarm.attacks import Attack
+    from flocklet.swarm.attacks.model import Attack
     from flocklet.swarm.strategy import Strategy
 
     output = Output(args)
@@ -84,7 +84,7 @@ def _swarm(args: argparse.Namespace) -> int:
     output.remark(facts["words"])
     output.document({key: value for key, value in facts.items() if key != "words"})
     if args.plot is not None:
-        from flocklet.swarm.plot import curves
+        from flocklet.plots.swarm import curves
 
         points = [(s, float(b), a) for _, s, b, a in facts["curve"]]
         args.plot.write_text(curves({text: points}, title=f"{args.peers} peers"), encoding="utf-8")
@@ -97,16 +97,16 @@ def _strategy(args: argparse.Namespace) -> str:
     if args.codec:
         parts.append(args.codec)
     if not any(part.split("(")[0] in _TRAINERS for part in parts):
-        from flocklet.swarmtasks import TRAINERS
+        from flocklet.swarm.tasks.synthetic import TRAINERS
 
         parts.append(TRAINERS[args.model])
     return "|".join(parts)
 
 
 def _simulated(args: argparse.Namespace, text: str, attacks: dict[int, Any]) -> dict[str, Any]:
-    from flocklet.swarm.simulation import Simulation
+    from flocklet.swarm.sim.simulation import Simulation
     from flocklet.swarm.strategy import Strategy
-    from flocklet.swarmtasks import make_task
+    from flocklet.swarm.tasks.synthetic import make_task
 
     report = Simulation(
         Strategy.parse(text), make_task(args.model, args.peers, args.seed), seed=args.seed, rounds=args.rounds,
@@ -122,7 +122,7 @@ def _simulated(args: argparse.Namespace, text: str, attacks: dict[int, Any]) -> 
 def _real(args: argparse.Namespace, output: Output, text: str, attacks: dict[int, Any]) -> dict[str, Any]:
     import asyncio
 
-    from flocklet.launcher import launch
+    from flocklet.swarm.lan.launcher import launch
 
     curve: dict[int, tuple[int, float, int, float]] = {}
     sent: dict[int, int] = {}

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flocklet import control
+from flocklet.device.membership import create_membership
 from flocklet.errors import LinkError
-from flocklet.flock import Flock
-from flocklet.home import Home
-from flocklet.membership import create_membership
+from flocklet.identity.flock import Flock
+from flocklet.node import control
+from flocklet.store.home import Home
 
 __all__ = ["LOOPBACK", "PeerProcess", "everywhere", "running_flock", "wait_until"]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.demo.people import Film, Life
-from flocklet.models.search.index import Index
-from flocklet.models.search.metrics import ndcg_at
+from flocklet.models.search.evaluation.metrics import ndcg_at
+from flocklet.models.search.index.index import Index
 
 __all__ = ["DEPTH", "Figures", "bm25_rankings", "figures", "popularity_rankings", "questions"]
 

@@ -17,8 +17,8 @@ from functools import cached_property
 
 import numpy as np
 
-from flocklet.datasets import MovieLens
-from flocklet.models.search.items import Document, item_id_of
+from flocklet.datasets.installed import MovieLens
+from flocklet.events.item import Document, item_id_of
 
 __all__ = ["Film", "HeldOut", "Life", "Rating", "Scenario", "movielens_scenario", "synthetic_scenario"]
 

@@ -17,8 +17,8 @@ from flocklet.demo.judge import DEPTH, Figures, bm25_rankings, figures, populari
 from flocklet.demo.people import Life, Scenario
 from flocklet.demo.strangers import send_garbage, try_wrong_secret
 from flocklet.errors import LinkError
-from flocklet.flock import Flock
-from flocklet.models.search.metrics import paired_randomisation_test
+from flocklet.identity.flock import Flock
+from flocklet.models.search.evaluation.metrics import paired_randomisation_test
 
 __all__ = ["Narrator", "Outcome", "play"]
 

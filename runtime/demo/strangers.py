@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from flocklet.demo.flock import LOOPBACK, PeerProcess, wait_until
-from flocklet.flock import Flock
+from flocklet.identity.flock import Flock
 
 __all__ = ["send_garbage", "try_wrong_secret"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flocklet.kernels.dsl import clip, minimum
-from flocklet.kernels.expr import trace
+from flocklet.kernels.body.dsl import clip, minimum
+from flocklet.kernels.body.expr import trace
 from flocklet.kernels.maps import Window, map_kernel, matrix, vector
 from flocklet.kernels.nets import Mlp, mlp_backward, mlp_forward
 from flocklet.kernels.optim import adam, adam_tick, polyak

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flocklet.kernels.dsl import Number
+from flocklet.kernels.body.dsl import Number
 
 __all__ = ["rotation"]
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.kernels.adjoint import adjoint_of
-from flocklet.kernels.dsl import ACTIVATIONS, SLOPES, where
-from flocklet.kernels.expr import Graph, NumpyArithmetic, SymbolArithmetic, trace
+from flocklet.kernels.body.adjoint import adjoint_of
+from flocklet.kernels.body.dsl import ACTIVATIONS, SLOPES, where
+from flocklet.kernels.body.expr import Graph, NumpyArithmetic, SymbolArithmetic, trace
 from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts, cuts
 from flocklet.kernels.maps import Window, map_kernel, reduce_kernel
-from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
+from flocklet.kernels.render.tinygrad_adapter import Loops, UopArithmetic
 
 __all__ = [
     "bias_grad",

@@ -1,7 +1,7 @@
 """K local steps of many small models in one C function: what a swarm's trainer needs, for any model and rule.
 
 A `Rule` is one step in tinygrad's words: from the tensors of one model, its velocities, a batch and a rate to new
-tensors and velocities. `Descent` lowers it once per batch size (`flocklet.kernels.tensor_adapter`), puts a loop over
+tensors and velocities. `Descent` lowers it once per batch size (`flocklet.kernels.render.tensor_adapter`), puts a loop over
 models and steps around it, and compiles that with the compilers, the trial in a child and the cache of every other
 kernel. A model's steps run one after the other in cache, so its bits do not depend on how many others are trained in
 the same call. Rows of the batch that a model does not have repeat its first row at weight 0: a few batch sizes serve
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.errors import ConfigError
-from flocklet.kernels.compilers import Compiler, find_compilers
+from flocklet.kernels.compile.compilers import Compiler, find_compilers
+from flocklet.kernels.compile.library_cache import LibraryCache, load_library
 from flocklet.kernels.kernel import Tile, native_tile
 from flocklet.kernels.program import ENTRY, TINYGRAD, generator_digest
-from flocklet.kernels.toolchain import LibraryCache, load_library
 
 __all__ = ["Descent", "Rule", "Steps", "padded_batch"]
 
@@ -101,9 +101,9 @@ class Descent:
 
     def source(self, tile: Tile) -> str:
         """Return the C text."""
-        from flocklet.kernels.portable_c import PREAMBLE
-        from flocklet.kernels.scheduled_c import FUNCTIONS
-        from flocklet.kernels.tensor_adapter import Argument, lower
+        from flocklet.kernels.render.portable_c import PREAMBLE
+        from flocklet.kernels.render.scheduled_c import FUNCTIONS
+        from flocklet.kernels.render.tensor_adapter import Argument, lower
 
         rule, rows, width = self.rule, self.batch, self.rule.features
         moving = rule.trained if rule.has_momentum else ()

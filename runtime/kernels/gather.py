@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.kernels.expr import Graph, NumpyArithmetic
+from flocklet.kernels.body.expr import Graph, NumpyArithmetic
 from flocklet.kernels.kernel import Floats, Kernel, Tile
 from flocklet.kernels.maps import Window
-from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
+from flocklet.kernels.render.tinygrad_adapter import Loops, UopArithmetic
 
 __all__ = ["gather_map", "gather_window"]
 

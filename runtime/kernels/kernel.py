@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.kernels.compilers import cpu_features
+from flocklet.kernels.compile.compilers import cpu_features
 
 __all__ = ["Floats", "Kernel", "Tile", "column_cuts", "cuts", "native_tile"]
 

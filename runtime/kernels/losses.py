@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flocklet.kernels.dsl import clip, log, maximum, minimum
-from flocklet.kernels.expr import Graph, trace
+from flocklet.kernels.body.dsl import clip, log, maximum, minimum
+from flocklet.kernels.body.expr import Graph, trace
 from flocklet.kernels.kernel import Kernel
 from flocklet.kernels.maps import map_kernel, reduce_kernel, vector
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from flocklet.kernels.expr import Graph, NumpyArithmetic
+from flocklet.kernels.body.expr import Graph, NumpyArithmetic
 from flocklet.kernels.kernel import Floats, Kernel, Tile, column_cuts
-from flocklet.kernels.tinygrad_adapter import Loops, UopArithmetic
+from flocklet.kernels.render.tinygrad_adapter import Loops, UopArithmetic
 
 __all__ = ["Window", "block_kernel", "map_kernel", "matrix", "reduce_kernel", "scalar", "vector"]
 

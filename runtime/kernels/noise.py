@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flocklet.kernels.dsl import Number, log2, maximum, sqrt, where
-from flocklet.kernels.expr import hashed_uniform
+from flocklet.kernels.body.dsl import Number, log2, maximum, sqrt, where
+from flocklet.kernels.body.expr import hashed_uniform
 
 __all__ = ["Draws", "cosine_sine", "seed_keys"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flocklet.kernels.dsl import minimum, sqrt
-from flocklet.kernels.expr import trace
+from flocklet.kernels.body.dsl import minimum, sqrt
+from flocklet.kernels.body.expr import trace
 from flocklet.kernels.kernel import Kernel
 from flocklet.kernels.maps import Window, map_kernel, reduce_kernel, scalar, vector
 

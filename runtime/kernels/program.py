@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 
 from flocklet.errors import ConfigError
-from flocklet.kernels.compilers import Compiler, find_compilers
-from flocklet.kernels.executable import Executable
+from flocklet.kernels.compile.compilers import Compiler, find_compilers
+from flocklet.kernels.compile.executable import Executable
+from flocklet.kernels.compile.library_cache import LibraryCache
 from flocklet.kernels.kernel import Kernel, Tile, native_tile
-from flocklet.kernels.toolchain import LibraryCache
 
 __all__ = ["ENTRY", "TINYGRAD", "Call", "Program", "View", "generator_digest"]
 
@@ -97,8 +97,8 @@ class Program:
 
     def sources(self, tile: Tile, most: int) -> list[str]:
         """Return the C text as up to `most` files of about equal work, to be compiled at the same time."""
-        from flocklet.kernels.portable_c import PREAMBLE, write_c
-        from flocklet.kernels.tinygrad_adapter import nodes_of
+        from flocklet.kernels.render.portable_c import PREAMBLE, write_c
+        from flocklet.kernels.render.tinygrad_adapter import nodes_of
 
         texts: dict[str, str] = {}
         slots: dict[str, list[int]] = {}
@@ -180,6 +180,6 @@ def _overlap(a: View, a_size: int, b: View, b_size: int) -> bool:
 def generator_digest() -> str:
     """Return a digest of the files that generate code: a change of the generator is a change of every key."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flocklet.kernels.dsl import exp, sqrt
-from flocklet.kernels.expr import trace
+from flocklet.kernels.body.dsl import exp, sqrt
+from flocklet.kernels.body.expr import trace
 from flocklet.kernels.maps import Window, map_kernel, matrix, reduce_kernel
 from flocklet.kernels.program import Program, View
 

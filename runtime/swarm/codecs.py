@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.arrays import ArrayValue, Deflated, Quantised, Sparse
 from flocklet.errors import UsageError
 from flocklet.models.layout import Layout, Vector
-from flocklet.swarm.interface import Codec
+from flocklet.swarm.protocols import Codec
+from flocklet.wire.arrays import ArrayValue, Deflated, Quantised, Sparse
 
 __all__ = ["Encoder", "Fp16", "Fp32", "Int4", "Int8", "RandomK", "Sign", "TopK"]
 

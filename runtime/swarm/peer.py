@@ -16,12 +16,12 @@ import numpy as np
 from flocklet.errors import WireError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Encoder
-from flocklet.swarm.interface import Clock, Context, Link, Message, PeerId, Update
+from flocklet.swarm.protocols import Clock, Context, Link, Message, PeerId, Update
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Rows, Task
 
 if TYPE_CHECKING:
-    from flocklet.swarm.attacks import Attack
+    from flocklet.swarm.attacks.model import Attack
 
 __all__ = ["Compute", "Observer", "Peer"]
 

@@ -17,21 +17,21 @@ Scalar = int | float | str | bool
 def parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
     """Return name -> (kind, factory); kinds are schedule, trainer, codec, aggregator and correction."""
     return {
-        "modest": ("schedule", _piece("modest:Modest")),
-        "fedavg": ("schedule", _piece("modest:Modest", s=0)),
+        "modest": ("schedule", _piece("schedules.modest:Modest")),
+        "fedavg": ("schedule", _piece("schedules.modest:Modest", s=0)),
         "full": ("schedule", _graph("full", "degree")),
         "ring": ("schedule", _graph("ring", "degree")),
         "regular": ("schedule", _graph("regular", "degree")),
         "ba": ("schedule", _graph("ba", "m")),
         "geometric": ("schedule", _graph("geometric", "radius")),
         "onepeer": ("schedule", _graph("onepeer", "degree")),
-        "window": ("schedule", _piece("asynchronous:Window")),
-        "buffer": ("schedule", _piece("asynchronous:Buffer")),
-        "async": ("schedule", _piece("asynchronous:Buffer", count=1)),
-        "poisson": ("schedule", _piece("poisson:PoissonPairs")),
-        "sgd": ("trainer", _piece("trainers:Sgd")),
+        "window": ("schedule", _piece("schedules.asynchronous:Window")),
+        "buffer": ("schedule", _piece("schedules.asynchronous:Buffer")),
+        "async": ("schedule", _piece("schedules.asynchronous:Buffer", count=1)),
+        "poisson": ("schedule", _piece("schedules.poisson:PoissonPairs")),
+        "sgd": ("trainer", _piece("trainers.numpy:Sgd")),
         "sam": ("trainer", _sam),
-        "gradient": ("trainer", _piece("trainers:Gradient")),
+        "gradient": ("trainer", _piece("trainers.numpy:Gradient")),
         "fp32": ("codec", _piece("codecs:Fp32")),
         "fp16": ("codec", _piece("codecs:Fp16")),
         "int8": ("codec", _piece("codecs:Int8")),
@@ -39,23 +39,23 @@ def parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
         "topk": ("codec", _topk),
         "randk": ("codec", _randk),
         "sign": ("codec", _sign),
-        "mean": ("aggregator", _piece("averaging:Mean")),
+        "mean": ("aggregator", _piece("aggregators.averaging:Mean")),
         "weighted": ("aggregator", _weighted),
-        "metropolis": ("aggregator", _piece("averaging:Metropolis")),
+        "metropolis": ("aggregator", _piece("aggregators.averaging:Metropolis")),
         **{
             rule: ("aggregator", _ranked(rule))
             for rule in ("trimmed", "median", "rfa", "krum", "multikrum", "bulyan")
         },
-        "cclip": ("aggregator", _piece("aggregators:CentredClipping")),
-        "normbound": ("aggregator", _piece("aggregators:NormBound")),
-        "fltrust": ("aggregator", _piece("aggregators:FlTrust")),
-        "flag": ("aggregator", _piece("aggregators:Flag")),
-        "foolsgold": ("aggregator", _piece("aggregators:FoolsGold")),
-        "sybilwall": ("aggregator", _piece("aggregators:SybilWall")),
-        "centred": ("aggregator", _piece("aggregators:SybilWall", is_centred=True)),
-        "bristle": ("aggregator", _piece("bristle:Bristle")),
-        "matching": ("aggregator", _piece("matching:Matching")),
-        "vc": ("correction", _piece("averaging:VarianceCorrected")),
+        "cclip": ("aggregator", _piece("aggregators.robust:CentredClipping")),
+        "normbound": ("aggregator", _piece("aggregators.robust:NormBound")),
+        "fltrust": ("aggregator", _piece("aggregators.robust:FlTrust")),
+        "flag": ("aggregator", _piece("aggregators.robust:Flag")),
+        "foolsgold": ("aggregator", _piece("aggregators.robust:FoolsGold")),
+        "sybilwall": ("aggregator", _piece("aggregators.robust:SybilWall")),
+        "centred": ("aggregator", _piece("aggregators.robust:SybilWall", is_centred=True)),
+        "bristle": ("aggregator", _piece("aggregators.bristle:Bristle")),
+        "matching": ("aggregator", _piece("aggregators.dimat:Matching")),
+        "vc": ("correction", _piece("aggregators.averaging:VarianceCorrected")),
     }
 
 
@@ -72,8 +72,8 @@ def _graph(kind: str, first: str) -> Callable[..., Any]:
     def make(
         value: Scalar | None = None, /, *, q: int = 1, heal: int = 0, deadline: float = 5.0, **more: Any
     ) -> Any:
-        from flocklet.swarm.gossip import Gossip
         from flocklet.swarm.samplers import Topology
+        from flocklet.swarm.schedules.dpsgd import Gossip
 
         if value is not None:
             more[first] = value
@@ -84,7 +84,7 @@ def _graph(kind: str, first: str) -> Callable[..., Any]:
 
 def _ranked(rule: str) -> Callable[..., Any]:
     def make(f: float = 0.2, **more: Any) -> Any:
-        from flocklet.swarm.aggregators import Ranked
+        from flocklet.swarm.aggregators.robust import Ranked
 
         return Ranked(rule, f, **more)
 
@@ -92,7 +92,7 @@ def _ranked(rule: str) -> Callable[..., Any]:
 
 
 def _sam(rho: float = 0.05, **more: Any) -> Any:
-    from flocklet.swarm.trainers import Sam
+    from flocklet.swarm.trainers.numpy import Sam
 
     return Sam(rho=rho, **more)
 
@@ -116,6 +116,6 @@ def _sign(ef: bool = True) -> Any:
 
 
 def _weighted(cap: float = 3.0) -> Any:
-    from flocklet.swarm.averaging import Mean
+    from flocklet.swarm.aggregators.averaging import Mean
 
     return Mean(by_samples=True, cap=cap)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flocklet.errors import UsageError
-from flocklet.swarm.interface import PeerId, generator
+from flocklet.swarm.protocols import PeerId, generator
 from flocklet.swarm.topologies import (
     Graph,
     barabasi_albert,

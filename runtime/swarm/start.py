@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from flocklet.identity import Identity
+from flocklet.identity.key import Identity
 from flocklet.models.layout import Vector
-from flocklet.swarm.interface import PeerId, generator
+from flocklet.swarm.protocols import PeerId, generator
 from flocklet.swarm.task import Task
 
 __all__ = ["peer_identities", "start_model"]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flocklet.errors import UsageError
-from flocklet.swarm.averaging import Mean, VarianceCorrected
+from flocklet.swarm.aggregators.averaging import Mean, VarianceCorrected
 from flocklet.swarm.codecs import Fp32
-from flocklet.swarm.interface import Aggregator, Codec, Schedule, Trainer
+from flocklet.swarm.protocols import Aggregator, Codec, Schedule, Trainer
 from flocklet.swarm.registry import Scalar, parts
-from flocklet.swarm.trainers import Sgd
+from flocklet.swarm.trainers.numpy import Sgd
 
 __all__ = ["Strategy"]
 
@@ -25,7 +25,7 @@ _PART = re.compile(r"\s*([a-z][a-z0-9_]*)\s*(?:\(([^()]*)\))?\s*")
 
 
 def _modest() -> Schedule:
-    from flocklet.swarm.modest import Modest
+    from flocklet.swarm.schedules.modest import Modest
 
     return Modest()
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.swarm.interface import Floats
+from flocklet.swarm.protocols import Floats
 
 __all__ = ["SimHash", "majority"]
 

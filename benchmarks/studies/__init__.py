@@ -1,0 +1,1 @@
+"""Studies that benchmarks and tests run; no part of the package."""

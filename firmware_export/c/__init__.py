@@ -1,0 +1,1 @@
+"""The C that an export consists of."""

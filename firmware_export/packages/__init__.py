@@ -1,0 +1,1 @@
+"""What is laid around the C for a firmware framework."""

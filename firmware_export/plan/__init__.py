@@ -1,0 +1,1 @@
+"""From a network to integers: numerics, quantiser, and the references it is held to."""

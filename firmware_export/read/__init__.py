@@ -1,0 +1,1 @@
+"""What a policy file means: ONNX, model files, observations and actions."""

@@ -1,0 +1,1 @@
+"""Trees: distilled, read, written as C, proved."""

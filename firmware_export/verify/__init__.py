@@ -1,0 +1,1 @@
+"""The proof of an export on this machine and on emulated cores."""

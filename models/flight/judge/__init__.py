@@ -1,0 +1,1 @@
+"""How well a policy flies: verdict, evaluation, the judges of others."""

@@ -1,0 +1,1 @@
+"""Flight in simulation: vehicle, dynamics, tasks, environment."""

@@ -1,0 +1,1 @@
+"""G-Rank: what clicks say about an order."""

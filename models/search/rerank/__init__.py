@@ -1,0 +1,1 @@
+"""Rerankers that learn from clicks, and their gate."""

@@ -1,0 +1,1 @@
+"""What computes fastest here, found out in child processes."""

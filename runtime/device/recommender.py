@@ -1,0 +1,325 @@
+"""What one device knows of trust and taste: signed edges in, recommendations with their reasons out.
+
+The graph (`flocklet.models.recommend.graph`) is bounded and in memory; the signed pages that it came from are in the
+store, so that they can be passed on. A snapshot of the graph lies beside the store and makes a start fast; pages that
+came after it are read again. A device signs, with its own key, that it trusts the people it hosts: so whoever trusts
+a device reaches its people.
+
+Edges name items by number only. With each exchange a device asks for some names that it lacks ("want", up to 128 u64);
+the answer ("n", names with NUL between them) proves itself, since an item's number is the hash of its name. Paths of
+documents are never told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import secrets
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flocklet.clock import Clock
+from flocklet.device.ratings_file import is_name
+from flocklet.errors import StoreError, UsageError, WireError
+from flocklet.events.edge import MAX_PAGE_EDGES, Page, read_page, sign_page
+from flocklet.events.edge_sync import Absorbed, EdgePool, absorb, answer, request
+from flocklet.events.item import item_id_of
+from flocklet.identity.key import Identity, origin_of
+from flocklet.models.recommend.graph import Graph
+from flocklet.models.recommend.view import TrustView, reach
+from flocklet.store.store import Store
+
+__all__ = ["LIKED_STARS", "Taste"]
+
+_log = logging.getLogger("flocklet.device")
+_SNAPSHOT = "graph.npz"
+_SMALL_PAGES = 32
+_MOST_WANTED = 128
+_MAX_NAMES_BYTES = 8_192
+STALE_S = 30.0
+LIKED_STARS = 4.0
+TOP_STARS = 5.0
+
+
+class Taste:
+    """Trust and taste of the people of one device; not safe for threads, the device takes turns.
+
+    Raises:
+        StoreError: from every method that writes, when the store cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        clock: Clock,
+        device: Identity,
+        people: Callable[[], Mapping[str, Identity]],
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self.store, self.clock = store, clock
+        self._folder, self._device, self._people = folder, device, people
+        self._rng = rng or np.random.default_rng()
+        self._pool: EdgePool | None = None
+        self._friends: tuple[int, set[bytes]] = (-1, set())
+        self.graph = Graph(own=self._own())
+        self._upto = 0
+        self._view: tuple[int, float, bytes, TrustView | None] = (-1, 0.0, b"", None)
+        self._saved = self._load()
+
+    def _own(self) -> set[bytes]:
+        return {self._device.origin, *(who.origin for who in self._people().values())}
+
+    # -- opinions of the people here --
+
+    def trust(self, person: Identity, target: bytes, weight: float) -> None:
+        """Sign and keep that `person` trusts (1), distrusts (-1) or no longer has an opinion of (0) `target`."""
+        if target == person.origin:
+            raise UsageError("trust leads to somebody else")
+        self._sign(person, [(target, weight, None)])
+
+    def rate(self, person: Identity, item_id: int, stars: float, name: str | None = None) -> None:
+        """Sign and keep a rating of 0.5 to 5 stars; 0 takes it back."""
+        if not 0 <= stars <= TOP_STARS:
+            raise UsageError(f"{stars:g} stars", remedy="0.5 to 5, or 0 to take a rating back")
+        if name is not None:
+            self.store.name_items([(item_id, name)])
+        self._sign(person, [(item_id, stars / TOP_STARS, None)])
+
+    def record(self, ratings: Iterable[tuple[Identity, int, float, int]]) -> int:
+        """Sign and keep ratings of the past, (person, item, stars, seconds); return how many were news."""
+        by_person: dict[bytes, tuple[Identity, list[tuple[bytes | int, float, int | None]]]] = {}
+        for person, item_id, stars, at_s in ratings:
+            rows = by_person.setdefault(person.origin, (person, []))[1]
+            rows.append((item_id, min(max(stars, 0.0), TOP_STARS) / TOP_STARS, at_s))
+        return sum(self._sign(person, rows) for person, rows in by_person.values())
+
+    def _sign(self, person: Identity, opinions: Sequence[tuple[bytes | int, float, int | None]]) -> int:
+        """Sign opinions, the time None for now; a later opinion wins even when the clock was set back."""
+        self.graph.own = self._own()
+        now_s = int(self.clock.time())
+        dated = []
+        for target, weight, at_s in opinions:
+            held = self.graph.version(person.origin, target)
+            ts = max(now_s, held[0] + 1 if held else 0) if at_s is None else max(0, at_s)
+            if ts >= 2**32:
+                raise UsageError("the last opinion on this is dated 2106, so none can be newer")
+            dated.append((target, weight, ts))
+        pages = [
+            sign_page(person, dated[at : at + MAX_PAGE_EDGES]) for at in range(0, len(dated), MAX_PAGE_EDGES)
+        ]
+        vouched = self.graph.version(self._device.origin, person.origin)
+        if vouched is None and person.origin != self._device.origin:
+            vouching = sign_page(self._device, [(person.origin, 1.0, now_s)])
+            self._keep([vouching], {self._device.origin: self._device.public_key})
+        told = self._keep(pages, {person.origin: person.public_key})
+        if sum(len(p.edges) == 1 for p in pages) and len(self.pool.pages[person.origin]) > _SMALL_PAGES:
+            self._consolidate(person)
+        return told["taken"]
+
+    def _consolidate(self, person: Identity) -> None:
+        """Replace many small pages of a person by few full ones."""
+        rows: list[tuple[bytes | int, float, int]] = [
+            (e.target, e.weight, e.ts) for e in self.graph.edges_of(person.origin)
+        ]
+        old = [raw for _, raw in self.pool.pages.pop(person.origin)]
+        pages = [
+            sign_page(person, rows[at : at + MAX_PAGE_EDGES]) for at in range(0, len(rows), MAX_PAGE_EDGES)
+        ]
+        with self.store.transaction():
+            self._keep(pages, {person.origin: person.public_key})
+            self.store.remove_edge_pages({_digest(raw) for raw in old} - {_digest(p.raw) for p in pages})
+
+    # -- exchange with peers --
+
+    @property
+    def pool(self) -> EdgePool:
+        """The signed pages that may be passed on, read from the store on first use."""
+        if self._pool is None:
+            self._pool = EdgePool()
+            keys = {origin: key for origin, key, _ in self.store.origins()}
+            for _, src, raw in self.store.edge_pages():
+                if src in keys:
+                    with contextlib.suppress(WireError):  # `_load` has said so already
+                        self._pool.put(read_page(raw), keys[src])
+        return self._pool
+
+    def ask(self) -> dict[str, Any]:
+        """Return the message that asks a peer for edges."""
+        items = self.graph.items.all()
+        some = self._rng.permutation(len(items))[: 4 * _MOST_WANTED].tolist()
+        unnamed = [items[n] for n in some if self.store.item_name(items[n]) is None][:_MOST_WANTED]
+        want = b"".join(item.to_bytes(8, "big") for item in unnamed)
+        return {**request(self.pool, secrets.token_bytes(8)), "want": want}
+
+    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Answer such a message; raise WireError when it is malformed."""
+        want = message.get("want", b"")
+        if type(want) is not bytes or len(want) % 8 or len(want) > 8 * _MOST_WANTED:
+            raise WireError("a request for edges wants names of torn or too many items")
+        told = answer(self.pool, message, self._rng)
+        items = (int.from_bytes(want[at : at + 8], "big") for at in range(0, len(want), 8))
+        names = [name for item in items if (name := self._public_name(item)) is not None]
+        packed = "\0".join(names).encode()
+        while len(packed) > _MAX_NAMES_BYTES:
+            packed = packed[: packed.rindex(b"\0")]
+        return {**told, "n": packed} if packed else told
+
+    def _public_name(self, item_id: int) -> str | None:
+        """Return the name that peers may know: of an item that somebody rated and that is no document here."""
+        if item_id not in self.graph.items or self.store.document(item_id) is not None:
+            return None
+        name = self.store.item_name(item_id)
+        return name if name is not None and is_name(name, 512) and item_id_of(name) == item_id else None
+
+    def absorb(self, message: dict[str, Any]) -> int:
+        """Take an answer in and return how many edges were news; raise WireError for what no honest peer sends."""
+        got: Absorbed = absorb(message)
+        names = self._names_in(message.get("n", b""))
+        taken = self._keep(got.pages, got.keys)["taken"]
+        new = [(item_id_of(name), name) for name in names]
+        self.store.name_items(
+            (item, name)
+            for item, name in new
+            if item in self.graph.items and self.store.item_name(item) is None
+        )
+        return taken
+
+    @staticmethod
+    def _names_in(packed: object) -> list[str]:
+        if type(packed) is not bytes or len(packed) > _MAX_NAMES_BYTES:
+            raise WireError("an answer with edges has too many names", reason="too-long")
+        try:
+            names = packed.decode().split("\0") if packed else []
+        except UnicodeDecodeError as error:
+            raise WireError("an answer with edges has a name that is not UTF-8") from error
+        if not all(is_name(name, 512) for name in names):
+            raise WireError("an answer with edges has an empty, too long or unprintable name")
+        return names
+
+    def _keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes]) -> Counter[str]:
+        told: Counter[str] = Counter()
+        rows = []
+        gone: list[bytes] = []
+        friends = self._reached()
+        for page in pages:
+            is_friend = not friends or page.src in friends
+            taken = self.graph.add(page.edges, self.clock.time(), is_friend=is_friend)
+            told += taken
+            if taken["taken"] or page.src in self.graph.own:
+                rows.append((_digest(page.raw), page.src, page.raw))
+                gone += self.pool.put(page, keys[page.src])
+        with self.store.transaction():
+            self.store.add_origins([(origin_of(key), key) for key in keys.values()])
+            self.store.add_edge_pages(rows)
+            self.store.remove_edge_pages(map(_digest, gone))
+        return told
+
+    def _reached(self) -> set[bytes]:
+        """Return whom trust reaches from here, as of the last change of trust; empty when nobody trusts."""
+        generation, friends = self._friends
+        if generation != self.graph.trust_generation:
+            friends = reach(self.graph, self._own())
+            self._friends = (self.graph.trust_generation, friends)
+        return friends
+
+    # -- answers --
+
+    def view(self, person: Identity) -> TrustView:
+        """Return the graph as `person` sees it."""
+        return TrustView(self.graph, person.origin)
+
+    def fitted(self, person: Identity, words: Callable[[int], Sequence[str]]) -> TrustView:
+        """Return a fitted view; the last one of the same person serves until somebody else's edges are `STALE_S` old.
+
+        The person's own ratings count at once, also in a view that was fitted before them.
+        """
+        generation, at_s, ego, view = self._view
+        is_stale = generation != self.graph.generation and self.clock.monotonic() - at_s >= STALE_S
+        if view is None or ego != person.origin or is_stale:
+            view = self.view(person)
+            view.fit(words)
+            self._view = (self.graph.generation, self.clock.monotonic(), person.origin, view)
+        return view
+
+    def names(self) -> dict[bytes, str]:
+        """Return what to call people: those here by name, this device as such."""
+        return {
+            self._device.origin: "this device",
+            **{who.origin: name for name, who in self._people().items()},
+        }
+
+    def origin_called(self, text: str) -> bytes:
+        """Return the origin that a name, a device id, 32 hex digits or the start of a known origin means.
+
+        Raises:
+            UsageError: nobody is called so, or several are.
+        """
+        from flocklet.errors import IdentityError
+        from flocklet.identity.key import parse_id
+
+        if text in self._people():
+            return self._people()[text].origin
+        with contextlib.suppress(IdentityError):
+            return parse_id(text)[:16]
+        known = [o for o in self.graph.people.all() if o.hex().startswith(text.lower())]
+        if len(known) == 1 and len(text) >= 6:
+            return known[0]
+        with contextlib.suppress(ValueError):
+            if len(raw := bytes.fromhex(text)) == 16:
+                return raw
+        what = "means several people" if len(known) > 1 else "is nobody that is known here"
+        raise UsageError(
+            f"{text!r} {what}",
+            remedy="give a device id ('flocklet peers'), or more digits of 'flocklet trust'",
+        )
+
+    # -- snapshot --
+
+    def save(self) -> None:
+        """Keep the graph beside the store if it changed."""
+        if self.graph.generation == self._saved:
+            return
+        upto = max((number for number, _, _ in self.store.edge_pages(self._upto)), default=self._upto)
+        scratch = self._folder / f".{_SNAPSHOT}.{secrets.token_hex(4)}"
+        try:
+            with scratch.open("xb") as file:
+                np.savez(file, allow_pickle=False, upto=np.array([upto]), **self.graph.state())
+            scratch.replace(self._folder / _SNAPSHOT)
+        except OSError as error:
+            raise StoreError(f"cannot keep the graph in {self._folder}: {error.strerror}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink(missing_ok=True)
+        self._upto, self._saved = upto, self.graph.generation
+
+    def _load(self) -> int:
+        """Read the snapshot and the pages after it; return the generation that needs no saving."""
+        try:
+            with (self._folder / _SNAPSHOT).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                self.graph.load_state({name: arrays[name] for name in arrays.files})
+                self._upto = int(arrays["upto"][0])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            _log.warning("the graph in %s is not used (%s); it is built anew", self._folder, error)
+            self.graph, self._upto = Graph(own=self._own()), 0
+        saved = self.graph.generation
+        friends = self._reached()
+        for _, src, raw in self.store.edge_pages(self._upto):
+            try:
+                is_friend = not friends or src in friends
+                self.graph.add(read_page(raw).edges, self.clock.time(), is_friend=is_friend)
+            except WireError as error:
+                _log.warning("a stored page of edges is left out: %s", error)
+        return saved
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.blake2b(raw, digest_size=16).digest()

@@ -1,0 +1,1 @@
+"""What happened here and what peers replicate: signed records, version vectors."""

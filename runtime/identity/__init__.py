@@ -1,0 +1,1 @@
+"""Who this device is: key, certificate, flock, id text."""

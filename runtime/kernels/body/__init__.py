@@ -1,0 +1,1 @@
+"""The language that kernel bodies are written in, and its derivative."""

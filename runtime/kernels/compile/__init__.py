@@ -1,0 +1,1 @@
+"""From C to something that runs: compilers, cache of libraries, GPU."""

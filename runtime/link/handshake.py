@@ -1,0 +1,299 @@
+"""Prove who we are inside the TLS channel: hello, proof, welcome (PROTOCOL.md, "Handshake"). Sans-I/O.
+
+    client                          server
+    hello  ---------------------->
+           <----------------------  hello          both at once
+    proof  ---------------------->                 after the server's hello
+           <----------------------  welcome        after the proof holds
+
+    transcript = BLAKE2b-256(client hello frame || server hello frame || hash of the server's certificate in TLS
+                             || hash of the client's certificate), personalised "flocklet-link"
+    signature  = Ed25519("flocklet proof 1 " || role || " " || transcript)
+    mac        = HMAC-SHA256(flock proof key, the same message); empty in an open flock
+
+The role stops reflection, the nonces in the hellos stop replay, the server's certificate binds the proof to this
+channel, and the whole hellos stop a downgrade. The server shows its mac only after the client's held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from flocklet.errors import PeerRefused
+from flocklet.identity.certificate import certificate_hash, certificate_key
+from flocklet.identity.flock import Flock
+from flocklet.identity.key import Identity, device_id_of, short_id, verify
+from flocklet.link.refusal import heard_reason, refusal
+from flocklet.wire.frame import PROTOCOL_VERSION, Frame, encode_hop
+
+__all__ = ["Handshake", "Nonces", "Party", "PeerInfo"]
+
+NONCE_BYTES = 32
+RUN_BYTES = 8
+MAX_SCHEMAS = 32
+
+
+@dataclass(frozen=True)
+class Party:
+    """What this process brings to every handshake; `run` is a nonce drawn once per process."""
+
+    identity: Identity
+    certificate: bytes
+    flock: Flock
+    run: bytes = field(default_factory=lambda: secrets.token_bytes(RUN_BYTES))
+    compressors: tuple[str, ...] = ("zlib",)
+    schemas: tuple[bytes, ...] = ()
+    max_frame_bytes: int = 1024 * 1024
+    data_credits: int = 32
+    control_credits: int = 64
+    versions: tuple[int, int] = (PROTOCOL_VERSION, PROTOCOL_VERSION)
+
+
+@dataclass(frozen=True)
+class PeerInfo:
+    """What a peer proved and announced."""
+
+    device_id: bytes
+    public_key: bytes
+    run: bytes
+    certificate_hash: bytes
+    version: int
+    compressors: tuple[str, ...]
+    schemas: tuple[bytes, ...]
+    max_frame_bytes: int
+    data_credits: int
+    control_credits: int
+
+    @property
+    def name(self) -> str:
+        """The short id, for logs."""
+        return short_id(self.device_id)
+
+
+class Nonces:
+    """Remember the nonces of proofs that held, so that a replay is named as one; bounded, oldest out first."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, nonce: bytes) -> bool:
+        return nonce in self._seen
+
+    def add(self, nonce: bytes) -> None:
+        """Remember one more."""
+        self._seen[nonce] = None
+        if len(self._seen) > self._size:
+            self._seen.popitem(last=False)
+
+
+@dataclass(frozen=True)
+class _Hello:
+    """The checked content of a hello."""
+
+    key: bytes
+    certificate: bytes
+    nonce: bytes
+    run: bytes
+    tag: str
+    versions: tuple[int, int]
+    compressors: tuple[str, ...]
+    schemas: tuple[bytes, ...]
+    max_frame_bytes: int
+
+
+class Handshake:
+    """One side of one handshake: `start()` once, then `receive(frame)` until `peer` is set.
+
+    Both return bytes to send. `server_certificate` is what TLS showed the client, or the server's own. A refusal is
+    raised as PeerRefused; `by_peer` then tells that the peer refused, and nothing needs to be sent back.
+    """
+
+    def __init__(
+        self,
+        party: Party,
+        *,
+        is_server: bool,
+        server_certificate: bytes,
+        address: str,
+        expected: bytes | None = None,
+        may_join: Callable[[bytes, bytes], str | None] = lambda device_id, run: None,
+        nonces: Nonces | None = None,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self._party = party
+        self._is_server = is_server
+        self._server_certificate = server_certificate
+        self._address = address
+        self._expected = expected
+        self._may_join = may_join
+        self._nonces = nonces if nonces is not None else Nonces()
+        self._nonce = random_bytes(NONCE_BYTES)
+        self._server_key = b""
+        self._own_hello = b""
+        self._hello: _Hello | None = None
+        self._message = b""  # what both sides prove, without the role
+        self.by_peer = False
+        self.peer: PeerInfo | None = None
+
+    def start(self) -> bytes:
+        """Return our hello; a client raises PeerRefused here if the server's certificate is not the expected one."""
+        party = self._party
+        if not self._is_server:
+            self._server_key = key = certificate_key(self._server_certificate)
+            if self._expected is not None and device_id_of(key) != self._expected:
+                raise self._refused(
+                    "key", f"expected {short_id(self._expected)}, found {short_id(device_id_of(key))}"
+                )
+        self._own_hello = encode_hop(
+            "hello",
+            {
+                "versions": list(party.versions),
+                "key": party.identity.public_key,
+                "certificate": b"" if self._is_server else party.certificate,
+                "nonce": self._nonce,
+                "run": party.run,
+                "tag": party.flock.tag,
+                "compressors": list(party.compressors),
+                "schemas": list(party.schemas[:MAX_SCHEMAS]),
+                "frame": party.max_frame_bytes,
+            },
+        )
+        return self._own_hello
+
+    def receive(self, frame: Frame) -> bytes:
+        """Return what to send in answer to a handshake message."""
+        if frame.type == "refuse":
+            self.by_peer = True
+            raise refusal(heard_reason(frame.body.get("reason")), self._address, by_peer=True)
+        if frame.type == "hello" and self._hello is None:
+            return self._receive_hello(frame)
+        awaited = "proof" if self._is_server else "welcome"
+        if frame.type != awaited or self._hello is None:
+            raise self._refused("order", f"a {frame.type!r}")
+        return self._receive_proof(frame, self._hello)
+
+    def refuse(self, error: PeerRefused) -> bytes:
+        """Return the message that tells the peer why; empty if it was the peer who refused."""
+        return b"" if self.by_peer else encode_hop("refuse", {"reason": error.reason})
+
+    def _refused(self, reason: str, detail: str = "") -> PeerRefused:
+        return refusal(reason, self._address, detail=detail)
+
+    def _receive_hello(self, frame: Frame) -> bytes:
+        hello = self._hello = self._read_hello(frame)
+        party = self._party
+        if not max(party.versions[0], hello.versions[0]) <= min(party.versions[1], hello.versions[1]):
+            raise self._refused("version", f"ours {party.versions}, theirs {hello.versions}")
+        if hello.nonce == self._nonce:
+            raise self._refused("reflected")
+        if hello.nonce in self._nonces:
+            raise self._refused("replay")
+        if (certificate_key(hello.certificate) if self._is_server else self._server_key) != hello.key:
+            raise self._refused("key", "the announced key is not that of the certificate")
+        if hello.tag != party.flock.tag:
+            raise self._refused("flock")
+        if self._is_server:
+            hellos, client_certificate = frame.raw + self._own_hello, hello.certificate
+        else:
+            hellos, client_certificate = self._own_hello + frame.raw, party.certificate
+        digest = hashlib.blake2b(hellos, digest_size=32, person=b"flocklet-link")
+        digest.update(certificate_hash(self._server_certificate))
+        digest.update(certificate_hash(client_certificate))
+        self._message = digest.digest()
+        return b"" if self._is_server else self._proof("proof")
+
+    def _read_hello(self, frame: Frame) -> _Hello:
+        body = frame.body
+        try:
+            versions = tuple(body["versions"])
+            hello = _Hello(
+                key=body["key"],
+                certificate=body["certificate"],
+                nonce=body["nonce"],
+                run=body["run"],
+                tag=body["tag"],
+                versions=(versions[0], versions[1]),
+                compressors=tuple(body["compressors"]),
+                schemas=tuple(body["schemas"]),
+                max_frame_bytes=body["frame"],
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise self._refused("garbage", "a hello lacks a field") from error
+        sizes = ((hello.key, 32), (hello.nonce, NONCE_BYTES), (hello.run, RUN_BYTES))
+        is_sound = (
+            all(type(value) is bytes and len(value) == size for value, size in sizes)
+            and type(hello.certificate) is bytes
+            and type(hello.tag) is str
+            and all(type(version) is int for version in hello.versions)
+            and all(type(name) is str for name in hello.compressors)
+            and all(type(schema) is bytes and len(schema) == 16 for schema in hello.schemas)
+            and type(hello.max_frame_bytes) is int
+            and hello.max_frame_bytes >= 4096
+        )
+        if not is_sound:
+            raise self._refused("garbage", "a field of a hello is wrong")
+        return hello
+
+    def _proof(self, type: str) -> bytes:
+        party, message = self._party, _proven(self._message, is_server=self._is_server)
+        return encode_hop(
+            type,
+            {
+                "signature": party.identity.sign(message),
+                "mac": party.flock.prove(message),
+                "data": party.data_credits,
+                "control": party.control_credits,
+            },
+        )
+
+    def _receive_proof(self, frame: Frame, hello: _Hello) -> bytes:
+        party, body = self._party, frame.body
+        signature, mac, credits = (
+            body.get("signature"),
+            body.get("mac"),
+            (body.get("data"), body.get("control")),
+        )
+        if type(signature) is not bytes or type(mac) is not bytes:
+            raise self._refused("garbage", "a proof lacks its signature or mac")
+        if any(type(credit) is not int or not 1 <= credit <= 65536 for credit in credits):
+            raise self._refused("garbage", "a proof grants no credits")
+        message = _proven(self._message, is_server=not self._is_server)
+        if not verify(hello.key, signature, message):
+            # The opposite role or our own key: somebody sends our own proof back.
+            ours = _proven(self._message, is_server=self._is_server)
+            own_key = party.identity.public_key
+            if verify(hello.key, signature, ours) or verify(own_key, signature, ours):
+                raise self._refused("reflected")
+            raise self._refused("proof")
+        if not party.flock.accepts(mac, message):
+            raise self._refused("flock")
+        self._nonces.add(hello.nonce)
+        device_id = device_id_of(hello.key)
+        if hello.key == party.identity.public_key:
+            # Only now: before the proof, anybody could have copied our public key into a hello.
+            raise self._refused("self" if hello.run == party.run else "clone")
+        if reason := self._may_join(device_id, hello.run):
+            raise self._refused(reason)
+        certificate = hello.certificate if self._is_server else self._server_certificate
+        self.peer = PeerInfo(
+            device_id=device_id,
+            public_key=hello.key,
+            run=hello.run,
+            certificate_hash=certificate_hash(certificate),
+            version=min(party.versions[1], hello.versions[1]),
+            compressors=tuple(name for name in party.compressors if name in hello.compressors),
+            schemas=tuple(schema for schema in hello.schemas if schema in party.schemas),
+            max_frame_bytes=hello.max_frame_bytes,
+            data_credits=body["data"],
+            control_credits=body["control"],
+        )
+        return self._proof("welcome") if self._is_server else b""
+
+
+def _proven(transcript: bytes, *, is_server: bool) -> bytes:
+    return b"flocklet proof 1 " + (b"server" if is_server else b"client") + b" " + transcript

@@ -1,0 +1,376 @@
+"""A peer process: one device on the network. It ties store, models, links and discovery together.
+
+    async with Node("my-home") as node:
+        await node.add(["notes"])
+        results = await node.search("tent pegs")
+        await node.click(results["query_id"], 1)
+
+Everything that touches the device runs, in turn, on one thread of its own, so neither the store nor a model is ever
+used twice at once and the event loop stays free for links.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flocklet.clock import Clock, SystemClock
+from flocklet.device.commands import Added, perform, read_batches
+from flocklet.device.device import Device
+from flocklet.device.membership import create_membership, has_membership, load_membership
+from flocklet.discovery import (
+    Address,
+    Announcement,
+    PeerRecord,
+    PeerTable,
+    RememberedSource,
+    Source,
+    StaticSource,
+    TableSettings,
+    ToldSource,
+)
+from flocklet.discovery.remembered import RememberedPeer
+from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError, WireError
+from flocklet.identity.key import format_id, short_id
+from flocklet.link.dialer import Dialer
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.handshake import Party
+from flocklet.link.link import Link
+from flocklet.node.control import ControlServer
+from flocklet.node.gossip import Gossip
+from flocklet.store.home import Home, default_home
+from flocklet.store.store import Store
+
+__all__ = ["Node", "NodeSettings"]
+
+_log = logging.getLogger("flocklet.node")
+_TICK_S = 2.0
+_TEACH_S = 300.0
+_REFUSALS_KEPT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """How a peer meets others. `interfaces`: names or addresses to use (None: all). `port` 0: any free one.
+
+    `gossip_s`: seconds between two exchanges, 0 for a peer that only answers.
+    """
+
+    port: int = 0
+    interfaces: tuple[str, ...] | None = None
+    peers: tuple[str, ...] = ()
+    is_mdns_on: bool = True
+    gossip_s: float = 5.0
+
+
+class _AddressBook:
+    """The store as discovery sees it."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    def remembered_peers(self) -> list[RememberedPeer]:
+        return [
+            RememberedPeer(peer.device_id, peer.name, tuple(Address(h, p) for h, p in peer.addresses))
+            for peer in self._store.peers()
+            if peer.banned is None
+        ]
+
+    def remember_peer(self, peer: RememberedPeer) -> None:
+        addresses = [(address.host, address.port) for address in peer.addresses]
+        self._store.remember_peer(peer.device_id, peer.name, addresses, self._clock.time())
+
+
+class Node:
+    """One running peer; use it as an asynchronous context manager.
+
+    Raises on start:
+        ConfigError: the home cannot be used, or another process uses it.
+        IdentityError: the key is damaged or was copied from another machine.
+        LinkError: the port is taken.
+        StoreError: the store is damaged or newer than this version.
+    """
+
+    def __init__(
+        self,
+        home: Home | Path | str | None = None,
+        settings: NodeSettings | None = None,
+        *,
+        clock: Clock | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self.home = (
+            home if isinstance(home, Home) else Home(Path(home) if home is not None else default_home())
+        )
+        self.settings = settings or NodeSettings()
+        self.clock = clock or SystemClock()
+        self._rng = rng or np.random.default_rng()
+        self._stack = contextlib.AsyncExitStack()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flocklet-device")
+        self._served: set[asyncio.Task[None]] = set()
+        self._bytes = Counter[str]()
+        self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
+        self.port = 0
+
+    async def __aenter__(self) -> Node:
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # -- life --
+
+    async def _start(self) -> None:
+        self._started_s = self.clock.monotonic()
+        self.home.ensure()
+        self._stack.enter_context(self.home.lock(wait_s=1.0))
+        self._stack.callback(self._thread.shutdown)
+        membership = load_membership(self.home) if has_membership(self.home) else create_membership(self.home)
+        self.membership = membership
+        self.device: Device = await self._in_turn(Device, self.home, membership, self.clock, check=True)
+        self._stack.push_async_callback(self._in_turn, self.device.close)
+        await self._in_turn(lambda: self.device.index)
+        own_id = membership.identity.device_id
+        allow_loopback = self._is_loopback_only()
+        self.table = PeerTable(
+            own_id, membership.flock.tag, self._rng, TableSettings(allow_loopback=allow_loopback)
+        )
+        party = Party(membership.identity, membership.certificate, membership.flock)
+        self.endpoint = Endpoint(party, on_link=self._linked, on_refused=self._refused, clock=self.clock)
+        self._stack.push_async_callback(self.endpoint.close)
+        self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
+        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
+        told = ToldSource(allow_loopback=allow_loopback)
+        self.gossip = Gossip(
+            self.device, self._in_turn, self.endpoint.links, self.table, told, self.clock, self._rng,
+            every_s=self.settings.gossip_s,
+        )  # fmt: skip
+        self._remembered = RememberedSource(_AddressBook(self.device.store, self.clock))
+        self._sources: list[Source] = [
+            StaticSource(self.settings.peers, clock=self.clock),
+            self._remembered,
+            told,
+        ]
+        if self.settings.is_mdns_on:
+            self._sources.append(
+                self._mdns(Announcement(own_id, membership.flock.tag, party.run.hex(), self.port))
+            )
+        for source in self._sources:
+            self._stack.push_async_callback(source.stop)
+            await source.start(self._dialer.offer)
+        control = ControlServer(self.home, self.perform)
+        self._stack.push_async_callback(control.stop)
+        await control.start()
+        for work in (self._dialer.run(), self.gossip.run(), self._tick()):
+            self._keep(asyncio.create_task(work))
+        self._stack.push_async_callback(self._cancel_work)
+
+    async def stop(self) -> None:
+        """Say goodbye, finish what is being written and release everything; safe to call twice."""
+        await self._stack.aclose()
+
+    async def _cancel_work(self) -> None:
+        for task in list(self._served):
+            task.cancel()
+        await asyncio.gather(*self._served, return_exceptions=True)
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._served.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._served.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a part of the peer stopped: %s", error, exc_info=error)
+
+    async def _in_turn(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, lambda: function(*args, **options))
+
+    def _is_loopback_only(self) -> bool:
+        wanted = self.settings.interfaces
+        return wanted is not None and all(name in ("lo", "lo0", "127.0.0.1", "::1") for name in wanted)
+
+    def _hosts(self) -> Sequence[str]:
+        if self.settings.interfaces is None:
+            return ("0.0.0.0", "::")  # noqa: S104 - every link must prove its key and the secret of the flock
+        from flocklet.discovery.interfaces import choose, list_interfaces
+
+        everything = list_interfaces()
+        picked, missing = choose(everything, self.settings.interfaces)
+        if missing:
+            raise ConfigError(
+                f"there is no interface or address {missing[0]!r} on this machine",
+                remedy=f"one of: {', '.join(sorted({interface.name for interface in everything}))}",
+            )
+        return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
+
+    def _mdns(self, announcement: Announcement) -> Source:
+        from flocklet.discovery.mdns import MdnsSource
+
+        return MdnsSource(announcement, interfaces=self.settings.interfaces, clock=self.clock)
+
+    # -- links --
+
+    def _linked(self, link: Link) -> None:
+        now_s = self.clock.monotonic()
+        self.table.authenticated(link.peer.device_id, now_s, version=link.peer.version)
+        self._keep(asyncio.create_task(self._serve(link)))
+
+    async def _serve(self, link: Link) -> None:
+        if self.gossip.every_s:
+            self._keep(asyncio.create_task(self._first_pull(link)))
+        try:
+            async for frame in link:
+                try:
+                    if not await self.gossip.answer(link, frame):
+                        link.reject("type")
+                except WireError as error:
+                    link.reject(error.reason)
+                except FlockletError as error:
+                    _log.warning("peer %s got no answer: %s", link.peer.name, error)
+        finally:
+            self._bytes["in"] += link.bytes_in
+            self._bytes["out"] += link.bytes_out
+            if self.endpoint.link(link.peer.device_id) is None:
+                why = str(link.error) if link.error is not None else ""
+                self.table.unlinked(link.peer.device_id, self.clock.monotonic(), why)
+                self._dialer.wake()
+
+    async def _first_pull(self, link: Link) -> None:
+        await self.gossip.pull(link)
+
+    def _remember(self, record: PeerRecord) -> None:
+        self._keep(asyncio.create_task(self._in_turn(self._remembered.remember, record)))
+
+    def _refused(self, error: PeerRefused) -> None:
+        self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
+
+    async def _tick(self) -> None:
+        """Tell the table who was heard (a link ends itself when its peer falls silent); teach the reranker at times."""
+        taught_s = self.clock.monotonic()
+        while True:
+            await self.clock.sleep(_TICK_S)
+            now_s = self.clock.monotonic()
+            for link in list(self.endpoint.links.values()):
+                self.table.heard_from(link.peer.device_id, now_s)
+            await self._practise()
+            if now_s >= taught_s + _TEACH_S:
+                taught_s = now_s
+                try:
+                    await self._in_turn(self.device.teach)
+                except StoreError as error:  # searches go on with what was learnt before
+                    _log.warning("the reranker cannot be kept: %s", error)
+
+    async def _practise(self) -> None:
+        try:
+            await self._in_turn(self.device.practise)
+        except StoreError as error:
+            _log.warning("what the rerankers learnt cannot be kept: %s", error)
+
+    # -- verbs --
+
+    async def perform(self, verb: str, values: Mapping[str, Any]) -> Any:
+        """Do a verb, as `flocklet VERB` does through the socket; return the plain answer.
+
+        Raises:
+            UsageError: there is no such verb.
+        """
+        match verb:
+            case "add":
+                return await self._add([Path(path) for path in values["paths"]])
+            case "peers":
+                return self.peers()
+            case "status":
+                return {**await self._in_turn(perform, self.device, "status", {}), **self._facts()}
+            case "gossip":
+                self.gossip.set_every(float(values["every_s"]))
+                return {"every_s": self.gossip.every_s}
+            case _:
+                return await self._in_turn(perform, self.device, verb, values)
+
+    async def _add(self, paths: Sequence[Path]) -> dict[str, Any]:
+        """Read files beside the device's thread and hand them over batch by batch, so that gossip goes on."""
+        batches = read_batches(paths)
+        total = Added()
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            await self._in_turn(total.take, self.device, batch)
+        answer: dict[str, Any] = await self._in_turn(total.finish, self.device, paths)
+        await self._in_turn(self.device.save_index)
+        return answer
+
+    async def add(self, paths: Sequence[Path | str]) -> dict[str, Any]:
+        """Index files and directories; the answer counts `added`, `unchanged`, `skipped` and all `documents`."""
+        return await self._add([Path(path).absolute() for path in paths])
+
+    async def search(self, query: str, *, person: str = "me", limit: int = 10) -> dict[str, Any]:
+        """Answer a query: `query_id` and `found`, a list of maps with rank, title, path, snippet, votes."""
+        return dict(await self.perform("search", {"query": query, "person": person, "limit": limit}))
+
+    async def click(self, query_id: int, rank: int) -> dict[str, Any]:
+        """Tell which result was right."""
+        return dict(await self.perform("click", {"query_id": query_id, "rank": rank}))
+
+    async def status(self) -> dict[str, Any]:
+        """Return what this peer holds and does."""
+        return dict(await self.perform("status", {}))
+
+    async def pull(self) -> int:
+        """Exchange with every linked peer now; return how many entries were new."""
+        return sum([await self.gossip.pull(link) for link in list(self.endpoint.links.values())])
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Return every peer that is known, linked ones first."""
+        now_s = self.clock.monotonic()
+        rows = []
+        for record in [*self.table.peers(), *self.table.foreign()]:
+            link = self.endpoint.link(record.device_id) if record.device_id else None
+            rows.append(
+                {
+                    "id": format_id(record.device_id) if record.device_id else None,
+                    "short": record.hint or record.display(),
+                    "addresses": [str(address) for address in record.addresses],
+                    "sources": sorted(str(kind) for kind in record.sources),
+                    "is_linked": link is not None and not link.is_closed,
+                    "is_foreign": record.is_foreign,
+                    "liveness": str(self.table.liveness(record, now_s)),
+                    "rtt_ms": None if link is None or link.rtt_s is None else round(link.rtt_s * 1000, 2),
+                    "found_after_s": round(record.first_seen_s - self._started_s, 3),
+                    "problem": record.problem,
+                }
+            )
+        return sorted(rows, key=lambda row: (not row["is_linked"], row["is_foreign"], row["short"]))
+
+    def _facts(self) -> dict[str, Any]:
+        links = list(self.endpoint.links.values())
+        identity = self.membership.identity
+        return {
+            "device_id": format_id(identity.device_id),
+            "short_id": short_id(identity.device_id),
+            "flock": "open" if self.membership.flock.is_open else "closed",
+            "port": self.port,
+            "pid": os.getpid(),
+            "links": len(links),
+            "bytes_in": self._bytes["in"] + sum(link.bytes_in for link in links),
+            "bytes_out": self._bytes["out"] + sum(link.bytes_out for link in links),
+            "gossip_s": self.gossip.every_s,
+            "gossip": dict(self.gossip.counts),
+            "refusals": list(self.refusals),
+            "problems": [source.problem for source in self._sources if source.problem],
+        }

@@ -1,0 +1,1 @@
+"""Drawings: curves, flights, swarms."""

@@ -1,0 +1,414 @@
+"""The embedded store: documents, people, events, clicks, model versions, deltas seen and peers in one SQLite file.
+
+WAL with `synchronous=NORMAL`: what a method of this class has returned from survives `kill -9` at any moment. A power
+cut may lose the last transactions of a drive that lies about its cache, never the consistency of the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from flocklet.errors import StoreError, UsageError
+from flocklet.store.database import Database
+
+__all__ = ["Click", "Event", "Person", "RememberedPeer", "Store", "StoredDocument"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDocument:
+    """One document of the owner: `item_id` is an unsigned 64-bit id, `path` the file that it came from."""
+
+    item_id: int
+    key: str
+    title: str
+    text: str
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody whose clicks this device signs: `seed` is the 32-byte Ed25519 seed, `origin` the 16-byte id."""
+
+    name: str
+    origin: bytes
+    seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A query and the item ids that were shown for it, best first."""
+
+    query_id: int
+    origin: bytes
+    query: str
+    shown: tuple[int, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Click:
+    """An encoded, signed click entry with its key (origin, seq)."""
+
+    origin: bytes
+    seq: int
+    entry: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RememberedPeer:
+    """A peer that proved its key once: where it was, when it was last heard, and why it is banned, if it is."""
+
+    device_id: bytes
+    name: str
+    addresses: tuple[tuple[str, int], ...]
+    first_seen_s: float
+    last_seen_s: float
+    banned: str | None
+
+
+_COUNTED = ("documents", "people", "events", "clicks", "deltas", "models", "peers", "origins", "edge_pages")
+
+
+def _signed(item_id: int) -> int:
+    return item_id - (1 << 64) if item_id >= 1 << 63 else item_id
+
+
+def _unsigned(value: int) -> int:
+    return value + (1 << 64) if value < 0 else value
+
+
+class Store(Database):
+    """One open store. Methods are transactions; calls from several threads take turns.
+
+    Raises:
+        StoreError: from every method, when the file cannot be read or written; the message says why.
+    """
+
+    # -- single values --
+
+    def get_meta(self, key: str) -> Any:
+        """Return the value kept under `key`, or None."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def set_meta(self, key: str, value: str | int | float | bytes) -> None:
+        """Keep one value under `key`."""
+        with self.transaction() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    # -- documents --
+
+    def add_documents(self, documents: Iterable[StoredDocument], at_s: float) -> None:
+        """Keep documents; the same item id or the same path replaces what was there."""
+        with self.transaction() as db:
+            for document in documents:
+                if document.path is not None:
+                    db.execute(
+                        "DELETE FROM documents WHERE path = ? AND item_id != ?",
+                        (document.path, _signed(document.item_id)),
+                    )
+                db.execute(
+                    "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        _signed(document.item_id),
+                        document.key,
+                        document.title,
+                        document.text,
+                        document.path,
+                        at_s,
+                    ),
+                )
+            self._count_change(db)
+
+    def remove_documents(self, item_ids: Iterable[int]) -> int:
+        """Forget documents and return how many there were."""
+        with self.transaction() as db:
+            cursor = db.executemany(
+                "DELETE FROM documents WHERE item_id = ?", [(_signed(i),) for i in item_ids]
+            )
+            self._count_change(db)
+            return cursor.rowcount
+
+    @staticmethod
+    def _count_change(db: sqlite3.Connection) -> None:
+        db.execute(
+            "INSERT INTO meta VALUES ('documents_generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        )
+
+    def documents_generation(self) -> int:
+        """Return a counter that grows with every change of the documents; index snapshots carry it."""
+        return int(self.get_meta("documents_generation") or 0)
+
+    def documents(self) -> Iterator[StoredDocument]:
+        """Yield every document in the order of item ids."""
+        newer, last = ">=", -(1 << 63)
+        while rows := self._rows(
+            f"SELECT item_id, key, title, text, path FROM documents WHERE item_id {newer} ? "  # noqa: S608
+            "ORDER BY item_id LIMIT 512",
+            (last,),
+        ):
+            yield from (StoredDocument(_unsigned(row[0]), *row[1:]) for row in rows)
+            newer, last = ">", rows[-1][0]
+
+    def document(self, item_id: int) -> StoredDocument | None:
+        """Return one document, or None."""
+        rows = self._rows(
+            "SELECT item_id, key, title, text, path FROM documents WHERE item_id = ?", (_signed(item_id),)
+        )
+        return StoredDocument(_unsigned(rows[0][0]), *rows[0][1:]) if rows else None
+
+    def paths_below(self, path: str) -> list[tuple[int, str]]:
+        """Return (item id, path) of the documents whose file is `path` or lies below it."""
+        below = path.rstrip("/") + "/"
+        rows = self._rows(
+            "SELECT item_id, path FROM documents WHERE path = ? OR substr(path, 1, ?) = ?",
+            (path, len(below), below),
+        )
+        return [(_unsigned(item_id), file) for item_id, file in rows]
+
+    def item_ids_at(self, path: str) -> list[int]:
+        """Return the ids of the documents whose file is exactly `path`."""
+        return [
+            _unsigned(row[0]) for row in self._rows("SELECT item_id FROM documents WHERE path = ?", (path,))
+        ]
+
+    def count(self, table: str) -> int:
+        """Return the number of rows of one of `_COUNTED`."""
+        if table not in _COUNTED:
+            raise StoreError(f"there is no table {table!r}")
+        return int(self._rows(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the name is one of the above
+
+    # -- people and the keys of origins --
+
+    def add_people(self, people: Iterable[Person]) -> None:
+        """Keep identities whose clicks this device signs; a name that exists keeps its key."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO people VALUES (?, ?, ?)", [(p.name, p.origin, p.seed) for p in people]
+            )
+
+    def retire_people(self) -> None:
+        """Forget the keys of everybody hosted here: a copied disk signs for them elsewhere; their clicks stay."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM people")
+
+    def people(self) -> list[Person]:
+        """Return everybody hosted here, by name."""
+        return [Person(*row) for row in self._rows("SELECT name, origin, seed FROM people ORDER BY name")]
+
+    def add_origins(self, public_keys: Iterable[tuple[bytes, bytes]]) -> None:
+        """Keep (origin, public key) pairs of people whose entries were accepted."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO origins (origin, public_key) VALUES (?, ?)", public_keys)
+
+    def condemn_origin(self, origin: bytes, public_key: bytes, proof: bytes) -> None:
+        """Keep the proof that `origin` signed two different entries with one sequence number; its clicks go."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO origins VALUES (?, ?, ?) ON CONFLICT (origin) DO UPDATE SET proof = excluded.proof",
+                (origin, public_key, proof),
+            )
+            db.execute("DELETE FROM clicks WHERE origin = ?", (origin,))
+
+    def origins(self) -> list[tuple[bytes, bytes, bytes | None]]:
+        """Return (origin, public key, proof of equivocation or None) of everybody known."""
+        return [tuple(row) for row in self._rows("SELECT origin, public_key, proof FROM origins")]
+
+    # -- events and clicks --
+
+    def add_event(self, origin: bytes, query: str, shown: Sequence[int], at_s: float) -> int:
+        """Keep a query and what was shown for it; return its query id."""
+        body = msgpack.packb(list(shown))
+        with self.transaction() as db:
+            cursor = db.execute(
+                "INSERT INTO events (origin, query, shown, at_s) VALUES (?, ?, ?, ?)",
+                (origin, query, body, at_s),
+            )
+            return int(cursor.lastrowid or 0)
+
+    def event(self, query_id: int) -> Event:
+        """Return one event.
+
+        Raises:
+            UsageError: there is no such query id.
+        """
+        rows = self._rows(
+            "SELECT query_id, origin, query, shown, at_s FROM events WHERE query_id = ?", (query_id,)
+        )
+        if not rows:
+            raise UsageError(
+                f"there is no query {query_id}",
+                remedy="'flocklet search' prints the id of each query it answers",
+            )
+        number, origin, query, shown, at_s = rows[0]
+        return Event(number, origin, query, tuple(msgpack.unpackb(shown, max_array_len=4096)), at_s)
+
+    def next_seq(self, origin: bytes) -> int:
+        """Return the sequence number of the next entry of `origin`, counting from 1."""
+        return int(
+            self._rows("SELECT coalesce(max(seq), 0) + 1 FROM clicks WHERE origin = ?", (origin,))[0][0]
+        )
+
+    def add_clicks(self, clicks: Iterable[Click], *, query_id: int | None = None) -> int:
+        """Keep entries, own or of peers, and return how many were new; one transaction."""
+        with self.transaction() as db:
+            cursor = db.executemany(
+                "INSERT OR IGNORE INTO clicks VALUES (?, ?, ?, ?)",
+                [(c.origin, c.seq, c.entry, query_id) for c in clicks],
+            )
+            return cursor.rowcount
+
+    def remove_clicks(self, keys: Iterable[tuple[bytes, int]]) -> None:
+        """Forget entries by (origin, seq): those that a quota pushed out."""
+        with self.transaction() as db:
+            db.executemany("DELETE FROM clicks WHERE origin = ? AND seq = ?", keys)
+
+    def clicks(self) -> Iterator[Click]:
+        """Yield every entry in the order of (origin, seq)."""
+        last: tuple[bytes, int] = (b"", -1)
+        while rows := self._rows(
+            "SELECT origin, seq, entry FROM clicks WHERE (origin, seq) > (?, ?) ORDER BY origin, seq LIMIT 2048",
+            last,
+        ):
+            yield from (Click(*row) for row in rows)
+            last = rows[-1][:2]
+
+    # -- edges: who trusts whom, who likes what --
+
+    def add_edge_pages(self, pages: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Keep signed pages of edges as (digest, author, page); the same page twice is one row."""
+        with self.transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO edge_pages (digest, src, page) VALUES (?, ?, ?)", pages)
+
+    def remove_edge_pages(self, digests: Iterable[bytes]) -> None:
+        """Forget pages that newer ones replace."""
+        with self.transaction() as db:
+            db.executemany("DELETE FROM edge_pages WHERE digest = ?", [(digest,) for digest in digests])
+
+    def edge_pages(self, after: int = 0) -> Iterator[tuple[int, bytes, bytes]]:
+        """Yield (page id, author, page) of every page that came after the page `after`."""
+        while rows := self._rows(
+            "SELECT page_id, src, page FROM edge_pages WHERE page_id > ? ORDER BY page_id LIMIT 512", (after,)
+        ):
+            yield from ((row[0], row[1], row[2]) for row in rows)
+            after = rows[-1][0]
+
+    def name_items(self, names: Iterable[tuple[int, str]]) -> None:
+        """Keep what items are called that are no documents."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO item_names VALUES (?, ?)", [(_signed(i), name) for i, name in names]
+            )
+
+    def add_played(
+        self, origin: bytes, item_id: int, is_finished: bool | None, dwell_s: float | None, at_s: float
+    ) -> None:
+        """Keep what somebody did with an item; what is None stays as it was."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO played VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at_s = excluded.at_s, "
+                "is_finished = coalesce(excluded.is_finished, is_finished), dwell_s = coalesce(excluded.dwell_s, dwell_s)",
+                (origin, _signed(item_id), is_finished, dwell_s, at_s),
+            )
+
+    def remove_played(self, origin: bytes, item_id: int) -> None:
+        """Forget what somebody did with an item."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM played WHERE origin = ? AND item_id = ?", (origin, _signed(item_id)))
+
+    def played(self, origin: bytes, most: int = 10_000) -> list[tuple[int, bool | None, float | None]]:
+        """Return (item, finished, seconds) of the newest items that somebody has played, None where not known."""
+        query = "SELECT item_id, is_finished, dwell_s FROM played WHERE origin = ? ORDER BY at_s DESC LIMIT ?"
+        rows = self._rows(query, (origin, most))
+        return [(_unsigned(i), None if done is None else bool(done), dwell) for i, done, dwell in rows]
+
+    def item_name(self, item_id: int) -> str | None:
+        """Return the title of a document or the name of another item, None when neither is known."""
+        document = self.document(item_id)
+        if document is not None:
+            return document.title or document.key
+        rows = self._rows("SELECT name FROM item_names WHERE item_id = ?", (_signed(item_id),))
+        return str(rows[0][0]) if rows else None
+
+    # -- deltas and model versions --
+
+    def add_delta(self, content_id: bytes, author: bytes, size_bytes: int, at_s: float) -> bool:
+        """Note a delta by its content; return False when it had been seen."""
+        with self.transaction() as db:
+            cursor = db.execute(
+                "INSERT OR IGNORE INTO deltas VALUES (?, ?, ?, ?)", (content_id, author, size_bytes, at_s)
+            )
+            return cursor.rowcount == 1
+
+    def has_delta(self, content_id: bytes) -> bool:
+        """Tell whether a delta of this content was seen."""
+        return bool(self._rows("SELECT 1 FROM deltas WHERE content_id = ?", (content_id,)))
+
+    def add_model(
+        self, version: bytes, name: str, schema: bytes, base: bytes | None, body: bytes, at_s: float
+    ) -> None:
+        """Keep one version of a model; the same version twice is one row."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO models VALUES (?, ?, ?, ?, ?, ?)",
+                (version, name, schema, base, body, at_s),
+            )
+
+    def newest_model(self, name: str) -> tuple[bytes, bytes] | None:
+        """Return (version, body) of the newest version of a model, or None."""
+        rows = self._rows(
+            "SELECT version, body FROM models WHERE name = ? ORDER BY made_s DESC LIMIT 1", (name,)
+        )
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def model(self, version: bytes) -> bytes | None:
+        """Return the body of a version, or None."""
+        rows = self._rows("SELECT body FROM models WHERE version = ?", (version,))
+        return rows[0][0] if rows else None
+
+    def prune_models(self, name: str, keep: int) -> None:
+        """Forget all but the newest `keep` versions of a model."""
+        with self.transaction() as db:
+            db.execute(
+                "DELETE FROM models WHERE name = ? AND version NOT IN "
+                "(SELECT version FROM models WHERE name = ? ORDER BY made_s DESC LIMIT ?)",
+                (name, name, keep),
+            )
+
+    # -- peers --
+
+    def remember_peer(
+        self, device_id: bytes, name: str, addresses: Sequence[tuple[str, int]], at_s: float
+    ) -> None:
+        """Keep where a peer was when it last proved its key."""
+        body = msgpack.packb([list(a) for a in addresses])
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO peers VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (device_id) DO UPDATE SET "
+                "name = excluded.name, addresses = excluded.addresses, last_seen_s = excluded.last_seen_s",
+                (device_id, name, body, at_s, at_s),
+            )
+
+    def ban_peer(self, device_id: bytes, reason: str, at_s: float) -> None:
+        """Refuse a peer from now on, and keep why."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO peers VALUES (?, '', ?, ?, ?, ?) ON CONFLICT (device_id) DO UPDATE SET "
+                "banned = excluded.banned",
+                (device_id, msgpack.packb([]), at_s, at_s, reason),
+            )
+
+    def peers(self) -> list[RememberedPeer]:
+        """Return the remembered peers, last heard first."""
+        rows = self._rows(
+            "SELECT device_id, name, addresses, first_seen_s, last_seen_s, banned FROM peers ORDER BY last_seen_s DESC"
+        )
+        return [
+            RememberedPeer(i, name, tuple((h, p) for h, p in msgpack.unpackb(addresses)), first, last, banned)
+            for i, name, addresses, first, last, banned in rows
+        ]

@@ -1,0 +1,1 @@
+"""What attackers do to models, links and discovery."""

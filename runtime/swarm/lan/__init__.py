@@ -1,0 +1,1 @@
+"""A swarm of real peers on this network."""

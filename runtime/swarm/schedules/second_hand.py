@@ -1,0 +1,91 @@
+"""Second-hand models (SybilWall, arXiv 2306.15044): each neighbour is told of one peer further away per step.
+
+A record is (peer, round, distance, model). The one to tell is drawn with p ~ lambda exp(-lambda (d - 1)) from those
+that came neither from the target nor are it. A receiver adds one to the distance and keeps the newest model per
+peer, but never replaces what it heard at first hand. The store has a budget of records; the farthest goes first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flocklet.swarm.protocols import Message, PeerId, Update
+
+if TYPE_CHECKING:
+    from flocklet.swarm.peer import Peer
+
+__all__ = ["GossipStore"]
+
+LAMBDA = 0.8
+MAX_DISTANCE = 16
+
+
+@dataclass(frozen=True, eq=False)
+class _Record:
+    about: PeerId
+    round: int
+    distance: int
+    origin: PeerId
+    update: Update
+    body: dict[str, object]
+
+
+class GossipStore:
+    """What we were told about peers that are not our neighbours; offered to rules as `context.gossip`."""
+
+    def __init__(self, peer: Peer, *, budget: int = 256) -> None:
+        self._peer = peer
+        self._budget = budget
+        self._records: dict[PeerId, _Record] = {}
+
+    def heard_directly(self, message: Message, update: Update) -> None:
+        """Remember a neighbour's model, to tell others of it."""
+        self._records[update.sender] = _Record(
+            update.sender, message.round, 1, update.sender, update, dict(message.tensors)
+        )
+
+    def received(self, message: Message) -> None:
+        """Take in what a neighbour tells about somebody else."""
+        about, distance = message.body.get("about"), message.body.get("distance")
+        if not isinstance(about, bytes) or len(about) != 32 or type(distance) is not int:
+            self._peer.refuse(message.sender, "record")
+            return
+        if about == self._peer.me or not 1 <= distance < MAX_DISTANCE:
+            return
+        known = self._records.get(about)
+        if known is not None and (known.distance == 1 or known.round >= message.round):
+            return
+        update = self._peer.update(message, None)
+        if update is None:
+            return
+        told = Update(about, update.vector, update.n, 0, message.round)
+        self._records[about] = _Record(
+            about, message.round, distance + 1, message.sender, told, dict(message.tensors)
+        )
+        while len(self._records) > self._budget:
+            farthest = max(self._records.values(), key=lambda record: (record.distance, record.about))
+            del self._records[farthest.about]
+        self.offer()
+
+    def offer(self) -> None:
+        """Put what is not first-hand where merges look for it."""
+        self._peer.memory["gossip"] = [
+            record.update for _, record in sorted(self._records.items()) if record.distance > 1
+        ]
+
+    def send(self, neighbours: list[PeerId], step: int) -> None:
+        """Tell each neighbour of one peer."""
+        rng = self._peer.clock.rng("gossip")
+        known = [record for _, record in sorted(self._records.items())]
+        for target in neighbours:
+            fit = [record for record in known if record.about != target and record.origin != target]
+            if not fit:
+                continue
+            odds = np.array([LAMBDA * math.exp(-LAMBDA * (record.distance - 1)) for record in fit])
+            record = fit[int(rng.choice(len(fit), p=odds / odds.sum()))]
+            body = {**record.body, "about": record.about, "distance": record.distance}
+            self._peer.link.send([target], Message("gossip", record.round, body, n=record.update.n))

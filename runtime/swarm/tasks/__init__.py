@@ -1,0 +1,1 @@
+"""What swarms learn in studies."""

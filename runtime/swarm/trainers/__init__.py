@@ -1,0 +1,1 @@
+"""One round of learning on own data."""

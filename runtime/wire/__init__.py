@@ -1,0 +1,1 @@
+"""Frames, bodies, arrays and their limits; no input or output."""
