@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from network_namespaces import (
+from kit.namespaces import (
     PeerProcess,
     bridged,
     flock_of,

@@ -1,7 +1,7 @@
 """Whole tinygrad functions: written with Tensors, differentiated by tinygrad, then plain C or one graph on a GPU.
 
-Beside `tinygrad_adapter` the only file that touches tinygrad's internals; `tests/test_kernels_contract.py` and
-`tests/test_swarm_compiled.py` say what it relies on. `lower` runs tinygrad's scheduler (a compiler or a device is not
+Beside `tinygrad_adapter` the only file that touches tinygrad's internals; `tests/kernels/test_contract.py` and
+`tests/swarm/test_compiled.py` say what it relies on. `lower` runs tinygrad's scheduler (a compiler or a device is not
 needed) and returns C99 texts (`flocklet.kernels.render.scheduled_c`) and the order of their calls. `DeviceFunction` runs the
 same function on the device that tinygrad opens, captured by TinyJit.
 """

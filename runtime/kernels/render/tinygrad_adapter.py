@@ -1,7 +1,7 @@
 """Everything that touches tinygrad's internals: loops and stores as UOps, handed on as plain nodes or to a GPU.
 
 tinygrad promises nothing about these interfaces, therefore the version is pinned exactly and
-`tests/test_kernels_contract.py` checks each of them. tinygrad is imported here only, lazily, with the
+`tests/kernels/test_contract.py` checks each of them. tinygrad is imported here only, lazily, with the
 environment it needs: the interpreter device (no clang is started), no worker processes, no disk cache.
 
 Rules learnt by measurement: `opts_to_apply=()` always (tinygrad's UPCAST is slower than a C compiler's vectors, and
