@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from flocklet.firmware_export.c.float import float_kernels
-from flocklet.firmware_export.plan.plan import Plan, tiles
+from flocklet.firmware_export.plan.field import tiles
+from flocklet.firmware_export.plan.plan import Plan
 
 __all__ = ["is_bounded", "weight_kernels"]
 

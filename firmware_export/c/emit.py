@@ -16,7 +16,8 @@ from flocklet.firmware_export.c.float import ASM_CONDITION, FLOAT_GUARD, hex_flo
 from flocklet.firmware_export.c.network import CodeParts, float_parts, history_functions
 from flocklet.firmware_export.c.step import STATUS, has_time, step_arguments, step_text
 from flocklet.firmware_export.c.vectors import Golden
-from flocklet.firmware_export.plan.plan import Field, Plan
+from flocklet.firmware_export.plan.field import Field
+from flocklet.firmware_export.plan.plan import Plan
 from flocklet.firmware_export.plan.reference import hidden_size
 
 __all__ = ["BLOB_HEADER_BYTES", "BLOB_MAGIC", "code_parts", "emit_header", "emit_source", "emit_vectors"]

@@ -8,8 +8,8 @@ from flocklet.firmware_export.c.float import hex_float
 from flocklet.firmware_export.c.i16_dot import JOB, dot_call, dot_code
 from flocklet.firmware_export.c.network import CodeParts
 from flocklet.firmware_export.c.step import Hooks
+from flocklet.firmware_export.plan.numerics import FULL
 from flocklet.firmware_export.plan.plan import Plan
-from flocklet.firmware_export.plan.quantise import FULL
 
 __all__ = ["i16_parts"]
 

@@ -18,8 +18,9 @@ from flocklet.firmware_export.c.float import hex_float
 from flocklet.firmware_export.c.i16 import i16_parts
 from flocklet.firmware_export.c.network import CodeParts, activation_call
 from flocklet.firmware_export.c.step import Hooks
-from flocklet.firmware_export.plan.plan import Plan, tiles
-from flocklet.firmware_export.plan.quantise import M
+from flocklet.firmware_export.plan.field import tiles
+from flocklet.firmware_export.plan.numerics import M
+from flocklet.firmware_export.plan.plan import Plan
 
 __all__ = ["integer_parts", "past_words", "slice_units"]
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from flocklet.firmware_export.c.float import float_kernels, hex_float
 from flocklet.firmware_export.c.step import Hooks
-from flocklet.firmware_export.plan.plan import Plan, rows_of, tiles
+from flocklet.firmware_export.plan.field import rows_of, tiles
+from flocklet.firmware_export.plan.plan import Plan
 from flocklet.firmware_export.plan.reference import hidden_size
 from flocklet.firmware_export.read.network import Activation, Affine, Dense, Gru, LayerNorm
 

@@ -12,9 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flocklet.firmware_export.plan.numerics import activate, clamp
-from flocklet.firmware_export.plan.plan import Field
-from flocklet.firmware_export.plan.quantise import FULL, M
+from flocklet.firmware_export.plan.field import Field
+from flocklet.firmware_export.plan.numerics import FULL, M, activate, clamp
 from flocklet.firmware_export.read.network import Network
 from flocklet.firmware_export.read.semantics import ObsSpec
 

@@ -20,8 +20,10 @@ from flocklet.firmware_export.read.network import Activation
 
 __all__ = [
     "FAST_CLAMP",
+    "FULL",
     "TANH_P",
     "TANH_Q",
+    "M",
     "activate",
     "activate_exact",
     "clamp",
@@ -41,6 +43,9 @@ TANH_Q = tuple(
     _f(c) for c in (0.021430451422929764, 20.95701789855957, 2101.09521484375, 40889.37890625, 88415.6796875)
 )
 FAST_CLAMP = _f(3.0)
+# Counts of the integer networks: M for the bound of a hidden value or a past action, FULL for a table's 8.
+M = 4095
+FULL = 8 * M
 
 
 def clamp(x: F32, limit: np.float32) -> F32:

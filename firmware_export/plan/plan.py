@@ -1,48 +1,27 @@
 """Pack a network for the kernels: which arrays go into flash, in which order, and how the layers use them.
 
 The arrays form one C struct (`NAME_weights_t`) without padding; its little-endian bytes are also the
-payload of a weights blob. Dense float layers are stored in tiles of 8 outputs, [tile][input][8], the last
-tile in 4 where 4 or fewer outputs remain; missing outputs are zero rows. Biases are padded alike.
+payload of a weights blob.
 """
 
 from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import ExportError
+from flocklet.firmware_export.plan.field import Field, pack_dense
+from flocklet.firmware_export.plan.quantise import quantise
 from flocklet.firmware_export.read.network import Activation, Affine, Dense, Gru, Network
 from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, column_order
 
-__all__ = ["DTYPES", "Field", "Plan", "make_plan", "rows_of", "tiles"]
+__all__ = ["DTYPES", "Plan", "make_plan"]
 
-Array: TypeAlias = npt.NDArray[Any]
 DTYPES = ("f32", "w16", "i16", "w8")
-_C_TYPES = {
-    "f4": "float",
-    "i4": "int32_t",
-    "i2": "int16_t",
-    "i1": "int8_t",
-    "u4": "uint32_t",
-    "u2": "uint16_t",
-}
-
-
-@dataclass(frozen=True)
-class Field:
-    """Hold one array of the weights struct."""
-
-    name: str
-    values: Array
-
-    @property
-    def c_type(self) -> str:
-        """Return the C type of an element."""
-        return _C_TYPES[self.values.dtype.str[1:]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,35 +55,6 @@ class Plan:
             f"{f.name}:{f.values.dtype.str}:{f.values.size}" for f in self.fields
         )
         return zlib.crc32(text.encode())
-
-
-def tiles(n_out: int) -> tuple[int, bool]:
-    """Return how many tiles of 8 outputs there are, and whether a tile of 4 follows."""
-    rest = n_out % 8
-    return n_out // 8 + (rest > 4), 0 < rest <= 4
-
-
-def rows_of(n_out: int) -> int:
-    """Return the number of outputs after padding."""
-    eights, four = tiles(n_out)
-    return 8 * eights + 4 * four
-
-
-def _pad(array: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.float32]:
-    out = np.zeros((n, *array.shape[1:]), np.float32)
-    out[: len(array)] = array
-    return out
-
-
-def pack_dense(prefix: str, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]) -> list[Field]:
-    """Return the tiled weight and the padded bias of a dense float layer."""
-    n_out, n_in = weight.shape
-    eights, four = tiles(n_out)
-    full = _pad(weight, rows_of(n_out))
-    parts = [full[: 8 * eights].reshape(eights, 8, n_in).transpose(0, 2, 1).ravel()]
-    if four:
-        parts.append(full[8 * eights :].T.ravel())
-    return [Field(f"w{prefix}", np.concatenate(parts)), Field(f"b{prefix}", _pad(bias, rows_of(n_out)))]
 
 
 def _float_fields(network: Network, order: npt.NDArray[np.int64]) -> list[Field]:
@@ -167,8 +117,6 @@ def make_plan(
     if dtype == "f32":
         found = _float_fields(network, order)
     else:
-        from flocklet.firmware_export.plan.quantise import quantise
-
         integer = quantise(network, dtype, obs, order)
         found, proofs = list(integer.fields), integer.proofs
     return Plan(name, network, dtype, obs, action, order, tuple(found), keep, proofs, integer)

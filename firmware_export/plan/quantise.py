@@ -21,14 +21,19 @@ import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.plan.plan import Field, pack_dense
+from flocklet.firmware_export.plan.field import Field, pack_dense
+from flocklet.firmware_export.plan.integer_reference import (
+    IntegerLayer,
+    IntegerNetwork,
+    WeightLayer,
+    WeightNetwork,
+)
+from flocklet.firmware_export.plan.numerics import FULL, M
 from flocklet.firmware_export.read.network import Activation, Network
 from flocklet.firmware_export.read.semantics import ObsSpec
 
-__all__ = ["FULL", "M", "Rows", "interval_bounds", "quantise", "quantise_rows", "table_values"]
+__all__ = ["Rows", "interval_bounds", "quantise", "quantise_rows", "table_values"]
 
-M = 4095
-FULL = 8 * M
 SEGMENTS = 512
 _LIMIT = 2**31
 I64: TypeAlias = npt.NDArray[np.int64]
@@ -160,10 +165,10 @@ def _check(network: Network, dtype: str, obs: ObsSpec) -> None:
         )
 
 
-def quantise(network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.int64]) -> Any:
+def quantise(
+    network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.int64]
+) -> IntegerNetwork | WeightNetwork:
     """Return the integer form of a network: `.fields`, `.proofs`, `.forward(x)` and `.controller(init)`."""
-    from flocklet.firmware_export.plan import integer_reference as reference
-
     if not network.is_mlp:
         raise ExportError(f"{dtype} needs a network of dense layers only; export as f32")
     _check(network, dtype, obs)
@@ -173,8 +178,8 @@ def quantise(network: Network, dtype: str, obs: ObsSpec, order: npt.NDArray[np.i
     entry = obs.history[1] if obs.history else 1
     split = (pad_columns(weight[:, :past], entry), weight[:, past:])
     if dtype == "i16":
-        return _all_integer(network, obs, order, split, reference)
-    return _weights_only(network, dtype, obs, order, split, reference)
+        return _all_integer(network, obs, order, split)
+    return _weights_only(network, dtype, obs, order, split)
 
 
 def _weights_only(
@@ -183,8 +188,7 @@ def _weights_only(
     obs: ObsSpec,
     order: npt.NDArray[np.int64],
     split: tuple[F64, F64],
-    reference: Any,
-) -> Any:
+) -> WeightNetwork:
     largest, bits = (32767, 16) if dtype == "w16" else (127, 8)
     bounds = interval_bounds(network, np.concatenate([obs.limits, np.ones(obs.history_width)]))
     state = split[1]
@@ -212,7 +216,7 @@ def _weights_only(
         else:
             fields.append(Field(f"b{i}", _pad(bias, np.float32)))
         fields += [Field(f"q{i}", pack_pairs(rows.q, bits=bits)), Field(f"s{i}", _pad(scale, np.float32))]
-        layers.append(reference.WeightLayer(rows.q, scale, bias, bound))
+        layers.append(WeightLayer(rows.q, scale, bias, bound))
     if bits == 8:
         fields = [_to_words(item) for item in fields]
     weight = effective if split[0].shape[1] else state.astype(np.float32)
@@ -224,7 +228,7 @@ def _weights_only(
         "largest_weight": largest,
         "activation_counts": M,
     }
-    return reference.WeightNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), weight, gain)
+    return WeightNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), weight, gain)
 
 
 def split_halves(scaled: F64) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float32]]:
@@ -263,8 +267,8 @@ def _bound(activation: Activation, found: float) -> float:
 
 
 def _all_integer(
-    network: Network, obs: ObsSpec, order: npt.NDArray[np.int64], split: tuple[F64, F64], reference: Any
-) -> Any:
+    network: Network, obs: ObsSpec, order: npt.NDArray[np.int64], split: tuple[F64, F64]
+) -> IntegerNetwork:
     fields: list[Field] = []
     layers: list[Any] = []
     margins: list[float] = []
@@ -303,7 +307,7 @@ def _all_integer(
         for key, (q, factor, _) in zip(names, parts, strict=True):
             fields += [Field(f"{key}{i}", pack_rows(q)), Field(f"m{key}{i}", _pad(factor, np.int32))]
         fields.append(Field(f"b{i}", _pad(bias, np.int32)))
-        layers.append(reference.IntegerLayer(tuple(parts), bias, layer.activation.kind))
+        layers.append(IntegerLayer(tuple(parts), bias, layer.activation.kind))
     kinds = {layer.activation.kind for layer in network.dense}
     tables = {}
     for kind in ("tanh", "fast_tanh"):
@@ -318,4 +322,4 @@ def _all_integer(
         "q16_reach_below": 2**15,
         "activation_counts": M,
     }
-    return reference.IntegerNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), tables, gain)
+    return IntegerNetwork(network, obs, order, tuple(fields), proofs, tuple(layers), tables, gain)
