@@ -118,8 +118,8 @@ def judged(entries: Entries, settings: PosteriorSettings | None, trust: Any) -> 
     first, places = [], []
     for person in JUDGES:
         me = origin(person)
-        model.trust = (lambda who, heard=trust[me]: heard.get(who, STRANGER)) if trust is not None else None
-        scores = model.scores(model.evidence("q", IDS, me=me), text_prior(TEXT))
+        heard = None if trust is None else (lambda who, heard=trust[me]: heard.get(who, STRANGER))
+        scores = model.scores(model.evidence("q", IDS, me=me, trust=heard), text_prior(TEXT))
         order = IDS[np.argsort(-scores, kind="stable")].tolist()
         first.append(order[0])
         places.append(order.index(BEST) + 1)

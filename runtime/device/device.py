@@ -61,7 +61,8 @@ class Device:
         self._people: dict[str, Identity] = {}
         self.library = Library(home, self.store, clock, self._turn)
         self.log = ClickLog()
-        self.ranker = Ranker(clock, Settings() if membership.flock.is_open else Settings.among_friends())
+        votes = Settings() if membership.flock.is_open else Settings.among_friends()
+        self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
         self.exchange = ClickExchange(self.store, self.log, self.ranker, clock, self._own, self._turn)
         self._taste: Taste | None = None
         self._taught = 0
@@ -175,11 +176,11 @@ class Device:
             trust = self._trust_of(identity)
             self._restore_reranker()
             self._note_silence(identity)
-            self.ranker.own = self._own()
             rng = np.random.default_rng(self.ranker.posterior.impressions)
             ranked = self.ranker.rank(
-                self.index, query, identity.origin, model=model, candidates=CANDIDATES, trust=trust, rng=rng
-            )
+                self.index, query, identity.origin, model=model, candidates=CANDIDATES,
+                trust=trust, own=self._own(), rng=rng,
+            )  # fmt: skip
             shown = [int(item) for item in ranked.ids[:limit]]
             why = (
                 self.ranker.explain(self.index, query, shown, identity.origin, trust=trust)
@@ -212,7 +213,7 @@ class Device:
         Takes seconds; a running peer calls it every few minutes. It stays BM25 unless the clicks justify more.
         """
         with self._turn:
-            rates = self.ranker.posterior.every_rate(now_s=self.clock.time())
+            rates = self.ranker.rates()
             if len(rates) < max(LEAST_QUERIES, self._taught * 6 // 5):
                 return False
             self._taught = len(rates)
@@ -297,6 +298,7 @@ class Device:
                     model=model,
                     candidates=limit,
                     trust=self._trust_of(identity) if model == "posterior" else None,
+                    own=self._own(),
                 ).ids[:limit]
 
     def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Found:

@@ -7,7 +7,7 @@ this query although they do not match. A reranker, once the clicks justify one, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,19 @@ class Ranker:
     """Learn from every click entry once, for all models, and rank with any of them."""
 
     def __init__(
-        self, clock: Clock, votes: Settings | None = None, settings: PosteriorSettings | None = None
+        self,
+        clock: Clock,
+        votes: Settings | None = None,
+        settings: PosteriorSettings | None = None,
+        *,
+        owner_trust: Callable[[], Trust | None] = lambda: None,
     ) -> None:
         self.grank = GRank(votes)
         self.posterior = Posterior(settings)
         self.reranker: Reranker | None = None
         self.online: OnlineRankers | None = None
-        self.own: set[bytes] = set()
         self._clock = clock
+        self._owner_trust = owner_trust
         self._fitted = 0
 
     def learn(self, entry: ClickEntry) -> None:
@@ -93,10 +98,12 @@ class Ranker:
         model: str = "posterior",
         candidates: int = CANDIDATES,
         trust: Trust | None = None,
+        own: Collection[bytes] = (),
         rng: np.random.Generator | None = None,
     ) -> Ranked:
         """Return the order to show to person `me`; with `rng` little-seen items get a chance in the lower slots.
 
+        `trust` is the person's, `own` are the origins of everybody here: where these look is learnt from them.
         Raises UsageError for an unknown model.
         """
         if model not in MODELS:
@@ -120,6 +127,7 @@ class Ranker:
             place = np.argsort(every, kind="stable")
             order = place[np.searchsorted(every, ranking.ids, sorter=place)]
             return Ranked(ranking.ids, ranking.scores, ranking.scores, scores[order])
+        self._estimate(own)
         return self._by_posterior(index, query, me, every, scores, matching, votes, trust, rng)
 
     def _by_posterior(
@@ -134,9 +142,7 @@ class Ranker:
         trust: Trust | None,
         rng: np.random.Generator | None,
     ) -> Ranked:
-        self._estimate()
-        self.posterior.trust = trust
-        found = self.posterior.evidence(query, ids, me=me, now_s=self._clock.time())
+        found = self.posterior.evidence(query, ids, me=me, now_s=self._clock.time(), trust=trust)
         opinion = self._opinion(index, query, ids, text)
         scores = self.posterior.scores(found, text_prior(opinion))
         # Words that match count more than any number of clicks on what does not match; then score, then text.
@@ -170,8 +176,15 @@ class Ranker:
         """Return the reranker over `index`, made with the click rates of now when there is none yet."""
         if self.reranker is None:
             self.reranker = Reranker(index)
-            self.reranker.remember(self.posterior.every_rate(now_s=self._clock.time()))
+            self.reranker.remember(self.rates())
         return self.reranker
+
+    def rates(self) -> dict[str, dict[int, float]]:
+        """Return query -> item -> click rate of now, everybody's clicks weighed by the owner's trust.
+
+        What the device teaches itself rests on these, so they do not depend on who searched last.
+        """
+        return self.posterior.every_rate(now_s=self._clock.time(), trust=self._owner_trust())
 
     def impression(self, index: Index, entry: ClickEntry) -> Impression | None:
         """Return what one entry teaches a reranker; None when what was clicked is no candidate of the text."""
@@ -186,24 +199,22 @@ class Ranker:
         matrix = self.ready(index).matrix(entry.query, ids, text)
         return Impression(matrix, shown, clicks[kept], looks[kept])
 
-    def _estimate(self) -> None:
+    def _estimate(self, own: Collection[bytes]) -> None:
         seen = self.posterior.impressions
         if seen >= _LEAST_IMPRESSIONS and abs(seen - self._fitted) * _REFIT_SHARE > max(self._fitted, 1):
-            self.posterior.fit_propensities(own=self.own)
+            self.posterior.fit_propensities(own=own)
             self._fitted = seen
 
     def explain(
         self, index: Index, query: str, ids: list[int], me: bytes, *, trust: Trust | None = None
     ) -> list[dict[str, Any]]:
         """Return for each item what came from the text, the person's own clicks, peers' clicks and the reranker."""
-        self._estimate()
-        self.posterior.trust = trust
         now_s = self._clock.time()
         reasons = []
         moved = self.reranker.reasons(query, ids) if self.reranker and self.reranker.is_active else {}
         learnt = self._learnt(index, query, ids)
         for item in ids:
-            seen = self.posterior.explain(query, item, me=me, now_s=now_s)
+            seen = self.posterior.explain(query, item, me=me, now_s=now_s, trust=trust)
             shares: dict[bytes, tuple[float, float]] = {}
             for origin, weight, clicks in seen.peers:
                 shares[origin] = (weight, shares.get(origin, (weight, 0.0))[1] + clicks)

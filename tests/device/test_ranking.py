@@ -92,6 +92,26 @@ def test_trust_of_the_person_weighs_peers(device: Device) -> None:
     assert ids.tolist().index(liked) < ids.tolist().index(attacked)
 
 
+def test_what_the_device_teaches_itself_does_not_depend_on_who_searched_last(device: Device) -> None:
+    shown_ids = [hit.item_id for hit in device.search("tent pegs").found]
+    for number in range(3):
+        entry = ClickEntry(bytes([number + 1]) * 16, 1, "tent pegs", tuple(shown_ids), number, 0)
+        device.ranker.learn(entry)
+    device.add_people({"guest": b"g" * 32})
+    before = device.ranker.rates()
+    assert len(before["tent pegs"]) == 3
+    guest = device.identity_of("guest").origin
+    device.ranker.rank(device.index, "tent pegs", guest, trust=lambda origin: 0.0)
+    assert device.ranker.rates() == before, "the guest's distrust is the guest's"
+    device.ranker.explain(device.index, "tent pegs", shown_ids, b"x" * 16, trust=lambda origin: 0.0)
+    assert device.ranker.rates() == before
+    device.taste.trust(device.identity_of("me"), bytes([1]) * 16, 1.0)
+    weighed = device.ranker.rates()["tent pegs"]
+    assert weighed[shown_ids[0]] > max(weighed.get(item, 0.0) for item in shown_ids[1:3]), (
+        "the owner's counts"
+    )
+
+
 def test_clicks_on_what_does_not_match_stay_below_what_does(device: Device) -> None:
     odd = Document.of("odd", "", "nothing of the kind")
     device.add_documents([(odd, None)])

@@ -160,12 +160,11 @@ def test_no_rate_exceeds_one_however_low_the_clicks_were() -> None:
 
 
 def test_trust_weighs_votes() -> None:
-    model = Posterior(trust=lambda origin: 0.0 if origin[-1] >= 100 else 1.0)
+    model = Posterior()
     model.learn(entry(1, 1, "q", (1, 2), 1))
     for person in range(100, 150):
         model.learn(entry(person, 1, "q", (20,), 0))
-    assert order(model)[0] == 2
-    model.trust = None
+    assert order(model, trust=lambda origin: 0.0 if origin[-1] >= 100 else 1.0)[0] == 2
     assert order(model)[0] == 20
 
 

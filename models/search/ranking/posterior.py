@@ -90,15 +90,17 @@ class ItemEvidence:
 
 
 class Posterior:
-    """Learn from click entries and score candidates for a person of this device."""
+    """Learn from click entries and score candidates for a person of this device.
+
+    Whose clicks count how much is an argument of each call (`trust`, None: all alike), so no call depends on another's.
+    """
 
     name = "posterior"
     is_order_free = True
 
-    def __init__(self, settings: PosteriorSettings | None = None, *, trust: Trust | None = None) -> None:
+    def __init__(self, settings: PosteriorSettings | None = None) -> None:
         self.settings = settings or PosteriorSettings()
         self.propensities = Propensities()
-        self.trust = trust
         self._origins: list[bytes] = []
         self._numbers: dict[bytes, int] = {}
         self._queries: dict[str, Impressions] = {}
@@ -217,13 +219,19 @@ class Posterior:
         return bool(counts[who == self._numbers[origin], 3].any())
 
     def evidence(
-        self, query: str, ids: NDArray[np.uint64], *, me: bytes = b"", now_s: float = 0.0
+        self,
+        query: str,
+        ids: NDArray[np.uint64],
+        *,
+        me: bytes = b"",
+        now_s: float = 0.0,
+        trust: Trust | None = None,
     ) -> Evidence:
-        """Return the clicks and looks of the items `ids` for `query` as person `me` counts them."""
+        """Return the clicks and looks of the items `ids` for `query` as person `me`, with this `trust`, counts them."""
         cells = self._queries.get(normalise_query(query))
         if cells is None or not cells.size:
             return Evidence(np.zeros(len(ids)), np.zeros(len(ids)))
-        _, place, clicks, looks = self._voted(cells, me, now_s)
+        _, place, clicks, looks = self._voted(cells, me, now_s, trust)
         size = len(cells.items)
         places = np.array([cells.places.get(item, size) for item in ids.tolist()], np.int64)
         return Evidence(
@@ -238,21 +246,21 @@ class Posterior:
         result: Floats = (evidence.clicks + strength * prior) / (looks + strength)
         return result
 
-    def rates(self, query: str, *, now_s: float = 0.0) -> dict[int, float]:
+    def rates(self, query: str, *, now_s: float = 0.0, trust: Trust | None = None) -> dict[int, float]:
         """Return item -> C / (E + 1) of `query`, the evidence that similar queries may use."""
         cells = self._queries.get(normalise_query(query))
         if cells is None or not cells.size:
             return {}
-        _, place, clicks, looks = self._voted(cells, b"", now_s)
+        _, place, clicks, looks = self._voted(cells, b"", now_s, trust)
         size = len(cells.items)
         total, seen = np.bincount(place, clicks, size), np.bincount(place, looks, size)
         return {
             item: float(c / (e + 1)) for item, c, e in zip(cells.items, total, seen, strict=True) if c > 0
         }
 
-    def every_rate(self, *, now_s: float = 0.0) -> dict[str, dict[int, float]]:
+    def every_rate(self, *, now_s: float = 0.0, trust: Trust | None = None) -> dict[str, dict[int, float]]:
         """Return query -> item -> rate for every query that somebody clicked."""
-        found = {query: self.rates(query, now_s=now_s) for query in self._queries}
+        found = {query: self.rates(query, now_s=now_s, trust=trust) for query in self._queries}
         return {query: rates for query, rates in found.items() if rates}
 
     def explore(
@@ -284,17 +292,19 @@ class Posterior:
         found = self.evidence(query.text, query.candidates, me=query.me)
         return self.scores(found, prior).astype(np.float32)
 
-    def explain(self, query: str, item: int, *, me: bytes = b"", now_s: float = 0.0) -> ItemEvidence:
+    def explain(
+        self, query: str, item: int, *, me: bytes = b"", now_s: float = 0.0, trust: Trust | None = None
+    ) -> ItemEvidence:
         """Return whose clicks and looks an item's score rests on."""
         cells = self._queries.get(normalise_query(query))
         if cells is None or item not in cells.places:
             return ItemEvidence(0.0, 0.0, 0.0, 0.0, ())
-        origin, place, clicks, looks = self._voted(cells, me, now_s)
+        origin, place, clicks, looks = self._voted(cells, me, now_s, trust)
         at = place == cells.places[item]
         own = at & (origin == self._numbers.get(me, -1))
         others = at & ~own
         peers = tuple(
-            (self._origins[number], self._trust_of(number), float(count))
+            (self._origins[number], self._weight_of(number, trust), float(count))
             for number, count in sorted(zip(origin[others].tolist(), clicks[others].tolist(), strict=True))
             if count > 0
         )
@@ -360,11 +370,11 @@ class Posterior:
 
     # -- inside
 
-    def _trust_of(self, number: int) -> float:
-        return 1.0 if self.trust is None else min(max(float(self.trust(self._origins[number])), 0.0), 1.0)
+    def _weight_of(self, number: int, trust: Trust | None) -> float:
+        return 1.0 if trust is None else min(max(float(trust(self._origins[number])), 0.0), 1.0)
 
     def _voted(
-        self, cells: Impressions, me: bytes, now_s: float
+        self, cells: Impressions, me: bytes, now_s: float, trust: Trust | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats, Floats]:
         """Return (origin, place, clicks, looks) per (origin, item) after fading, caps and trust."""
         now_epoch = int(now_s // EPOCH_S) if self.settings.half_life_s is not None else 0
@@ -380,8 +390,8 @@ class Posterior:
         scale = np.minimum(1.0, weight / np.maximum(np.maximum(clicks, looks), 1e-9))
         told = np.bincount(who, np.where(own, 0.0, clicks * scale), len(self._origins))
         scale = scale * np.minimum(1.0, self.settings.query_vote / np.maximum(told, 1e-9))[who]
-        if self.trust is not None:
-            known = {number: self._trust_of(number) for number in set(who[~own].tolist())}
+        if trust is not None:
+            known = {number: self._weight_of(number, trust) for number in set(who[~own].tolist())}
             weight = np.array([known.get(number, 1.0) for number in who.tolist()])
             scale = scale * weight
             faint = ~own & (weight <= self.settings.faint)
