@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Byte code is compiled when it is first used: a quarter of the disk space and less wear on an SD card.
 PIP := PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
-SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o -name py.typed | LC_ALL=C sort)
+SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o -name '*.in' -o -name py.typed | LC_ALL=C sort)
 
 .PHONY: demo test lint bench pi-smoke clean
 

@@ -172,7 +172,7 @@ def ours(dtype: str, activation: str, core_name: str, where: Path) -> dict[str, 
     core, flags = CORES[core_name], ["-std=c99", "-O2"]
     obs, action = preset("learning-to-fly")
     net = seeded_actor(np.random.default_rng(1), activation=activation)
-    made = export_policy(net, where, name="ltf", dtype=dtype, obs=obs, action=action, targets=("c99",))
+    made = export_policy(net, where, name="ltf", dtype=dtype, obs=obs, action=action, packages=("plain",))
     expected = expected_of(made.plan)
     image = read_elf(build_image(made.plan, where, "gcc", core, where / "b", flags=flags))
     result, detail, _, emulator = run_unicorn(made.plan, image, core, expected)

@@ -15,7 +15,7 @@ from flocklet.errors import ExportError
 from flocklet.firmware_export.c.blob import blob_bytes
 from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
 from flocklet.firmware_export.c.vectors import golden
-from flocklet.firmware_export.packages.frameworks import TARGETS, package_files
+from flocklet.firmware_export.packages.frameworks import PACKAGES, package_files
 from flocklet.firmware_export.plan.plan import Plan, make_plan
 from flocklet.firmware_export.plan.reference import forward, forward_exact, observations
 from flocklet.firmware_export.read.model_file import load_network, save_network
@@ -93,7 +93,7 @@ def export_policy(
     dtype: str = "f32",
     obs: ObsSpec | None = None,
     action: ActionSpec | None = None,
-    targets: tuple[str, ...] = TARGETS,
+    packages: tuple[str, ...] = PACKAGES,
     blob: bool = False,
     cached: bool | None = None,
     samples: npt.NDArray[np.float32] | None = None,
@@ -110,10 +110,10 @@ def export_policy(
     """
     network = model if isinstance(model, Network) else read(model, output=output, activation=activation)
     plan = make_plan(name, network, dtype=dtype, obs=obs, action=action, cached=cached)
-    unknown = set(targets) - set(TARGETS)
+    unknown = set(packages) - set(PACKAGES)
     if unknown:
         raise ExportError(
-            f"unknown target(s): {', '.join(sorted(unknown))}", remedy=f"known: {', '.join(TARGETS)}"
+            f"unknown package(s): {', '.join(sorted(unknown))}", remedy=f"known: {', '.join(PACKAGES)}"
         )
     if samples is not None and (
         samples.ndim != 2 or samples.shape[1] != network.n_in or not np.isfinite(samples).all()
@@ -150,12 +150,12 @@ def export_policy(
         "proofs": plan.proofs,
         "error": errors | {"observations": "owner" if own else "synthetic", "count": len(x)},
         "golden_crc32": vectors.crc32,
-        "targets": list(targets),
+        "packages": list(packages),
         "verified": [],
     }
     if blob:
         files[f"{name}.bin"] = blob_bytes(plan)
-    files |= package_files(plan, files, manifest, targets)
+    files |= package_files(plan, files, manifest, packages)
     files["manifest.json"] = json.dumps(manifest, indent=2, sort_keys=True) + "\n"
     directory = Path(out_dir).resolve()
     _write(directory, files, network)

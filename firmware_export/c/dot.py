@@ -9,67 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from flocklet.firmware_export.c.float import float_kernels
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.field import tiles
 from flocklet.firmware_export.plan.plan import Plan
 
 __all__ = ["is_bounded", "weight_kernels"]
-
-_DOT_ARGUMENTS = """\
-const @T@ *w, const uint32_t *x, const int32_t *from, uint32_t step,
-                                   int32_t *y, uint32_t pairs, uint32_t count, uint32_t skip"""
-
-_DOT_C = """\
-FLOCKLET_NOINLINE static void dot4(@ARGUMENTS@)
-{
-  for (; count != 0u; count--) {
-    int32_t a0 = from[0], a1 = from[1], a2 = from[2], a3 = from[3];
-    uint32_t k;
-    for (k = 0; k < pairs; k++) {
-      const int32_t u = low_half(x[k]), v = high_half(x[k]);
-@ADD@
-    }
-    y[0] = a0;
-    y[1] = a1;
-    y[2] = a2;
-    y[3] = a3;
-    y += 4;
-    from += step / 4u;
-    w += skip@UNIT@;
-  }
-}
-"""
-
-_ADD16 = """\
-      a0 += low_half(w[0]) * u + high_half(w[0]) * v;
-      a1 += low_half(w[1]) * u + high_half(w[1]) * v;
-      a2 += low_half(w[2]) * u + high_half(w[2]) * v;
-      a3 += low_half(w[3]) * u + high_half(w[3]) * v;
-      w += 4;"""
-_ADD8 = """\
-      a0 += w[0] * u + w[1] * v;
-      a1 += w[2] * u + w[3] * v;
-      a2 += w[4] * u + w[5] * v;
-      a3 += w[6] * u + w[7] * v;
-      w += 8;"""
-
-_HALVES = """\
-static int32_t low_half(uint32_t v)
-{
-  return (int32_t)((v & 0xffffu) ^ 0x8000u) - 0x8000;
-}
-
-static int32_t high_half(uint32_t v)
-{
-  return (int32_t)((v >> 16) ^ 0x8000u) - 0x8000;
-}
-"""
-
-_WHOLE = """\
-static int32_t whole(uint32_t v)
-{
-  return high_half(v) * 65536 + (int32_t)(v & 0xffffu);
-}
-"""
 
 
 def _dot_asm() -> str:
@@ -137,85 +81,7 @@ def _dot_asm() -> str:
     lines += ["bne 1b", "vmov r4, r5, s5, s6", "vmov r6, r7, s7, s8", "vmov r8, r9, s9, s10"]
     lines += ["vmov r10, r11, s11, s12", "vmov r12, lr, s13, s14"]
     text = "\n".join(f'    "{line}\\n"' for line in lines)
-    return f"""\
-FLOCKLET_NOINLINE static void dot4({_DOT_ARGUMENTS.replace("@T@", "uint32_t")})
-{{
-  register const uint32_t *p __asm__("r0") = w;
-  register uint32_t *q __asm__("r2") = (uint32_t *)(void *)y;
-  __asm__ volatile(
-{text}
-    : "+r"(p), "+r"(q)
-    : [x] "r"(x), [from] "r"(from), [step] "r"(step), [pairs] "r"(pairs), [count] "r"(count), [skip] "r"(skip)
-    : "r1", "r3", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14",
-      "s15", "cc", "memory");
-}}
-"""
-
-
-_COUNTS = """\
-/* Turn pairs of floats into counts: adding 1.5 * 2^23 leaves the nearest integer in the low bits. */
-FLOCKLET_NOINLINE static void @NAME@(const float *v, uint32_t *out, uint32_t n, float gain@BOUND@)
-{
-  for (; n > 1u; n -= 2u, v += 2) {
-    bits_t a, b;
-    a.f = @FIRST@ * gain + 12582912.0f;
-    b.f = @SECOND@ * gain + 12582912.0f;
-    *out++ = (a.u & 0xffffu) | (b.u << 16);
-  }
-  if (n != 0u) {
-    bits_t a;
-    a.f = @FIRST@ * gain + 12582912.0f;
-    *out = a.u & 0xffffu;
-  }
-}
-"""
-
-_LIMITED = """\
-static float limited(float v, float bound)
-{
-  return v > bound ? bound : v < -bound ? -bound : v;
-}
-"""
-
-_COMBINE_C = """\
-FLOCKLET_NOINLINE static void combine(float *z, const float *from, const int32_t *sum, const float *scale, uint32_t n)
-{
-  for (; n != 0u; n -= 4u) {
-    z[0] = (from[0] + (float)sum[0]) * scale[0];
-    z[1] = (from[1] + (float)sum[1]) * scale[1];
-    z[2] = (from[2] + (float)sum[2]) * scale[2];
-    z[3] = (from[3] + (float)sum[3]) * scale[3];
-    z += 4;
-    from += 4;
-    sum += 4;
-    scale += 4;
-  }
-}
-"""
-
-
-_HALF_C = """\
-FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const float *x, float *y, uint32_t pairs,
-                                      uint32_t count, float *save)
-{
-  (void)save;
-  for (; count != 0u; count--) {
-    uint32_t i, k;
-    for (i = 0; i < 8u; i++) {
-      y[i] = b[i];
-    }
-    for (k = 0; k < pairs; k++) {
-      for (i = 0; i < 8u; i++) {
-        y[i] = y[i] + (float)low_half(w[i]) * x[2u * k];
-        y[i] = y[i] + (float)whole(w[i]) * x[2u * k + 1u];
-      }
-      w += 8;
-    }
-    y += 8;
-    b += 8;
-  }
-}
-"""
+    return fill("dot4_asm.c.in", ASM=text)
 
 
 def _half_asm() -> str:
@@ -230,20 +96,7 @@ def _half_asm() -> str:
     lines += ["subs %[c], %[c], #1", "bne 2b", "vstmia %[y]!, {s0-s7}", "subs %[t], %[t], #1", "bne 1b"]
     lines += ["vldmia %[save], {s16-s31}"]
     text = "\n".join(f'    "{line}\\n"' for line in lines)
-    return f"""\
-FLOCKLET_NOINLINE static void dense8h(const uint32_t *w, const float *b, const float *x, float *y, uint32_t pairs,
-                                      uint32_t count, float *save)
-{{
-  const float *p;
-  uint32_t c;
-  __asm__ volatile(
-{text}
-    : [w] "+r"(w), [b] "+r"(b), [y] "+r"(y), [t] "+r"(count), [p] "=&r"(p), [c] "=&r"(c)
-    : [x] "r"(x), [n] "r"(pairs), [save] "r"(save)
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "cc",
-      "memory");
-}}
-"""
+    return fill("dense8h_asm.c.in", ASM=text)
 
 
 def _combine_asm() -> str:
@@ -259,16 +112,7 @@ def _combine_asm() -> str:
     lines += [f"vmul.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
     lines += ["subs %[n], %[n], #4", "vstmia %[z]!, {s0-s3}", "bne 1b"]
     text = "\n".join(f'    "{line}\\n"' for line in lines)
-    return f"""\
-FLOCKLET_NOINLINE static void combine(float *z, const float *from, const int32_t *sum, const float *scale, uint32_t n)
-{{
-  __asm__ volatile(
-{text}
-    : [z] "+r"(z), [f] "+r"(from), [s] "+r"(sum), [k] "+r"(scale), [n] "+r"(n)
-    :
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "cc", "memory");
-}}
-"""
+    return fill("combine_asm.c.in", ASM=text)
 
 
 _ZERO = "static const int32_t zero4[4] = {0, 0, 0, 0};\n"
@@ -279,9 +123,15 @@ def weight_kernels(plan: Plan, *, use_asm: bool) -> str:
     model: Any = plan.integer
     wide = plan.dtype == "w16"
     half = wide and plan.obs.history is not None
-    plain = _DOT_C.replace("@ARGUMENTS@", _DOT_ARGUMENTS).replace("@T@", "uint32_t" if wide else "int8_t")
-    plain = plain.replace("@ADD@", _ADD16 if wide else _ADD8).replace("@UNIT@", " / 4u" if wide else "")
-    plain = "\n".join([_HALVES, *([_WHOLE, _HALF_C] if half else []), plain])
+    plain = fill(
+        "dot4.c.in",
+        T="uint32_t" if wide else "int8_t",
+        ADD=fill("dot4_add16.c.in" if wide else "dot4_add8.c.in"),
+        UNIT=" / 4u" if wide else "",
+    )
+    plain = "\n".join(
+        [fill("halves.c.in"), *([fill("whole.c.in"), fill("dense8h.c.in")] if half else []), plain]
+    )
     dot = plain
     if use_asm and wide:
         test = "defined(FLOCKLET_M4F) && defined(__ARM_FEATURE_SIMD32)"
@@ -297,23 +147,24 @@ def weight_kernels(plan: Plan, *, use_asm: bool) -> str:
         use_asm=use_asm,
         unroll=False,
     )
-    plain_counts = _COUNTS.replace("@NAME@", "to_counts").replace("@BOUND@", "")
-    plain_counts = plain_counts.replace("@FIRST@", "v[0]").replace("@SECOND@", "v[1]")
-    limited = _COUNTS.replace("@NAME@", "to_limited").replace("@BOUND@", ", float bound")
-    limited = (
-        _LIMITED
-        + "\n"
-        + limited.replace("@FIRST@", "limited(v[0], bound)").replace("@SECOND@", "limited(v[1], bound)")
+    plain_counts = fill("to_counts.c.in", NAME="to_counts", BOUND="", FIRST="v[0]", SECOND="v[1]")
+    limited = fill(
+        "to_counts.c.in",
+        NAME="to_limited",
+        BOUND=", float bound",
+        FIRST="limited(v[0], bound)",
+        SECOND="limited(v[1], bound)",
     )
+    limited = fill("limited.c.in") + "\n" + limited
     counts = [plain_counts] if any(is_bounded(model, i) for i in range(1, len(model.layers))) else []
     counts += (
         [limited]
         if plan.obs.history or not all(is_bounded(model, i) for i in range(1, len(model.layers)))
         else []
     )
-    combine = _COMBINE_C
+    combine = fill("combine.c.in")
     if use_asm:
-        combine = f"#if defined(FLOCKLET_M4F)\n{_combine_asm()}#else\n{_COMBINE_C}#endif\n"
+        combine = f"#if defined(FLOCKLET_M4F)\n{_combine_asm()}#else\n{combine}#endif\n"
     return "\n".join([floats, dot, _ZERO, *counts, combine])
 
 

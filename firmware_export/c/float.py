@@ -14,22 +14,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.numerics import FAST_CLAMP, TANH_P, TANH_Q
 
-__all__ = ["ASM_CONDITION", "FLOAT_GUARD", "float_kernels", "hex_float"]
+__all__ = ["ASM_CONDITION", "float_kernels", "hex_float"]
 
 ASM_CONDITION = "FLOCKLET_M4F"
-
-FLOAT_GUARD = """\
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#elif defined(__GNUC__)
-#pragma GCC optimize ("fp-contract=off", "no-tree-loop-distribute-patterns")
-#endif
-#if defined(__FAST_MATH__)
-#error "compile this file without -ffast-math"
-#endif
-"""
 
 
 def hex_float(value: float | np.float32) -> str:
@@ -75,20 +65,7 @@ def _dense8_asm(*, odd: bool, unroll: bool) -> str:
         body += ["tst %[n], #1", "beq 6f", *_single8(), "6:"]
     body += ["vstmia %[y]!, {s0-s7}", "add %[w], %[w], %[skip]", "subs %[t], %[t], #1", "bne 1b"]
     text = [".syntax unified", "vstmia %[save], {s16-s31}", *body, "vldmia %[save], {s16-s31}"]
-    return f"""\
-FLOCKLET_NOINLINE static void dense8(const float *w, const float *b, const float *x, float *y, uint32_t n,
-                                     uint32_t tiles, uint32_t skip, float *save)
-{{
-  const float *p;
-  uint32_t c;
-  __asm__ volatile(
-{_asm(text)}
-    : [w] "+r"(w), [b] "+r"(b), [y] "+r"(y), [t] "+r"(tiles), [p] "=&r"(p), [c] "=&r"(c)
-    : [x] "r"(x), [n] "r"(n), [skip] "r"(skip), [save] "r"(save)
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "cc",
-      "memory");
-}}
-"""
+    return fill("dense8_asm.c.in", ASM=_asm(text))
 
 
 def _dense4_asm(*, rest: bool) -> str:
@@ -105,54 +82,18 @@ def _dense4_asm(*, rest: bool) -> str:
         lines += [f"vadd.f32 s{i}, s{i}, s{8 + i}" for i in range(4)]
         lines += ["subs %[c], %[c], #1", "bne 4b", "5:"]
     lines += ["vstmia %[y], {s0-s3}"]
-    return f"""\
-FLOCKLET_NOINLINE static void dense4(const float *w, const float *b, const float *x, float *y, uint32_t n)
-{{
-  uint32_t c;
-  __asm__ volatile(
-{_asm(lines)}
-    : [w] "+r"(w), [x] "+r"(x), [c] "=&r"(c)
-    : [b] "r"(b), [y] "r"(y), [n] "r"(n)
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "s12", "s13", "s14", "s15", "cc",
-      "memory");
-}}
-"""
+    return fill("dense4_asm.c.in", ASM=_asm(lines))
 
 
 def _dense_c(rows: int) -> str:
-    sums = "\n".join(f"    float a{i} = b[{i}];" for i in range(rows))
-    adds = "\n".join(f"      a{i} = a{i} + w[{i}] * v;" for i in range(rows))
-    stores = "\n".join(f"    y[{i}] = a{i};" for i in range(rows))
-    loop = f"""\
-    uint32_t k;
-{sums}
-    for (k = 0; k < n; k++) {{
-      const float v = x[k];
-{adds}
-      w += {rows};
-    }}
-{stores}
-"""
-    if rows == 4:
-        return f"""\
-FLOCKLET_NOINLINE static void dense4(const float *w, const float *b, const float *x, float *y, uint32_t n)
-{{
-  {{
-{loop}  }}
-}}
-"""
-    return f"""\
-FLOCKLET_NOINLINE static void dense8(const float *w, const float *b, const float *x, float *y, uint32_t n,
-                                     uint32_t tiles, uint32_t skip, float *save)
-{{
-  (void)save;
-  for (; tiles != 0u; tiles--) {{
-{loop}    w += skip / 4u;
-    b += 8;
-    y += 8;
-  }}
-}}
-"""
+    loop = fill(
+        "dense_loop.c.in",
+        SUMS="\n".join(f"    float a{i} = b[{i}];" for i in range(rows)),
+        ADDS="\n".join(f"      a{i} = a{i} + w[{i}] * v;" for i in range(rows)),
+        STORES="\n".join(f"    y[{i}] = a{i};" for i in range(rows)),
+        ROWS=str(rows),
+    )
+    return fill(f"dense{rows}.c.in", LOOP=loop)
 
 
 # One element behind the present one is read ahead (never used): buffers have a spare word at their end.
@@ -175,16 +116,7 @@ def _tanh_asm() -> str:
     lines += ["vmul.f32 s10, s10, s8", "vadd.f32 s11, s11, s6", "vldr s8, [%[y], #4]"]
     lines += ["vmul.f32 s11, s11, s9", fetch[1], "vadd.f32 s11, s11, s7", fetch[2], "vdiv.f32 s10, s10, s11"]
     lines += [square, "subs %[n], %[n], #1", "vstmia %[y]!, {s10}", "bne 1b"]
-    return f"""\
-FLOCKLET_NOINLINE static void tanh78(float *y, uint32_t n)
-{{
-  __asm__ volatile(
-{_asm(lines)}
-    : [y] "+r"(y), [n] "+r"(n)
-    : [k] "r"(tanh78_k)
-    : "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11", "cc", "memory");
-}}
-"""
+    return fill("tanh78_asm.c.in", ASM=_asm(lines))
 
 
 def _fast_asm() -> str:
@@ -193,136 +125,18 @@ def _fast_asm() -> str:
     lines += ["vmul.f32 s4, s3, s1", "vadd.f32 s3, s3, s0", _NEXT[1], "vadd.f32 s4, s4, s0"]
     lines += ["vmul.f32 s3, s3, s2", *_NEXT[2:], "subs %[n], %[n], #1", "vdiv.f32 s3, s3, s4"]
     lines += ["vstmia %[y]!, {s3}", "bne 1b"]
-    return f"""\
-FLOCKLET_NOINLINE static void fast3(float *y, uint32_t n)
-{{
-  uint32_t v, a;
-  const uint32_t limit = FAST3_LIMIT;
-  __asm__ volatile(
-{_asm(lines)}
-    : [y] "+r"(y), [n] "+r"(n), [v] "=&r"(v), [a] "=&r"(a)
-    : [k] "r"(fast3_k), [limit] "r"(limit)
-    : "s0", "s1", "s2", "s3", "s4", "cc", "memory");
-}}
-"""
-
-
-_CLAMP_C = """\
-static float clamp_bits(float x, uint32_t limit)
-{
-  bits_t v;
-  v.f = x;
-  if ((v.u & 0x7fffffffu) > limit) {
-    v.u = (v.u & 0x80000000u) | limit;
-  }
-  return v.f;
-}
-"""
-
-
-_FIXED_C = """\
-/* Limit to [-8, 8] on a grid of 2^-28, as a conversion to fixed point and back does. */
-static float fixed8(float x)
-{
-  bits_t v;
-  v.f = x;
-  if ((v.u & 0x7fffffffu) < 0x41000000u) {
-    return (float)(int32_t)(x * 0x1p28f) * 0x1p-28f;
-  }
-  v.u = (v.u & 0x7fffffffu) > 0x7f800000u ? 0u : (v.u & 0x80000000u) | 0x41000000u;
-  return v.f;
-}
-"""
+    return fill("fast3_asm.c.in", ASM=_asm(lines))
 
 
 def _tanh_c() -> str:
     m = len(TANH_P)
-    p = "\n".join(f"    p = p * s + tanh78_k[{i}];" for i in range(1, m))
-    q = "\n".join(f"    q = q * s + tanh78_k[{m + i}];" for i in range(2, len(TANH_Q)))
-    return f"""\
-{_FIXED_C}
-FLOCKLET_NOINLINE static void tanh78(float *y, uint32_t n)
-{{
-  for (; n != 0u; n--) {{
-    const float x = fixed8(*y);
-    const float s = x * x;
-    float p = s + tanh78_k[0];
-    float q = s * tanh78_k[{m}] + tanh78_k[{m + 1}];
-{p}
-{q}
-    *y++ = (x * p) / q;
-  }}
-}}
-"""
-
-
-_FAST_C = """\
-FLOCKLET_NOINLINE static void fast3(float *y, uint32_t n)
-{
-  for (; n != 0u; n--) {
-    const float x = clamp_bits(*y, FAST3_LIMIT);
-    const float s = x * x;
-    *y++ = (x * (27.0f + s)) / (27.0f + 9.0f * s);
-  }
-}
-"""
-
-_SIGMOID = """\
-static void sigmoid78(float *y, uint32_t n)
-{
-  uint32_t i;
-  for (i = 0; i < n; i++) {
-    y[i] = 0.5f * y[i];
-  }
-  tanh78(y, n);
-  for (i = 0; i < n; i++) {
-    y[i] = 0.5f * y[i] + 0.5f;
-  }
-}
-"""
-
-_RELU = """\
-static void relu(float *y, uint32_t n, float slope)
-{
-  for (; n != 0u; n--, y++) {
-    *y = *y > 0.0f ? *y : slope * *y;
-  }
-}
-"""
-
-_RELU0 = """\
-static void relu0(float *y, uint32_t n)
-{
-  for (; n != 0u; n--, y++) {
-    *y = *y > 0.0f ? *y : 0.0f;
-  }
-}
-"""
-
-_CLIP = """\
-static void clip(float *y, uint32_t n, float low, float high)
-{
-  for (; n != 0u; n--, y++) {
-    float v = *y > low ? *y : low;
-    *y = v < high ? v : high;
-  }
-}
-"""
-
-_RSQRT = """\
-static float reciprocal_sqrt(float x)
-{
-  const float half = 0.5f * x;
-  bits_t y;
-  int i;
-  y.f = x;
-  y.u = 0x5f3759dfu - (y.u >> 1);
-  for (i = 0; i < 4; i++) {
-    y.f = y.f * (1.5f - (half * y.f) * y.f);
-  }
-  return y.f;
-}
-"""
+    return fill(
+        "tanh78.c.in",
+        M=str(m),
+        NEXT=str(m + 1),
+        P="\n".join(f"    p = p * s + tanh78_k[{i}];" for i in range(1, m)),
+        Q="\n".join(f"    q = q * s + tanh78_k[{m + i}];" for i in range(2, len(TANH_Q))),
+    )
 
 
 def _either(asm: str, plain: str, *, use_asm: bool) -> str:
@@ -357,7 +171,9 @@ def float_kernels(
     if "fast_tanh" in kinds:
         parts.append(f"#define FAST3_LIMIT 0x{FAST_CLAMP.view('u4'):08x}u\n")
         table = "static const float fast3_k[2] = {27.0f, 9.0f};\n"
-        parts.append(_either(table + _fast_asm(), _CLAMP_C + "\n" + _FAST_C, use_asm=use_asm))
-    extra = {"sigmoid": _SIGMOID, "leaky_relu": _RELU, "relu": _RELU0, "clip": _CLIP}
-    parts += [text for kind, text in extra.items() if kind in kinds]
-    return "\n".join(parts + ([_RSQRT] if norm else []))
+        parts.append(
+            _either(table + _fast_asm(), f"{fill('clamp_bits.c.in')}\n{fill('fast3.c.in')}", use_asm=use_asm)
+        )
+    extra = {"sigmoid": "sigmoid78", "leaky_relu": "relu", "relu": "relu0", "clip": "clip"}
+    parts += [fill(f"{file}.c.in") for kind, file in extra.items() if kind in kinds]
+    return "\n".join(parts + ([fill("reciprocal_sqrt.c.in")] if norm else []))

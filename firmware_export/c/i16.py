@@ -5,99 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from flocklet.firmware_export.c.float import hex_float
-from flocklet.firmware_export.c.i16_dot import JOB, dot_call, dot_code
+from flocklet.firmware_export.c.i16_dot import dot_call, dot_code
 from flocklet.firmware_export.c.network import CodeParts
 from flocklet.firmware_export.c.step import Hooks
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.numerics import FULL
 from flocklet.firmware_export.plan.plan import Plan
 
 __all__ = ["i16_parts"]
-
-_KERNELS = """\
-/* Sums of four rows at a time; a word of weights serves two rows (see the head of the generator). */
-@INNER@
-FLOCKLET_NOINLINE static uint32_t total_of(const int32_t *x, uint32_t n)
-{
-  uint32_t total = 0u;
-  for (; n != 0u; n--) {
-    total += (uint32_t)*x++;
-  }
-  return total;
-}
-
-#if defined(__thumb__) && !defined(__thumb2__)
-/* a * factor / 2^20, rounded down, factor >= 0; from 16-bit halves, for want of a long multiplication. */
-FLOCKLET_NOINLINE static int32_t scaled(int32_t a, int32_t factor)
-{
-  const uint32_t low = (uint32_t)a & 0xffffu, small = (uint32_t)factor & 0xffffu, large = (uint32_t)factor >> 16;
-  const int32_t cross = (a >> 16) * (int32_t)small;
-  const uint32_t other = low * large + ((low * small) >> 16);
-  const uint32_t top = (uint32_t)(a >> 16) * large * 4096u;
-  return (int32_t)(top + (uint32_t)(cross >> 4) + (other >> 4) + ((((uint32_t)cross & 15u) + (other & 15u)) >> 4));
-}
-#else
-static int32_t scaled(int32_t a, int32_t factor)
-{
-  return (int32_t)(((int64_t)a * factor) >> 20);
-}
-#endif
-
-/* Add s->sum to s->z in Q16: shift 0 for the high half of an observation, 12 for the low half, 4 else. */
-FLOCKLET_NOINLINE static void add_part(@N@_scratch_t *s, const int32_t *factor, uint32_t n)
-{
-  uint32_t i;
-  for (i = 0; i < n; i += 2u) {
-    const int32_t low = (int32_t)(s->sum[i] - (s->sum[i + 1u] << 16) - (s->total << 15));
-    s->z[i] += scaled(low, factor[i]) >> s->shift;
-    s->z[i + 1u] += scaled((int32_t)s->sum[i + 1u], factor[i + 1u]) >> s->shift;
-  }
-}
-
-static int32_t curve(int32_t z, const int16_t *table)
-{
-  int32_t size = z < 0 ? -z : z;
-  int32_t y, next;
-  if (size > 524287) {
-    size = 524287;
-  }
-  y = table[size >> 10];
-  next = table[(size >> 10) + 1];
-  y += ((next - y) * (size & 1023)) >> 10;
-  return z < 0 ? -y : y;
-}
-
-/* Turn z (Q16) into values of full scale, and these into counts. */
-FLOCKLET_NOINLINE static void activate(@N@_scratch_t *s, const int16_t *table, uint32_t n)
-{
-  uint32_t i;
-  for (i = 0; i < n; i++) {
-    s->z[i] = curve(s->z[i], table);
-    s->counts[i] = (s->z[i] + 4) >> 3;
-  }
-}
-
-static int32_t full_counts(float v)
-{
-  bits_t b;
-  b.f = clamp_bits(v, 0x3f800000u) * @FULL@ + 12582912.0f;
-  return (int32_t)((b.u & 0xffffu) ^ 0x8000u) - 0x8000;
-}
-
-static const uint32_t zero4[4] = {0u, 0u, 0u, 0u};
-"""
-
-_CLAMP = """\
-static float clamp_bits(float x, uint32_t limit)
-{
-  bits_t v;
-  v.f = x;
-  if ((v.u & 0x7fffffffu) > limit) {
-    v.u = (v.u & 0x80000000u) | limit;
-  }
-  return v.f;
-}
-
-"""
 
 
 def _add(total: str, factor: str, n: int, shift: int) -> str:
@@ -126,9 +41,8 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
     """Return the code of an i16 plan."""
     net, obs = plan.network, plan.obs
     width = max(-(-n // 4) * 4 for n in net.dims[1:])
-    kernels = _CLAMP + _KERNELS.replace("@INNER@", dot_code(use_asm=use_asm)).replace(
-        "@FULL@", hex_float(FULL)
-    )
+    kernels = fill("clamp_bits.c.in") + "\n"
+    kernels += fill("i16_kernels.c.in", INNER=dot_code(use_asm=use_asm), FULL=hex_float(FULL))
     entry = _even(obs.history[1]) if obs.history else 0
     past = entry * obs.history[0] if obs.history else 0
     lines = ["uint32_t i;", _activate(net.dense[0].activation.kind, net.dims[1])]
@@ -175,7 +89,7 @@ def i16_parts(plan: Plan, *, use_asm: bool = True) -> CodeParts:
         + "\n}\n"
     )
     scratch = (
-        JOB
+        fill("job.h.in")
         + f"typedef struct {{\n  @N@_job_t job;\n  uint32_t total;\n  uint32_t shift;\n  int32_t z[{width}];\n  uint32_t sum[{width}];\n  int32_t counts[{_even(width)}];\n"
         f"  int32_t high[{n_state}];\n  int32_t low[{n_state}];\n  float y[{net.n_out}];\n"
         + (f"  int32_t past[{past}];\n" if past else "")
@@ -269,20 +183,4 @@ def _next_sums(plan: Plan, entry: int, past: int) -> str:
     dot = dot_call(
         "s", "W->q0 + 2u * at", "x", "count", "sums", h // 4, skip=f"8u * ({past}u - count)", **start
     )
-    return f"""
-/* Add `count` more columns to the sums of the next period: entry j of it is entry j + 1 of this one. */
-FLOCKLET_NOINLINE static void next_sums(@N@_state_t *st, uint32_t count)
-{{
-  const @N@_weights_t *const W = WEIGHTS(st);
-  @N@_scratch_t *const s = &st->scratch;
-  const uint32_t next = 1u - st->current;
-  uint32_t *const sums = st->sums + {h}u * next;
-  const uint32_t at = st->columns;
-  const int32_t *const x = st->past + {entry}u + at;
-  if (count != 0u) {{
-    st->totals[next] = (at != 0u ? st->totals[next] : 0u) + total_of(x, count);
-    st->columns = at + count;
-{_block([dot], 4)}
-  }}
-}}
-"""
+    return fill("next_sums_i16.c.in", ROWS=str(h), ENTRY=str(entry), DOT=_block([dot], 4))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["JOB", "dot_call", "dot_code"]
+from flocklet.firmware_export.c.template import fill
+
+__all__ = ["dot_call", "dot_code"]
 
 # Four sums live in r8-r11, which this text keeps in the job: gcc keeps them away from assembler at -Os.
 _COLUMN = [
@@ -59,71 +61,13 @@ _JOB_ASM = [
     *_TO_HIGH,
 ]
 
-# What dot2 works on lies in the memory of the caller, not on the stack: NAME_job_t in the header.
-JOB = """\
-/* One call of the integer kernel. */
-typedef struct {
-  const uint32_t *w;    /* weights; a word serves two rows */
-  const int32_t *x;     /* inputs, an even number */
-  const int32_t *end;   /* behind the inputs */
-  const uint32_t *from; /* where the sums of a tile start */
-  uint32_t *y;
-  uint32_t step;        /* bytes from one start to the next */
-  uint32_t count;       /* tiles of four rows */
-  uint32_t skip;        /* bytes between the weights of two tiles */
-  uint32_t kept[4];     /* registers of the caller */
-} @N@_job_t;
-"""
-
-_INNER_C = """\
-FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
-{
-  const uint32_t *w = job->w;
-  for (; job->count != 0u; job->count--) {
-    const int32_t *p = job->x;
-    const int32_t *const end = job->end;
-    uint32_t s0 = job->from[0], h0 = job->from[1], s1 = job->from[2], h1 = job->from[3];
-    while (p != end) {
-      const uint32_t v = (uint32_t)*p++;
-      const uint32_t a = w[0];
-      const uint32_t b = w[1];
-      s0 += a * v;
-      h0 += (uint32_t)((int32_t)a >> 16) * v;
-      s1 += b * v;
-      h1 += (uint32_t)((int32_t)b >> 16) * v;
-      w += 2;
-    }
-    job->y[0] = s0;
-    job->y[1] = h0;
-    job->y[2] = s1;
-    job->y[3] = h1;
-    job->y += 4;
-    job->from += job->step / 4u;
-    w += job->skip / 4u;
-  }
-}
-"""
-
 
 def dot_code(*, use_asm: bool) -> str:
     """Return the function that runs a job: assembler for cores with Thumb-1 only, C elsewhere; @N@ is the name."""
     if not use_asm:
-        return _INNER_C
+        return fill("dot2.c.in")
     text = "\n".join(f'      "{line}\\n"' for line in _JOB_ASM)
-    return f"""\
-#if defined(__GNUC__) && defined(__thumb__) && !defined(__thumb2__) && !defined(FLOCKLET_NO_ASM)
-FLOCKLET_NOINLINE static void dot2(@N@_job_t *job)
-{{
-  register @N@_job_t *j __asm__("r0") = job;
-  __asm__ volatile(
-{text}
-      : "+r"(j)
-      :
-      : "r1", "r2", "r3", "r4", "r5", "r6", "r12", "cc", "memory");
-}}
-#else
-{_INNER_C}#endif
-"""
+    return fill("dot2_asm.c.in", ASM=text, C=fill("dot2.c.in"))
 
 
 def dot_call(scratch: str, w: str, x: str, n: str, y: str, count: int, **how: str) -> str:

@@ -18,6 +18,7 @@ from flocklet.firmware_export.c.float import hex_float
 from flocklet.firmware_export.c.i16 import i16_parts
 from flocklet.firmware_export.c.network import CodeParts, activation_call
 from flocklet.firmware_export.c.step import Hooks
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.field import tiles
 from flocklet.firmware_export.plan.numerics import M
 from flocklet.firmware_export.plan.plan import Plan
@@ -212,17 +213,12 @@ def _weight_hooks(plan: Plan, per_entry: int, past: int, unit: int, state_call: 
 def _next_sums(plan: Plan, per_entry: int, past: int, unit: int) -> str:
     h = plan.network.dense[0].n_out
     per_word = 4 if unit == 16 else 8
-    return f"""
-/* Add `count` more pairs of columns to the sums of the next period: entry j of it is entry j + 1 of this one. */
-FLOCKLET_NOINLINE static void next_sums(@N@_state_t *st, uint32_t count)
-{{
-  const @N@_weights_t *const W = WEIGHTS(st);
-  int32_t *const sums = st->sums + ({h}u - st->current);
-  const uint32_t at = st->columns;
-  if (count != 0u) {{
-    dot4(W->q0 + {per_word}u * at, st->past + {per_entry}u + at, at != 0u ? sums : zero4, at != 0u ? 16u : 0u, sums,
-         count, {h // 4}u, {unit}u * ({past}u - count));
-    st->columns = at + count;
-  }}
-}}
-"""
+    return fill(
+        "next_sums_words.c.in",
+        ROWS=str(h),
+        TILES=str(h // 4),
+        PERWORD=str(per_word),
+        ENTRY=str(per_entry),
+        UNIT=str(unit),
+        PAST=str(past),
+    )

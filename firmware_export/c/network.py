@@ -8,6 +8,7 @@ import numpy as np
 
 from flocklet.firmware_export.c.float import float_kernels, hex_float
 from flocklet.firmware_export.c.step import Hooks
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.field import rows_of, tiles
 from flocklet.firmware_export.plan.plan import Plan
 from flocklet.firmware_export.plan.reference import hidden_size
@@ -69,23 +70,15 @@ def _norm(i: int, layer: LayerNorm, source: str, target: str) -> list[str]:
     share = hex_float(float(np.float32(1.0) / np.float32(n)))
     epsilon = hex_float(float(np.float32(layer.epsilon)))
     return [
-        f"""\
-{{
-  float mean = 0.0f;
-  float variance = 0.0f;
-  for (i = 0; i < {n}u; i++) {{
-    mean = mean + {source}[i];
-  }}
-  mean = mean * {share};
-  for (i = 0; i < {n}u; i++) {{
-    {target}[i] = {source}[i] - mean;
-    variance = variance + {target}[i] * {target}[i];
-  }}
-  variance = reciprocal_sqrt(variance * {share} + {epsilon});
-  for (i = 0; i < {n}u; i++) {{
-    {target}[i] = ({target}[i] * variance) * W->s{i}[i] + W->o{i}[i];
-  }}
-}}"""
+        fill(
+            "layer_norm.c.in",
+            COUNT=str(n),
+            SOURCE=source,
+            TARGET=target,
+            SHARE=share,
+            EPSILON=epsilon,
+            LAYER=str(i),
+        )
     ]
 
 
@@ -310,35 +303,10 @@ def history_functions(plan: Plan) -> str:
     if plan.obs.history is None:
         return ""
     past, entry = plan.obs.history_width, plan.obs.history[1]
-    text = f"""\
-typedef struct {{
-  float v[{entry}];
-}} entry_t;
-
-/* Move every past action one entry towards the old end; the newest entry keeps its value. */
-static void shift_history(float *x)
-{{
-  uint32_t i;
-  for (i = 0; i < {past - entry}u; i += {entry}u) {{
-    *(entry_t *)(void *)(x + i) = *(const entry_t *)(const void *)(x + i + {entry}u);
-    FLOCKLET_BARRIER;
-  }}
-}}
-"""
+    text = fill("shift_history.c.in", ENTRY=str(entry), REACH=str(past - entry))
     if plan.cached:
         h = plan.network.dense[0].n_out
-        text += f"""
-/* Add `count` more columns to the sums of the next period: entry j of it is entry j + 1 of this one. */
-FLOCKLET_NOINLINE static void next_sums(@N@_state_t *st, uint32_t count)
-{{
-  const @N@_weights_t *const W = WEIGHTS(st);
-  float *const sums = st->sums + ({h}u - st->current);
-  const uint32_t at = st->columns;
-  if (count != 0u) {{
-    dense8(W->w0 + 8u * at, at != 0u ? sums : W->b0, st->x + {entry} + at, sums, count, {h // 8}u,
-           32u * ({plan.network.n_in}u - count), st->scratch);
-    st->columns = at + count;
-  }}
-}}
-"""
+        text += fill(
+            "next_sums.c.in", ENTRY=str(entry), ROWS=str(h), TILES=str(h // 8), INPUTS=str(plan.network.n_in)
+        )
     return text

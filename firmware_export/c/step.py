@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flocklet.firmware_export.c.float import hex_float
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.plan import Plan
 
 __all__ = ["STATUS", "Hooks", "has_time", "step_arguments", "step_text"]
@@ -83,210 +84,7 @@ def _limit_bits(plan: Plan) -> tuple[str, str]:
     return f"static const uint32_t obs_limit[{len(bits)}] = {{{items}}};\n", "obs_limit[i]"
 
 
-_GUARD = """\
-/* Look at the bits of a number: NaN and infinity are refused, large values are cut, denormals become zero. */
-static uint32_t guard(bits_t *v, uint32_t limit)
-{
-  const uint32_t size = v->u & 0x7fffffffu;
-  if (size - 0x00800000u <= limit - 0x00800000u || size == 0u) {
-    return 0u;
-  }
-  if (size >= 0x7f800000u) {
-    v->u = 0u;
-    return @N@_NONFINITE;
-  }
-  v->u = size < 0x00800000u ? 0u : ((v->u & 0x80000000u) | limit);
-  return @N@_OBS_CLIPPED;
-}
-"""
-
-_TIME = """\
-  {
-    const uint64_t gap = now_us - st->last_us;
-    if (st->seen != 0u) {
-      if (now_us < st->last_us) {
-        status |= @N@_BAD_TIME;
-      } else {
-@CHECKS@
-      }
-    }
-    st->seen = 1u;
-    st->last_us = now_us;
-  }
-"""
-
-_GAP = """\
-        if (gap > @GAP@u) {
-          status |= @N@_DEADLINE;
-        }"""
-
-_INTERVAL = """\
-        if (gap < @LOW@u || gap > @HIGH@u) {
-          status |= @N@_JITTER;
-        }
-        st->span_us += gap > 0xffffffu ? 0xffffffu : (uint32_t)gap;
-        if (++st->spans == 100u) {
-          st->biased = (st->span_us < 100u * @LOW@u || st->span_us > 100u * @HIGH@u) ? @N@_BIAS : 0u;
-          st->spans = 0u;
-          st->span_us = 0u;
-        }
-        status |= st->biased;"""
-
 # One call in four parts, each with a stack frame of its own: the deepest chain of calls is what counts.
-_STEP = """\
-#define @N@_UNTRUSTED 0x80000000u
-
-/* Guards, watchdog and (where the caller reports actions) the history; @N@_UNTRUSTED where nothing may be computed. */
-FLOCKLET_PART static uint32_t @N@_observe(@OBSERVED@)
-{
-  uint32_t status = 0u;
-  uint32_t i;
-@TIME@  for (i = 0; i < @STATE@u; i++) {
-    bits_t v;
-    v.f = obs[i];
-    status |= guard(&v, @LIMIT@);
-@OBSERVE@
-  }
-@BEFORE@  if ((status & (@N@_NONFINITE | @N@_BAD_TIME | @N@_DEADLINE)) != 0u) {
-    if ((status & @N@_NONFINITE) == 0u || ++st->bad > @BAD@u) {
-      st->bad = @BAD@u;
-    }
-@TRUST@
-  return status;
-}
-
-FLOCKLET_PART static const float *@N@_compute(@N@_state_t *st)
-{
-@COMPUTED@@NETWORK@
-}
-
-/* Cut the outputs to their limits. */
-FLOCKLET_PART static uint32_t @N@_act(@N@_state_t *st, const float *y, float *action)
-{
-  uint32_t status = 0u;
-  uint32_t i;
-  for (i = 0; i < @ACTIONS@u; i++) {
-    float a = y[i];
-@RAW@    if (!(a >= @LOW@)) {
-      a = @LOW@;
-      status = @N@_ACTION_CLIPPED;
-    } else if (a > @HIGH@) {
-      a = @HIGH@;
-      status = @N@_ACTION_CLIPPED;
-    }
-    st->last[i] = a;
-    action[i] = a;
-  }
-  return status;
-}
-
-/* Repeat the last action, or give the failsafe. */
-FLOCKLET_PART static uint32_t @N@_hold(@N@_state_t *st, float *action)
-{
-  uint32_t i;
-  for (i = 0; i < @ACTIONS@u; i++) {
-    if (st->bad == @BAD@u) {
-      st->last[i] = @SAFE@;
-    }
-@RAWBAD@    action[i] = st->last[i];
-  }
-  return st->bad == @BAD@u ? @N@_FAILSAFE : 0u;
-}
-@ADVANCE@
-uint32_t @N@_step(@ARGUMENTS@)
-{
-  uint32_t status = @N@_observe(@PASSED@);
-  if ((status & @N@_UNTRUSTED) == 0u) {
-    status |= @N@_act(st, @N@_compute(st), action);
-  } else {
-    status = (status & ~@N@_UNTRUSTED) | @N@_hold(st, action);
-  }
-@AFTER@  return status;
-}
-"""
-
-_ADVANCE = """
-FLOCKLET_PART static void @N@_advance(@N@_state_t *st@ADVANCETIME@)
-{
-@ADVANCELOCALS@@BODY@}
-"""
-
-_RECOVER = {
-    "good_input": """\
-    status |= @N@_UNTRUSTED;
-  } else {
-    st->bad = 0u;
-  }""",
-    "reset": """\
-    status |= @N@_UNTRUSTED;
-  } else if (st->bad == @BAD@u) {
-    status |= @N@_UNTRUSTED;
-  } else {
-    st->bad = 0u;
-  }""",
-}
-
-_BEFORE = """\
-  for (i = 0; i < @ACTIONS@u; i++) {
-    bits_t v;
-    v.f = previous[i];
-    if ((guard(&v, 0x4e6e6b28u) & @N@_NONFINITE) != 0u) {
-      status |= @N@_NONFINITE;
-      v.f = st->last[i];
-    }
-    st->fed[i] = v.f;
-  }
-  {
-    const uint32_t k = st->sub;
-@FEED@
-  }
-"""
-
-_AFTER_PREVIOUS = """\
-  st->sub = st->sub < 65535u ? st->sub + 1u : 65535u;
-@NATIVE@
-  if (st->native != 0u) {
-@FINISH@
-@SHIFT@
-    st->sub = 0u;
-  } else {
-@SLICE@
-  }
-"""
-
-_AFTER_OWN = """\
-  {
-    const uint32_t k = st->sub;
-    st->native = k == 0u ? 1u : 0u;
-    if (k == 0u) {
-@FINISH@
-@SHIFT@
-    } else {
-@SLICE@
-    }
-@FEED@
-    st->sub = k + 1u == @PERIOD@u ? 0u : k + 1u;
-  }
-"""
-
-_RESET = """\
-void @N@_reset(@N@_state_t *st, float init)
-{
-  uint32_t i;
-  bits_t v;
-  v.f = init;
-  if (guard(&v, 0x447a0000u) != 0u) {
-    v.f = 0.0f;
-  }
-@WEIGHTS@  for (i = 0; i < @ACTIONS@u; i++) {
-    st->last[i] = @SAFE@;
-  }
-  st->bad = 0u;
-  st->sub = 0u;
-  st->native = 0u;
-@RESET@  (void)v;
-}
-"""
 
 
 def _indent(text: str, by: int) -> str:
@@ -305,10 +103,10 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     previous = history and obs.feed == "previous_action"
     checks = []
     if action.max_gap_us:
-        checks.append(_GAP.replace("@GAP@", str(action.max_gap_us)))
+        checks.append(fill("time_gap.c.in", GAP=str(action.max_gap_us)))
     if action.interval_us:
         early, late = action.interval_us * 4 // 5, action.interval_us * 6 // 5
-        checks.append(_INTERVAL.replace("@LOW@", str(early)).replace("@HIGH@", str(late)))
+        checks.append(fill("time_interval.c.in", LOW=str(early), HIGH=str(late)))
     native = f"  st->native = st->sub == {obs.period}u ? 1u : 0u;"
     if obs.native_interval_us:
         native = (
@@ -318,18 +116,24 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     after, advance = "  st->native = 1u;\n", ""
     timed = has_time(plan)
     if history:
-        body = _AFTER_PREVIOUS.replace("@NATIVE@", native) if previous else _AFTER_OWN
         depth = 4 if previous else 6
-        body = body.replace("@FINISH@", _indent(hooks.finish, depth)).replace(
-            "@SHIFT@", _indent(hooks.shift, depth)
-        )
-        body = body.replace("@SLICE@", _indent(hooks.slice, depth) or "      ;"[6 - depth :])
-        body = body.replace("@FEED@", _indent(hooks.feed, 4))
+        parts = {
+            "FINISH": _indent(hooks.finish, depth),
+            "SHIFT": _indent(hooks.shift, depth),
+            "SLICE": _indent(hooks.slice, depth) or "      ;"[6 - depth :],
+        }
+        if previous:
+            body = fill("advance_previous.c.in", NATIVE=native, **parts)
+        else:
+            body = fill("advance_own.c.in", PERIOD=str(obs.period), FEED=_indent(hooks.feed, 4), **parts)
         clock = bool(obs.native_interval_us)
         after = f"  @N@_advance(st{', now_us' if clock else ''});\n"
-        local = "  uint32_t i;\n" if "(i = 0;" in body else ""
-        advance = _ADVANCE.replace("@ADVANCETIME@", ", uint64_t now_us" if clock else "")
-        advance = advance.replace("@ADVANCELOCALS@", local).replace("@BODY@", body)
+        advance = fill(
+            "advance.c.in",
+            ADVANCETIME=", uint64_t now_us" if clock else "",
+            ADVANCELOCALS="  uint32_t i;\n" if "(i = 0;" in body else "",
+            BODY=body,
+        )
     reset = hooks.reset
     if timed:
         reset = "st->last_us = 0u;\nst->seen = 0u;\n" + reset
@@ -339,37 +143,44 @@ def step_text(plan: Plan, hooks: Hooks, *, loadable: bool) -> str:
     if hooks.rebuild:
         rebuild = "@N@_rebuild(st);"
     n = str(plan.network.n_out)
-    text = _GUARD + "\n" + limit_table + "".join(table for table, _ in tables)
+    text = fill("guard.c.in") + "\n" + limit_table + "".join(table for table, _ in tables)
     if hooks.rebuild:
         text += f"\nstatic void @N@_rebuild(@N@_state_t *st)\n{{\n{_indent(hooks.rebuild, 2)}\n}}\n"
-    text += "\n" + _RESET + "\n" + _STEP
+    text += "\n" + fill(
+        "reset.c.in",
+        RESET=_indent(reset + ("\n" + rebuild if rebuild else ""), 2) + "\n",
+        WEIGHTS="  st->weights = &@N@_weights;\n" if loadable else "",
+        ACTIONS=n,
+        SAFE=tables[2][1],
+    )
     extra = [("const float *previous", "previous")] if previous else []
     extra += [("uint64_t now_us", "now_us")] if timed else []
-    replacements = {
-        "@TIME@": _TIME.replace("@CHECKS@", "\n".join(checks) or "        (void)gap;") if timed else "",
-        "@BEFORE@": _BEFORE.replace("@FEED@", _indent(hooks.feed, 4)) if previous else "",
-        "@ADVANCE@": advance,
-        "@AFTER@": after,
-        "@OBSERVED@": ", ".join(["@N@_state_t *st", "const float *obs", *(item for item, _ in extra)]),
-        "@PASSED@": ", ".join(["st", "obs", *(item for _, item in extra)]),
-        "@TRUST@": _RECOVER[action.recovery],
-        "@COMPUTED@": "  const float *y;\n",
-        "@RAW@": "    st->fed[i] = a;\n" if history and not previous else "",
-        "@RAWBAD@": "    st->fed[i] = st->last[i];\n" if history and not previous else "",
-        "@NETWORK@": _indent(hooks.network + "\nreturn y;", 2),
-        "@OBSERVE@": _indent(hooks.observe, 4),
-        "@RESET@": _indent(reset + ("\n" + rebuild if rebuild else ""), 2) + "\n",
-        "@WEIGHTS@": "  st->weights = &@N@_weights;\n" if loadable else "",
-        "@PERIOD@": str(obs.period),
-        "@ARGUMENTS@": step_arguments(plan),
-        "@STATE@": str(obs.state),
-        "@ACTIONS@": n,
-        "@LIMIT@": limit,
-        "@BAD@": str(action.bad_limit),
-        "@LOW@": tables[0][1],
-        "@HIGH@": tables[1][1],
-        "@SAFE@": tables[2][1],
-    }
-    for key, value in replacements.items():
-        text = text.replace(key, value)
-    return text
+    bad = str(action.bad_limit)
+    return (
+        text
+        + "\n"
+        + fill(
+            "step.c.in",
+            TIME=fill("time.c.in", CHECKS="\n".join(checks) or "        (void)gap;") if timed else "",
+            BEFORE=fill("feed_before.c.in", FEED=_indent(hooks.feed, 4), ACTIONS=n) if previous else "",
+            ADVANCE=advance,
+            AFTER=after,
+            OBSERVED=", ".join(["@N@_state_t *st", "const float *obs", *(item for item, _ in extra)]),
+            PASSED=", ".join(["st", "obs", *(item for _, item in extra)]),
+            TRUST=fill("recover_reset.c.in", BAD=bad)
+            if action.recovery == "reset"
+            else fill("recover_good_input.c.in"),
+            RAW="    st->fed[i] = a;\n" if history and not previous else "",
+            RAWBAD="    st->fed[i] = st->last[i];\n" if history and not previous else "",
+            NETWORK=_indent(hooks.network + "\nreturn y;", 2),
+            OBSERVE=_indent(hooks.observe, 4),
+            ARGUMENTS=step_arguments(plan),
+            STATE=str(obs.state),
+            ACTIONS=n,
+            LIMIT=limit,
+            BAD=bad,
+            LOW=tables[0][1],
+            HIGH=tables[1][1],
+            SAFE=tables[2][1],
+        )
+    )

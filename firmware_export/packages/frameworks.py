@@ -13,9 +13,9 @@ from flocklet.firmware_export.c.step import STATUS, has_time
 from flocklet.firmware_export.packages.crazyflie import crazyflie_files
 from flocklet.firmware_export.plan.plan import Plan
 
-__all__ = ["TARGETS", "package_files"]
+__all__ = ["PACKAGES", "package_files"]
 
-TARGETS = ("c99", "cmake", "arduino", "platformio", "zephyr", "esp-idf", "crazyflie")
+PACKAGES = ("plain", "cmake", "arduino", "platformio", "zephyr", "esp-idf", "crazyflie")
 _VERSION = "1.0.0"
 
 
@@ -152,7 +152,7 @@ def _history_text(plan: Plan) -> str:
     )
 
 
-def readme(plan: Plan, manifest: dict[str, Any], targets: tuple[str, ...]) -> str:
+def readme(plan: Plan, manifest: dict[str, Any], packages: tuple[str, ...]) -> str:
     """Return the README of an export."""
     n, action = plan.name, plan.action
     bits = "\n".join(f"| {value} | `{n}_{key}` | {text} |" for key, (value, text) in STATUS.items())
@@ -166,7 +166,7 @@ def readme(plan: Plan, manifest: dict[str, Any], targets: tuple[str, ...]) -> st
         " covered by the proofs; Xtensa parts compile with the vendor's compiler and are not verified.",
         "crazyflie": "- Crazyflie: `make -C crazyflie CRAZYFLIE_BASE=PATH_OF_THE_FIRMWARE`; see `crazyflie/README.md`.",
     }
-    packages = "\n".join(wiring[target] for target in targets if target in wiring)
+    wired = "\n".join(wiring[package] for package in packages if package in wiring)
     return f"""\
 # {n}
 
@@ -194,7 +194,7 @@ uint32_t status = {_call(plan)};
 
 ## Where to put it
 - Plain C (PX4 and others): add `{n}.c` and `{n}.h` to the build. Hex floats need a C compiler, not C++.
-{packages}
+{wired}
 
 ## What is known
 - Error against float64: at most {error["max"]:.1e} over {error["count"]} {error["observations"]} observations.
@@ -213,20 +213,20 @@ def _short(value: float | tuple[float, ...]) -> str:
 
 
 def package_files(
-    plan: Plan, sources: dict[str, str | bytes], manifest: dict[str, Any], targets: tuple[str, ...]
+    plan: Plan, sources: dict[str, str | bytes], manifest: dict[str, Any], packages: tuple[str, ...]
 ) -> dict[str, str | bytes]:
     """Return the files of the chosen packages by path."""
-    files: dict[str, str | bytes] = {"README.md": readme(plan, manifest, targets)}
-    if "cmake" in targets:
+    files: dict[str, str | bytes] = {"README.md": readme(plan, manifest, packages)}
+    if "cmake" in packages:
         files |= _cmake(plan)
-    if "arduino" in targets:
+    if "arduino" in packages:
         files |= _arduino(plan, sources)
-    if "platformio" in targets:
+    if "platformio" in packages:
         files |= _platformio(plan)
-    if "zephyr" in targets:
+    if "zephyr" in packages:
         files |= _zephyr(plan)
-    if "esp-idf" in targets:
+    if "esp-idf" in packages:
         files |= _esp_idf(plan)
-    if "crazyflie" in targets and plan.network.n_out == 4 and plan.obs.state == 18:
+    if "crazyflie" in packages and plan.network.n_out == 4 and plan.obs.state == 18:
         files |= crazyflie_files(plan)
     return files

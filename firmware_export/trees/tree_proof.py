@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import FlockletError, MissingExtra
+from flocklet.firmware_export.c.template import fill, named
 from flocklet.firmware_export.trees.trees import Trees
 from flocklet.firmware_export.verify import unicorn_engine
 from flocklet.firmware_export.verify.elf import read_elf
@@ -35,20 +36,6 @@ from flocklet.firmware_export.verify.unicorn_engine import Emulator
 __all__ = ["verify_trees"]
 
 F32: TypeAlias = npt.NDArray[np.float32]
-
-_DRIVER = """\
-#include "@N@.h"
-static volatile float in[@N@_INPUTS], out[@N@_ACTIONS];
-__attribute__((used, noinline)) void drive_eval(const float *x, float *y)
-{
-  @N@_eval(x, y);
-}
-int image_main(void)
-{
-  drive_eval((const float *)in, (float *)out);
-  return 0;
-}
-"""
 
 
 def verify_trees(
@@ -96,7 +83,7 @@ def _row(
 ) -> Row:
     core = CORES[core_name]
     program, library, image_path = where / "start.c", where / "trees.o", where / "trees.elf"
-    program.write_text(start_text(core) + _DRIVER.replace("@N@", name))
+    program.write_text(start_text(core) + named(fill("tree_driver.c.in"), name))
     code = source / f"{name}.c"
     printed = compile_object(compiler, core, [code], library, flags=[*flags, *WARNINGS], include=[source])
     warned = next((line for line in printed.splitlines() if "warning:" in line), "")

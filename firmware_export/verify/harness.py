@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flocklet.firmware_export.c.step import has_time
+from flocklet.firmware_export.c.template import fill, named
 from flocklet.firmware_export.plan.plan import Plan
 from flocklet.firmware_export.plan.reference import hidden_size
 from flocklet.firmware_export.verify.toolchain import Core, compile_image
@@ -22,6 +23,7 @@ __all__ = [
     "build_size",
     "driver_text",
     "layout_of",
+    "record_marks",
     "start_text",
     "write_link",
 ]
@@ -68,136 +70,6 @@ SECTIONS {{
 }}
 """
 
-_ARM_START = """\
-extern uint32_t _stack_top, _data_load, _data, _data_end, _bss, _bss_end;
-void reset_handler(void);
-void fault_handler(void);
-int image_main(void);
-static uint32_t semihost(uint32_t op, const void *arg)
-{
-  register uint32_t r0 __asm__("r0") = op;
-  register const void *r1 __asm__("r1") = arg;
-  __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-  return r0;
-}
-static void leave(uint32_t code)
-{
-  const uint32_t arg[2] = {0x20026u, code};
-  (void)semihost(0x20u, arg);
-  for (;;) {
-  }
-}
-void fault_handler(void)
-{
-  (void)semihost(4u, "FAULT\\n");
-  leave(70u);
-}
-__attribute__((section(".isr_vector"), used)) const void *const vectors[16] = {
-    &_stack_top, (const void *)reset_handler, (const void *)fault_handler, (const void *)fault_handler,
-    (const void *)fault_handler, (const void *)fault_handler, (const void *)fault_handler, 0, 0, 0, 0,
-    (const void *)fault_handler, 0, 0, (const void *)fault_handler, (const void *)fault_handler};
-__attribute__((used)) void reset_handler(void)
-{
-  volatile uint32_t *to = &_data;
-  uint32_t *end = &_data_end;
-  const uint32_t *from = &_data_load;
-@FPU@
-  /* Two symbols may share an address, which the compiler must not assume away. */
-  __asm__ volatile("" : "+r"(to), "+r"(end));
-  while (to != end) {
-    *to++ = *from++;
-  }
-  to = &_bss;
-  end = &_bss_end;
-  __asm__ volatile("" : "+r"(to), "+r"(end));
-  while (to != end) {
-    *to++ = 0u;
-  }
-  leave((uint32_t)image_main());
-}
-"""
-
-_FPU = """\
-  *(volatile uint32_t *)0xe000ed88u |= 0xfu << 20;
-  __asm__ volatile("dsb\\nisb" ::: "memory");"""
-
-_RISCV_START = """\
-int image_main(void);
-void reset_handler(void);
-__attribute__((used)) void reset_handler(void)
-{
-  (void)image_main();
-  for (;;) {
-  }
-}
-"""
-
-_FILES = """\
-static uint32_t file_open(const char *name, uint32_t mode, uint32_t length)
-{
-  const uint32_t arg[3] = {(uint32_t)name, mode, length};
-  return semihost(1u, arg);
-}
-static uint32_t file_move(uint32_t op, uint32_t fd, const void *data, uint32_t bytes)
-{
-  const uint32_t arg[3] = {fd, (uint32_t)data, bytes};
-  return semihost(op, arg);
-}
-static uint32_t in[@IN@], out[@OUT@];
-int image_main(void)
-{
-  uint32_t head[2], ticks, i;
-  const uint32_t source = file_open("in.bin", 1u, 6u);
-  const uint32_t sink = file_open("out.bin", 5u, 7u);
-  const uint32_t clock = file_open("ticks.bin", 5u, 9u);
-  if (source == 0xffffffffu || file_move(6u, source, head, 8u) != 0u) {
-    return 71;
-  }
-  *(volatile uint32_t *)0xe000e014u = 0xffffffu;
-  *(volatile uint32_t *)0xe000e018u = 0u;
-  *(volatile uint32_t *)0xe000e010u = 5u;
-  drive_reset();
-  for (i = 0; i < head[1]; i++) {
-    const uint32_t words = head[0] != 0u ? @STEPIN@u : @EVALIN@u;
-    if (file_move(6u, source, in, 4u * words) != 0u) {
-      return 72;
-    }
-    ticks = *(volatile uint32_t *)0xe000e018u;
-    if (head[0] != 0u) {
-      drive_step(in, out);
-    } else {
-      drive_eval(in, out);
-    }
-    ticks = (ticks - *(volatile uint32_t *)0xe000e018u) & 0xffffffu;
-    (void)file_move(5u, sink, out, 4u * (head[0] != 0u ? @STEPOUT@u : @EVALOUT@u));
-    (void)file_move(5u, clock, &ticks, 4u);
-  }
-  return (int)drive_selftest();
-}
-"""
-
-_DRIVER = """\
-static @N@_state_t state;
-@MEMORY@
-__attribute__((used, noinline)) void drive_reset(void)
-{
-  @N@_reset(&state, @N@_HISTORY_INIT);
-}
-__attribute__((used, noinline)) void drive_step(const uint32_t *in, uint32_t *out)
-{
-  const float *v = (const float *)(const void *)in;
-  out[@ACTIONS@] = @N@_step(&state, v@PREVIOUS@@TIME@, (float *)(void *)out);
-}
-__attribute__((used, noinline)) void drive_eval(const uint32_t *in, uint32_t *out)
-{
-@CLEAR@  @N@_eval(&scratch@HIDDEN@, (const float *)(const void *)in, (float *)(void *)out);
-}
-__attribute__((used, noinline)) uint32_t drive_selftest(void)
-{
-  return @N@_selftest(&state);
-}
-"""
-
 
 def driver_text(plan: Plan) -> str:
     """Return drive_reset, drive_step, drive_eval and drive_selftest, which take records of `layout_of`."""
@@ -206,27 +78,36 @@ def driver_text(plan: Plan) -> str:
     at = plan.obs.state + previous
     n_hidden = hidden_size(plan.network) if plan.integer is None else 0
     memory = f"static {n}_scratch_t scratch;\n" + (f"static float hidden[{n_hidden}];\n" if n_hidden else "")
-    clear = (
-        f"  uint32_t i;\n  for (i = 0; i < {n_hidden}u; i++) {{\n    hidden[i] = 0.0f;\n  }}\n"
-        if n_hidden
-        else ""
+    clear = fill("driver_clear.c.in", COUNT=str(n_hidden)) if n_hidden else ""
+    text = fill(
+        "driver.c.in",
+        ACTIONS=str(plan.network.n_out),
+        PREVIOUS=f", v + {plan.obs.state}" if previous else "",
+        TIME=f", ((uint64_t)in[{at + 1}] << 32) | in[{at}]" if has_time(plan) else "",
+        MEMORY=memory,
+        CLEAR=clear,
+        HIDDEN=", hidden" if n_hidden else "",
     )
-    return (
-        _DRIVER.replace("@N@", n)
-        .replace("@ACTIONS@", str(plan.network.n_out))
-        .replace("@PREVIOUS@", f", v + {plan.obs.state}" if previous else "")
-        .replace("@TIME@", f", ((uint64_t)in[{at + 1}] << 32) | in[{at}]" if has_time(plan) else "")
-        .replace("@MEMORY@", memory)
-        .replace("@CLEAR@", clear)
-        .replace("@HIDDEN@", ", hidden" if n_hidden else "")
-    )
+    return named(text, n)
+
+
+def record_marks(layout: Layout) -> dict[str, str]:
+    """Return the sizes of records as the marks of the programs that read and write them."""
+    return {
+        "IN": str(max(layout.eval_in, layout.step_in)),
+        "OUT": str(max(layout.eval_out, layout.step_out)),
+        "STEPIN": str(layout.step_in),
+        "STEPOUT": str(layout.step_out),
+        "EVALIN": str(layout.eval_in),
+        "EVALOUT": str(layout.eval_out),
+    }
 
 
 def start_text(core: Core) -> str:
     """Return the start-up code of a core: vectors, FPU, memory, semihosting."""
     if not core.machine:
-        return "#include <stdint.h>\n" + _RISCV_START
-    return "#include <stdint.h>\n" + _ARM_START.replace("@FPU@", _FPU if core.has_fpu else "")
+        return "#include <stdint.h>\n" + fill("riscv_start.c.in")
+    return "#include <stdint.h>\n" + fill("arm_start.c.in", FPU=fill("arm_fpu.c.in") if core.has_fpu else "")
 
 
 def write_link(core: Core, where: Path) -> Path:
@@ -243,17 +124,9 @@ def build_image(
     layout = layout_of(plan)
     text = start_text(core) + f'#include "{plan.name}.h"\n' + driver_text(plan)
     if core.machine:
-        files = _FILES.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
-        files = files.replace("@OUT@", str(max(layout.eval_out, layout.step_out)))
-        for key in ("step_in", "step_out", "eval_in", "eval_out"):
-            files = files.replace(f"@{key.replace('_', '').upper()}@", str(getattr(layout, key)))
-        text += files
+        text += fill("semihost_files.c.in", **record_marks(layout))
     else:
-        text += (
-            "static volatile uint32_t which;\nstatic uint32_t in[1], out[1];\nint image_main(void)\n{\n"
-            "  drive_reset();\n  if (which == 1u) {\n    drive_step(in, out);\n  } else if (which == 2u) {\n"
-            "    drive_eval(in, out);\n  }\n  return (int)drive_selftest();\n}\n"
-        )
+        text += fill("riscv_main.c.in")
     return _link(text, [source / f"{plan.name}.c"], compiler, core, where, flags, source, "image")
 
 

@@ -15,44 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import VerificationError
+from flocklet.firmware_export.c.template import fill
 from flocklet.firmware_export.plan.plan import Plan
-from flocklet.firmware_export.verify.harness import driver_text, layout_of
+from flocklet.firmware_export.verify.harness import driver_text, layout_of, record_marks
 from flocklet.firmware_export.verify.toolchain import WARNINGS, run_compiler
 
 __all__ = ["HostProgram", "build_host"]
-
-_MAIN = """\
-#include <stdio.h>
-int main(int argc, char **argv)
-{
-  static uint32_t in[@IN@], out[@OUT@];
-  uint32_t head[2], i;
-  FILE *source, *sink;
-  if (argc != 3 || (source = fopen(argv[1], "rb")) == NULL || (sink = fopen(argv[2], "wb")) == NULL) {
-    return 71;
-  }
-  if (fread(head, 4, 2, source) != 2) {
-    return 72;
-  }
-  drive_reset();
-  for (i = 0; i < head[1]; i++) {
-    if (fread(in, 4, head[0] ? @STEPIN@ : @EVALIN@, source) != (head[0] ? @STEPIN@u : @EVALIN@u)) {
-      return 73;
-    }
-    if (head[0]) {
-      drive_step(in, out);
-    } else {
-      drive_eval(in, out);
-    }
-    if (fwrite(out, 4, head[0] ? @STEPOUT@ : @EVALOUT@, sink) == 0) {
-      return 74;
-    }
-  }
-  fclose(source);
-  fclose(sink);
-  return (int)drive_selftest();
-}
-"""
 
 
 class HostProgram:
@@ -98,12 +66,8 @@ def build_host(
 
     `compiler` is one that `toolchain.available` knows, or the name of a program.
     """
-    layout = layout_of(plan)
     text = f'#include "{plan.name}.h"\n' + driver_text(plan).replace("__attribute__((used, noinline)) ", "")
-    main = _MAIN.replace("@IN@", str(max(layout.eval_in, layout.step_in)))
-    main = main.replace("@OUT@", str(max(layout.eval_out, layout.step_out)))
-    for key in ("step_in", "step_out", "eval_in", "eval_out"):
-        main = main.replace(f"@{key.replace('_', '').upper()}@", str(getattr(layout, key)))
+    main = fill("host_main.c.in", **record_marks(layout_of(plan)))
     where.mkdir(parents=True, exist_ok=True)
     driver, program = where / "host.c", where / "host"
     driver.write_text(text + main)

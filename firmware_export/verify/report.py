@@ -74,7 +74,7 @@ def summary(artifact: Artifact) -> list[str]:
         )
         lines.append(text)
     if not rows:
-        lines.append("not verified yet: run 'flocklet export verify DIR'")
+        lines.append("not verified yet: run 'flocklet verify DIR'")
     else:
         lines.append("verified" if m["verification"]["verified"] else "NOT verified")
     return lines

@@ -1,7 +1,7 @@
 """`flocklet export`: turn a policy into C for a microcontroller, prove it, and say what it costs.
 
-flocklet export FILE.onnx [--out DIR] [--target cortex-m4] [--verify]
-flocklet export verify DIR | report DIR | diff DIR DIR
+flocklet export FILE.onnx [--out DIR] [--package arduino] [--verify [--target cortex-m4]]
+flocklet export report DIR | diff DIR DIR
 flocklet verify DIR
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_ACTIONS = ("build", "verify", "report", "diff")
+_ACTIONS = ("report", "diff")
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verbs `export` and `verify` to a command line; both end in `run`."""
     parser = subparsers.add_parser("export", help="write a policy as C for a microcontroller, with its proof")
-    parser.add_argument("items", nargs="+", metavar="FILE.onnx | verify DIR | report DIR | diff DIR DIR")
+    parser.add_argument("items", nargs="+", metavar="FILE.onnx | report DIR | diff DIR DIR")
     parser.add_argument("--out", type=Path, help="directory to write to (default: the file's name)")
     parser.add_argument("--name", help="prefix of every C name (default: policy)", default="policy")
     parser.add_argument("--dtype", choices=("f32", "w16", "i16", "w8"), default="f32")
@@ -85,7 +86,7 @@ def _build(args: argparse.Namespace, source: str) -> int:
     import numpy as np
 
     from flocklet.firmware_export.export import export_policy
-    from flocklet.firmware_export.packages.frameworks import TARGETS
+    from flocklet.firmware_export.packages.frameworks import PACKAGES
     from flocklet.firmware_export.verify.report import summary
 
     obs, action = _specs(args)
@@ -104,7 +105,7 @@ def _build(args: argparse.Namespace, source: str) -> int:
         dtype=args.dtype,
         obs=obs,
         action=action,
-        targets=tuple(args.package or TARGETS),
+        packages=tuple(args.package or PACKAGES),
         blob=args.blob,
         samples=samples,
         max_error=args.max_error,
@@ -189,9 +190,21 @@ def _diff(args: argparse.Namespace, left: str, right: str) -> int:
     return 0
 
 
+def _known_cores(targets: Sequence[str]) -> None:
+    """Refuse what is no core before anything is done: a mistyped core must not end in an unproved export."""
+    from flocklet.firmware_export.verify.toolchain import CORES
+
+    unknown = [target for target in targets if target not in {*CORES, "all"}]
+    if unknown:
+        raise UsageError(
+            f"--target {unknown[0]}: no such core", remedy=f"choose one of: {', '.join(CORES)}, all"
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Carry out `export` or `verify`; return the exit code (8: not proved, 7: a tool is missing)."""
     items: list[str] = args.items
+    _known_cores(args.target or ())
     if args.export_verb == "verify":
         return _verify(args, items[0])
     action, rest = (items[0], items[1:]) if items[0] in _ACTIONS else ("build", items)
@@ -200,6 +213,4 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"export {action} takes {wanted} path{'s' if wanted > 1 else ''}, not {len(rest)}")
     if action == "build":
         return _build(args, rest[0])
-    if action == "verify":
-        return _verify(args, rest[0])
     return _report(args, rest[0]) if action == "report" else _diff(args, rest[0], rest[1])

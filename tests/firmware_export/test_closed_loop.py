@@ -18,7 +18,9 @@ from kit.firmware import actor, needs_gcc, needs_unicorn
 )
 def test_the_flight_is_the_same_bit_for_bit(tmp_path, dtype, rules):
     obs, action = preset(rules)
-    made = export_policy(actor(), tmp_path, name="ltf", dtype=dtype, obs=obs, action=action, targets=("c99",))
+    made = export_policy(
+        actor(), tmp_path, name="ltf", dtype=dtype, obs=obs, action=action, packages=("plain",)
+    )
     firmware = Firmware(made, compiler="gcc")
     emulated = fly(firmware, ToyPlant(18, 4), seed=3, ticks=250)
     numpy = fly(reference_policy(made), ToyPlant(18, 4), seed=3, ticks=250)

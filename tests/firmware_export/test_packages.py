@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flocklet.firmware_export.export import export_policy, load_artifact
-from flocklet.firmware_export.packages.frameworks import TARGETS
+from flocklet.firmware_export.packages.frameworks import PACKAGES
 from flocklet.firmware_export.read.semantics import preset
 from flocklet.firmware_export.verify.elf import read_elf
 from flocklet.firmware_export.verify.expected import expected_of
@@ -216,7 +216,7 @@ def test_no_warning_on_any_arm_core(tmp_path, dtype):
     samples = np.zeros((4, 146), np.float32)
     how = {"samples": samples, "max_error": 1.0} if dtype == "w8" else {}
     made = export_policy(
-        actor(), tmp_path, name="p", dtype=dtype, obs=obs, action=action, targets=("c99",), **how
+        actor(), tmp_path, name="p", dtype=dtype, obs=obs, action=action, packages=("plain",), **how
     )
     for core in CORES.values():
         if not core.gcc:
@@ -238,7 +238,7 @@ def test_no_warning_on_any_arm_core(tmp_path, dtype):
 
 
 def test_packages_can_be_chosen():
-    assert set(TARGETS) == {"c99", "cmake", "arduino", "platformio", "zephyr", "esp-idf", "crazyflie"}
+    assert set(PACKAGES) == {"plain", "cmake", "arduino", "platformio", "zephyr", "esp-idf", "crazyflie"}
 
 
 BUILD_TREES = """\

@@ -129,3 +129,18 @@ def test_a_relative_directory_verifies_and_flies(tmp_path: Path, monkeypatch: py
     assert main(*words) == 0
     assert main("verify", "pilot", "--cc", "zig", "--engine", "unicorn") == 0
     assert main("fly", "eval", "--firmware", "pilot", "--seeds", "0-0", "--episodes", "1") == 0
+
+
+@pytest.mark.parametrize("verb", ["export", "verify"])
+def test_a_core_that_does_not_exist_is_refused_before_anything_is_written(policy, tmp_path, verb):
+    out = tmp_path / "out"
+    words = ["export", policy, "--out", out] if verb == "export" else ["verify", out]
+    with pytest.raises(UsageError, match="no-such-core: no such core"):
+        main(*words, "--target", "no-such-core")
+    assert not out.exists()
+
+
+def test_a_package_that_does_not_exist_is_refused_before_anything_is_written(policy, tmp_path):
+    with pytest.raises(ExportError, match="unknown package"):
+        main("export", policy, "--out", tmp_path / "out", "--package", "cortex-m4")
+    assert not (tmp_path / "out").exists()

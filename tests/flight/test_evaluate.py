@@ -302,7 +302,7 @@ def exported(tmp_path_factory) -> Path:
 
     obs, action = preset("learning-to-fly")
     folder = tmp_path_factory.mktemp("firmware") / "x"
-    export_policy(actor(), folder, name="ltf", obs=obs, action=action, targets=("c99",))
+    export_policy(actor(), folder, name="ltf", obs=obs, action=action, packages=("plain",))
     return folder
 
 
