@@ -28,7 +28,7 @@ class Limits:
     """Bound what one body may hold; every bound is checked before the bytes behind it are decoded.
 
     `schema` (name -> shape) is set where a model's tensors are expected: the arrays at the top of the body must then
-    be exactly those.
+    be exactly those. `layout` lets the same arrays come, some or all of them, and no others.
     """
 
     max_bytes: int = 64 * 1024
@@ -38,6 +38,7 @@ class Limits:
     max_str_bytes: int = 4096
     max_elements: int = 1 << 20  # of all arrays together
     schema: Mapping[str, tuple[int, ...]] | None = None
+    layout: Mapping[str, tuple[int, ...]] | None = None
 
 
 def pack_body(body: Mapping[str, Any]) -> bytes:
@@ -182,7 +183,7 @@ class _Walk:
         return value
 
     def _array(self, value: msgpack.ExtType, name: str | None) -> Any:
-        schema = self.limits.schema
+        schema = self.limits.schema if self.limits.schema is not None else self.limits.layout
         expected = None
         if schema is not None:
             if name is None or name not in schema:
