@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "verify": ("export", "prove an export on this machine and on emulated cores"),
     "bench-search": ("bench_search", "measure the ranking on a judged collection"),
     "fly": ("fly", "train and judge policies that fly"),
+    "learn": ("learn", "learn to act: train and judge policies"),
     "swarm": ("swarm", "learn together: real peers, or thousands in virtual time"),
     "demo": ("demo", "watch a flock of real peers learn together"),
 }

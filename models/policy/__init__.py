@@ -1,0 +1,1 @@
+"""One learning core: any environment, any loss, policies that leave the process as ONNX."""

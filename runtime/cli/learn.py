@@ -1,0 +1,22 @@
+"""The verb `learn` and its sub-verbs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flocklet.cli import learn_eval, learn_tasks, learn_train
+
+__all__ = ["add_parser"]
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb; every sub-verb adds itself."""
+    learn = verbs.add_parser(
+        "learn",
+        help="learn to act: train and judge policies",
+        description="Train policies in simulated tasks, or in an environment of your own.",
+    )
+    below = learn.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=verbs._parser_class)
+    learn_tasks.add_parser(below)
+    learn_train.add_parser(below)
+    learn_eval.add_parser(below)
