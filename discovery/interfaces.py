@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ __all__ = ["Interface", "announced_hosts", "choose", "is_ready", "list_interface
 
 _MAX_ANNOUNCED = 8
 _MAX_LISTENING = 16
+_LAST = (9, True, True)
+_VIRTUAL = re.compile(
+    r"br-[0-9a-f]|docker|podman|veth|virbr|vnet|vmnet|vboxnet|cni|flannel|cali|cilium|lxc|lxd|incus|kube|weave|ovs"
+    r"|tun|tap|wg|tailscale|zt|utun|awdl|llw|bridge\d|gif|stf|dummy|ifb|sit|ip6tnl|vEthernet"
+)
+"""Names that systems give to interfaces of containers, virtual machines and tunnels; `br0` is a bridge of the owner's."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,20 @@ def choose(
 
 
 def announced_hosts(interfaces: Iterable[Interface]) -> list[str]:
-    """Return the addresses to put into A and AAAA records: loopback only if there is nothing else; at most
-    8.
+    """Return the addresses to put into A and AAAA records, at most 8: those that others can most likely reach first.
+
+    Every interface gives its best address before any gives a second one, real interfaces before those of containers
+    and virtual machines, so that twenty bridges never push out the one card. Loopback only if there is nothing else.
     """
-    hosts = [host for interface in interfaces for host in interface.hosts]
-    outward = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
-    chosen = outward or hosts
-    chosen.sort(key=lambda host: (ipaddress.ip_address(host).is_link_local, ":" in host))
-    return list(dict.fromkeys(chosen))[:_MAX_ANNOUNCED]
+    chosen = _outward(interfaces)
+    by_turn = [
+        (turn, _rank(interface, host), place, host)
+        for place, interface in enumerate(chosen)
+        for turn, host in enumerate(sorted(interface.hosts, key=_host_rank))
+    ]
+    # A second address of a real card comes before the first one of a bridge.
+    by_turn.sort(key=lambda row: (_is_link_local(row[3]), row[1][0], row[0], row[1], row[2]))
+    return list(dict.fromkeys(host for *_, host in by_turn))[:_MAX_ANNOUNCED]
 
 
 def is_ready(host: str, index: int) -> bool:
@@ -92,20 +105,55 @@ def is_ready(host: str, index: int) -> bool:
 
 
 def listen_hosts(interfaces: Iterable[Interface], *, is_default: bool = False) -> list[str]:
-    """Return the addresses that stand for `interfaces` when joining the multicast groups: IPv4 all, IPv6
-    one each.
+    """Return the addresses that stand for `interfaces` when joining the multicast groups: IPv4 all, IPv6 one each.
 
-    An IPv6 group is joined per interface, so one address is enough, and the link-local one is the right
-    sender. ::1 is left out (loopback joins by IPv4). With `is_default`, ports of bridges (veth) are left
-    out and the number is bounded: a container host has hundreds.
+    An IPv6 group is joined per interface, so one address is enough, and the link-local one is the right sender. ::1 is
+    left out (loopback joins by IPv4). With `is_default` the number is bounded at 16 (Linux joins 20 IPv4 groups a socket,
+    `igmp_max_memberships`; a container host has hundreds), real interfaces first, and the host's ends of container links
+    (veth without an IPv4 address) are left out, unless there is nothing else: in a container the card itself is a veth.
     """
-    hosts: list[str] = []
-    for interface in interfaces:
-        if is_default and interface.name.startswith("veth"):
-            continue
-        hosts += [host for host in interface.hosts if ":" not in host]
+    everything = list(interfaces)
+    if is_default:
+        ports = [one for one in everything if _is_port(one)]
+        if any(not one.is_loopback for one in everything if one not in ports):
+            everything = [one for one in everything if one not in ports]
+        everything.sort(key=lambda one: min((_rank(one, host) for host in one.hosts), default=_LAST))
+    rows: list[list[str]] = []
+    for interface in everything:
         six = [host for host in interface.hosts if ":" in host and not ipaddress.ip_address(host).is_loopback]
-        six.sort(key=lambda host: not ipaddress.ip_address(host).is_link_local)
-        hosts += six[:1]
-    unique = list(dict.fromkeys(hosts))
-    return unique[:_MAX_LISTENING] if is_default else unique
+        six.sort(key=lambda host: not _is_link_local(host))
+        rows.append([host for host in interface.hosts if ":" not in host] + six[:1])
+    if not is_default:
+        return list(dict.fromkeys(host for row in rows for host in row))
+    firsts = [row[0] for row in rows if row]  # each interface once before any twice
+    unique = list(dict.fromkeys([*firsts, *(host for row in rows for host in row[1:])]))
+    return unique[:_MAX_LISTENING]
+
+
+def _outward(interfaces: Iterable[Interface]) -> list[Interface]:
+    """Return the interfaces without loopback addresses, or all when nothing else is there."""
+    everything = list(interfaces)
+    outward = [
+        Interface(one.name, one.index, tuple(h for h in one.hosts if not ipaddress.ip_address(h).is_loopback))
+        for one in everything
+    ]
+    return [one for one in outward if one.hosts] or everything
+
+
+def _is_link_local(host: str) -> bool:
+    return ipaddress.ip_address(host).is_link_local
+
+
+def _is_port(interface: Interface) -> bool:
+    return interface.name.startswith("veth") and all(":" in host for host in interface.hosts)
+
+
+def _host_rank(host: str) -> tuple[bool, bool]:
+    return _is_link_local(host), ":" in host
+
+
+def _rank(interface: Interface, host: str) -> tuple[int, bool, bool]:
+    """Return how late `host` comes: real cards, then bridges and tunnels; an address that is its net's gateway later."""
+    is_gateway = ":" not in host and host.endswith(".1")  # how bridges for containers number themselves
+    kind = 3 if interface.is_loopback else 2 if _VIRTUAL.match(interface.name) else 1 if is_gateway else 0
+    return kind, _is_link_local(host), ":" in host
