@@ -26,6 +26,7 @@ __all__ = [
     "Identity",
     "device_id_of",
     "format_id",
+    "is_small_order",
     "origin_of",
     "parse_id",
     "save_private",
@@ -34,6 +35,20 @@ __all__ = [
 ]
 
 MAX_KEY_FILE_BYTES = 4096
+_SIGN_BIT = 0x80
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(y)
+    for y in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
+"""The y coordinates, sign bit masked, of the points of order 1, 2, 4 and 8 and of their encodings above the prime."""
 
 
 class Identity:
@@ -170,8 +185,22 @@ def _move_if_free(scratch: Path, path: Path) -> None:
         scratch.rename(path)
 
 
+def is_small_order(public_key: bytes) -> bool:
+    """Return whether a raw key is a point of small order: whoever "signs" with one needs no private key.
+
+    Such a signature (S = 0) holds for many messages at once (RFC 8032, section 5.1.7, does not exclude it), so it names
+    nobody: two devices would have one id, and every record could be condemned or vouched for by anybody.
+    """
+    return len(public_key) == 32 and public_key[:31] + bytes([public_key[31] & ~_SIGN_BIT]) in _SMALL_ORDER
+
+
 def verify(public_key: bytes, signature: bytes, message: bytes) -> bool:
-    """Return whether `signature` is that of `message` by `public_key`; never raises for hostile input."""
+    """Return whether `signature` is that of `message` by `public_key`; never raises for hostile input.
+
+    A key of small order signs nothing: for devices, persons and authors alike.
+    """
+    if is_small_order(public_key):
+        return False
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from flocklet.errors import PeerRefused
 from flocklet.identity.certificate import certificate_hash, certificate_key
 from flocklet.identity.flock import Flock
-from flocklet.identity.key import Identity, device_id_of, short_id, verify
+from flocklet.identity.key import Identity, device_id_of, is_small_order, short_id, verify
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.wire.frame import PROTOCOL_VERSION, Frame, encode_hop
 
@@ -193,6 +193,8 @@ class Handshake:
             raise self._refused("reflected")
         if hello.nonce in self._nonces:
             raise self._refused("replay")
+        if is_small_order(hello.key):
+            raise self._refused("key", "its key is one that anybody can sign with")
         if (certificate_key(hello.certificate) if self._is_server else self._server_key) != hello.key:
             raise self._refused("key", "the announced key is not that of the certificate")
         if hello.tag != party.flock.tag:
