@@ -11,7 +11,8 @@ from recommend_data import split
 
 from flocklet.datasets.installed import MovieLens
 from flocklet.events.edge import Edge, sign_page
-from flocklet.events.edge_sync import EdgePool, absorb, answer, request
+from flocklet.events.edge_sync import Absorbed, EdgePool, absorb_steps, answer_steps, question
+from flocklet.events.feed import finish
 from flocklet.identity.key import Identity
 from flocklet.models.recommend.graph import Graph
 from flocklet.models.recommend.meritrank import TrustEdges
@@ -106,14 +107,16 @@ def ingest() -> Rows:
     for number, (who, page) in enumerate(pages):
         pool.put(page, who.public_key)
         if number % 16 == 15:
-            answers.append(answer(pool, request(EdgePool(), bytes(8)), rng))
+            answers.append(finish(answer_steps(pool, question(EdgePool(), bytes(8)), rng)))
             pool = EdgePool()
     graph = Graph()
 
     def absorb_all() -> None:
+        got = Absorbed()
         for message in answers:
-            for page in absorb(message).pages:
-                graph.add(page.edges, 1_800_000_000.0)
+            finish(absorb_steps(message, got))
+        for page in got.pages:
+            graph.add(page.edges, 1_800_000_000.0)
 
     begun = time.perf_counter()
     absorb_all()

@@ -14,8 +14,10 @@ import platformdirs
 
 from flocklet.clock import SystemClock
 from flocklet.datasets.installed import fetch_movielens
+from flocklet.device.edge_feed import EdgeFeed
 from flocklet.device.recommender import Taste
 from flocklet.errors import FlockletError
+from flocklet.events.feed import exchange
 from flocklet.identity.key import Identity
 from flocklet.store.store import Store
 
@@ -30,12 +32,13 @@ class Household:
         self.people = {f"person {p}": Identity.from_seed(rng.bytes(32)) for p in people}
         self.device = Identity.from_seed(rng.bytes(32))
         self.store = Store(folder / "state.db")
-        self.taste = Taste(self.store, folder, SystemClock(), self.device, lambda: self.people, rng)
+        self.taste = Taste(self.store, folder, SystemClock(), self.device, lambda: self.people)
+        self.feed = EdgeFeed(self.taste, rng)
 
     def meet(self, other: Household) -> int:
         """Ask until the other has nothing new; return how many opinions came."""
         total = 0
-        while new := self.taste.absorb(other.taste.answer(self.taste.ask())):
+        while new := exchange(self.feed, other.feed).new:
             total += new
         return total
 
@@ -68,9 +71,8 @@ def main() -> None:
         for number, other in enumerate(households[1:], 1):
             news = first.meet(other)
             if number in (1, 3, 9):
-                print(
-                    f"after {number} meeting{'s' * (number > 1)}: {judge(first, later)}   ({news} new opinions)"
-                )
+                met = f"after {number} meeting{'s' * (number > 1)}"
+                print(f"{met}: {judge(first, later)}   ({news} new opinions)")
 
         print(f"\nFor {guest} of the first household, and through whom:")
         view = first.taste.view(first.people[guest])

@@ -25,7 +25,8 @@ async def main(folder: Path) -> None:
             )
 
             # Ask for the words of each document's own title: the right answer is known, so a rank can be measured.
-            titles = [document.title for document in node.device.store.documents()][:40]
+            stored = await node.owner.run(lambda: list(node.device.store.documents()))
+            titles = [document.title for document in stored][:40]
             ranks_before, ranks_after, times = [], [], []
             for title in titles:
                 begun_s = time.perf_counter()

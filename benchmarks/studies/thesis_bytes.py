@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.events.click_log import ClickEntry, ClickLog, Limits
-from flocklet.events.click_sync import Pull, message_size, pull_answer
+from flocklet.events.click_sync import Pull, answer
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity
+from flocklet.wire.body import pack_body
+from flocklet.wire.schema import body_of
 from studies.thesis import Simulation
 
 __all__ = ["Scale"]
@@ -46,9 +48,9 @@ class Scale:
         asked, asker = self._log(run, run.shares[source]), self._log(run, run.known[sink])
         pull, size = Pull(asker), 0
         while pull.request is not None:
-            answer = pull_answer(asked, pull.request)
-            size += message_size(pull.request) + message_size(answer)
-            pull.take(answer, 0.0)
+            told = answer(asked, pull.request)
+            size += sum(len(pack_body(body_of(message))) for message in (pull.request, told))
+            pull.take(told, 0.0)
         return size, len(pull.absorbed.accepted)
 
     def _write(self, run: Simulation) -> None:

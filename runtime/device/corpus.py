@@ -6,7 +6,6 @@ The index comes from its snapshot when that is up to date, else it is built from
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Sequence
 
 from flocklet.clock import Clock
@@ -22,50 +21,46 @@ __all__ = ["Library"]
 class Library:
     """Add, replace and remove documents; raises StoreError when the store cannot be used."""
 
-    def __init__(self, home: Home, store: Store, clock: Clock, turn: threading.RLock) -> None:
+    def __init__(self, home: Home, store: Store, clock: Clock) -> None:
         self._home = home
         self._store = store
         self._clock = clock
-        self._turn = turn
         self._index: Index | None = None
         self._is_saved = True
 
     @property
     def index(self) -> Index:
         """The search index, read on first use."""
-        with self._turn:
+        if self._index is None:
+            generation = self._store.documents_generation()
+            self._index = load_index(self._home.models, generation)
             if self._index is None:
-                generation = self._store.documents_generation()
-                self._index = load_index(self._home.models, generation)
-                if self._index is None:
-                    self._index = Index()
-                    self._index.add_many(_document(stored) for stored in self._store.documents())
-                    self._is_saved = False
-            return self._index
+                self._index = Index()
+                self._index.add_many(_document(stored) for stored in self._store.documents())
+                self._is_saved = False
+        return self._index
 
     def save(self) -> None:
         """Write the index snapshot if the documents changed since the last one."""
-        with self._turn:
-            if self._index is not None and not self._is_saved:
-                save_index(self._home.models, self._index, self._store.documents_generation())
-                self._is_saved = True
+        if self._index is not None and not self._is_saved:
+            save_index(self._home.models, self._index, self._store.documents_generation())
+            self._is_saved = True
 
     def add(self, documents: Sequence[tuple[Document, str | None]]) -> int:
         """Keep and index (document, path of its file) pairs; return how many were new or changed."""
-        with self._turn:
-            index = self.index
-            fresh = [(d, path) for d, path in documents if not self._holds(d, path)]
-            if not fresh:
-                return 0
-            replaced = {i for _, path in fresh if path is not None for i in self._store.item_ids_at(path)}
-            self._store.add_documents(
-                [StoredDocument(d.item_id, d.key, d.title, d.text, path) for d, path in fresh],
-                self._clock.time(),
-            )
-            self._is_saved = False
-            index.remove_many(replaced - {d.item_id for d, _ in fresh})
-            index.add_many([d for d, _ in fresh])
-            return len(fresh)
+        index = self.index
+        fresh = [(d, path) for d, path in documents if not self._holds(d, path)]
+        if not fresh:
+            return 0
+        replaced = {i for _, path in fresh if path is not None for i in self._store.item_ids_at(path)}
+        self._store.add_documents(
+            [StoredDocument(d.item_id, d.key, d.title, d.text, path) for d, path in fresh],
+            self._clock.time(),
+        )
+        self._is_saved = False
+        index.remove_many(replaced - {d.item_id for d, _ in fresh})
+        index.add_many([d for d, _ in fresh])
+        return len(fresh)
 
     def _holds(self, document: Document, path: str | None) -> bool:
         """Tell whether nothing needs to be written: the same text, at this path or at another that still exists."""
@@ -76,14 +71,12 @@ class Library:
 
     def forget_missing(self, path: str) -> int:
         """Take the documents at or below `path` whose files are gone out of store and index; return how many."""
-        with self._turn:
-            gone = [i for i, file in self._store.paths_below(path) if not os.path.lexists(file)]
-            return self._remove(gone)
+        gone = [i for i, file in self._store.paths_below(path) if not os.path.lexists(file)]
+        return self._remove(gone)
 
     def remove_path(self, path: str) -> int:
         """Take the documents at or below `path` out of store and index; return how many there were."""
-        with self._turn:
-            return self._remove([item_id for item_id, _ in self._store.paths_below(path)])
+        return self._remove([item_id for item_id, _ in self._store.paths_below(path)])
 
     def _remove(self, item_ids: Sequence[int]) -> int:
         if not item_ids:

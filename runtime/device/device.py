@@ -1,12 +1,14 @@
 """What one device knows and does on its own: documents, people, queries, clicks, and the model they teach.
 
-The network is not here: `flocklet.node.node` puts a `Device` on it. Calls from several threads take turns.
+The network is not here: `flocklet.node.node` puts a `Device` on it.
+
+One owner: the thread that opens a `Device` is the only one that ever calls it. Its store refuses every other thread, and
+nothing in here is locked. A running peer gives its device a thread of its own (`flocklet.node.owner`).
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.clock import Clock
-from flocklet.device.clicks import ClickExchange, proof_of
+from flocklet.device.click_feed import proof_of
 from flocklet.device.corpus import Library
 from flocklet.device.membership import Membership
 from flocklet.device.ranker import Ranked, Ranker
@@ -57,13 +59,11 @@ class Device:
         self.membership = membership
         self.clock = clock
         self.store = Store(home.database, check=check)
-        self._turn = threading.RLock()
         self._people: dict[str, Identity] = {}
-        self.library = Library(home, self.store, clock, self._turn)
+        self.library = Library(home, self.store, clock)
         self.log = ClickLog()
         votes = Settings() if membership.flock.is_open else Settings.among_friends()
         self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
-        self.exchange = ClickExchange(self.store, self.log, self.ranker, clock, self._own, self._turn)
         self._taste: Taste | None = None
         self._taught = 0
         self._open: dict[bytes, Event] = {}  # origin -> what was shown last and not clicked
@@ -79,15 +79,14 @@ class Device:
 
     def close(self) -> None:
         """Keep the index for a fast start and close the store."""
-        with self._turn:
-            try:
-                self.save_index()
-                if self._taste is not None:
-                    self._taste.save()
-            except StoreError as error:  # the documents are safe; the index is built anew from them
-                _log.warning("%s", error)
-            finally:
-                self.store.close()
+        try:
+            self.save_index()
+            if self._taste is not None:
+                self._taste.save()
+        except StoreError as error:  # the documents are safe; the index is built anew from them
+            _log.warning("%s", error)
+        finally:
+            self.store.close()
 
     def __enter__(self) -> Device:
         return self
@@ -103,11 +102,10 @@ class Device:
     @property
     def taste(self) -> Taste:
         """Trust, ratings and recommendations of the people here, read on first use."""
-        with self._turn:
-            if self._taste is None:
-                identity = self.membership.identity
-                self._taste = Taste(self.store, self.home.models, self.clock, identity, lambda: self._people)
-            return self._taste
+        if self._taste is None:
+            identity = self.membership.identity
+            self._taste = Taste(self.store, self.home.models, self.clock, identity, lambda: self._people)
+        return self._taste
 
     # -- documents --
 
@@ -128,15 +126,12 @@ class Device:
 
     def add_people(self, people: Mapping[str, bytes]) -> None:
         """Host more persons, name -> 32-byte seed; a name that is here keeps its key."""
-        with self._turn:
-            new = {
-                name: Identity.from_seed(seed) for name, seed in people.items() if name not in self._people
-            }
-            self.store.add_people([Person(name, who.origin, who.seed) for name, who in new.items()])
-            self.store.add_origins([(who.origin, who.public_key) for who in new.values()])
-            for name, identity in new.items():
-                self._people[name] = identity
-                self.log.learn_key(identity.public_key)
+        new = {name: Identity.from_seed(seed) for name, seed in people.items() if name not in self._people}
+        self.store.add_people([Person(name, who.origin, who.seed) for name, who in new.items()])
+        self.store.add_origins([(who.origin, who.public_key) for who in new.values()])
+        for name, identity in new.items():
+            self._people[name] = identity
+            self.log.learn_key(identity.public_key)
 
     def identity_of(self, person: str) -> Identity:
         """Return the identity of a hosted person; raise UsageError when nobody here has that name."""
@@ -169,32 +164,31 @@ class Device:
         a chance below the first place; what was never clicked is shown in the order of the text.
         """
         limit = max(1, min(limit, SHOWN_MAX))
-        with self._turn:
-            identity = self.identity_of(person)
-            if not query.strip():
-                raise UsageError("the query is empty", remedy="flocklet search WORDS...")
-            trust = self._trust_of(identity)
-            self._restore_reranker()
-            self._note_silence(identity)
-            rng = np.random.default_rng(self.ranker.posterior.impressions)
-            ranked = self.ranker.rank(
-                self.index, query, identity.origin, model=model, candidates=CANDIDATES,
-                trust=trust, own=self._own(), rng=rng,
-            )  # fmt: skip
-            shown = [int(item) for item in ranked.ids[:limit]]
-            why = (
-                self.ranker.explain(self.index, query, shown, identity.origin, trust=trust)
-                if is_explained
-                else [None] * len(shown)
-            )
-            found = tuple(
-                self._found(at, item, query, ranked, reason)
-                for at, (item, reason) in enumerate(zip(shown, why, strict=True))
-            )
-            now_s = self.clock.time()
-            query_id = self.store.add_event(identity.origin, query, shown, now_s)
-            self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(shown), now_s)
-            return Results(query_id, query, found)
+        identity = self.identity_of(person)
+        if not query.strip():
+            raise UsageError("the query is empty", remedy="flocklet search WORDS...")
+        trust = self._trust_of(identity)
+        self._restore_reranker()
+        self._note_silence(identity)
+        rng = np.random.default_rng(self.ranker.posterior.impressions)
+        ranked = self.ranker.rank(
+            self.index, query, identity.origin, model=model, candidates=CANDIDATES,
+            trust=trust, own=self.own(), rng=rng,
+        )  # fmt: skip
+        shown = [int(item) for item in ranked.ids[:limit]]
+        why = (
+            self.ranker.explain(self.index, query, shown, identity.origin, trust=trust)
+            if is_explained
+            else [None] * len(shown)
+        )
+        found = tuple(
+            self._found(at, item, query, ranked, reason)
+            for at, (item, reason) in enumerate(zip(shown, why, strict=True))
+        )
+        now_s = self.clock.time()
+        query_id = self.store.add_event(identity.origin, query, shown, now_s)
+        self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(shown), now_s)
+        return Results(query_id, query, found)
 
     def _note_silence(self, person: Identity) -> None:
         """Sign the person's last list as looked at and not clicked, if the person has clicked for that query before.
@@ -212,16 +206,15 @@ class Device:
 
         Takes seconds; a running peer calls it every few minutes. It stays BM25 unless the clicks justify more.
         """
-        with self._turn:
-            rates = self.ranker.rates()
-            if len(rates) < max(LEAST_QUERIES, self._taught * 6 // 5):
-                return False
-            self._taught = len(rates)
-            reranker = self.ranker.ready(self.index)
-            reranker.teach(rates, np.random.default_rng(len(rates)))
-            weights = reranker.weights.astype("<f4").tobytes() if reranker.is_active else b""
-            self.store.set_meta(_RERANKER, weights)
-            return True
+        rates = self.ranker.rates()
+        if len(rates) < max(LEAST_QUERIES, self._taught * 6 // 5):
+            return False
+        self._taught = len(rates)
+        reranker = self.ranker.ready(self.index)
+        reranker.teach(rates, np.random.default_rng(len(rates)))
+        weights = reranker.weights.astype("<f4").tobytes() if reranker.is_active else b""
+        self.store.set_meta(_RERANKER, weights)
+        return True
 
     def _restore_reranker(self) -> None:
         """Take the weights of the last `teach`, if there are any."""
@@ -239,18 +232,17 @@ class Device:
 
         Takes some milliseconds a click; a running peer calls it every other second.
         """
-        with self._turn:
-            return self.lessons.practise(
-                self.log, self._own(), lambda entry: self.ranker.impression(self.index, entry), limit
-            )
+        return self.lessons.practise(
+            self.log, self.own(), lambda entry: self.ranker.impression(self.index, entry), limit
+        )
 
     def trust_in(self, device_id: bytes) -> float:
         """Return how much the owner trusts a device, 1 as long as the owner trusts nobody."""
-        with self._turn:
-            trust = self._trust_of(self.identity_of(OWNER))
-            return 1.0 if trust is None else trust(device_id[:16])
+        trust = self._trust_of(self.identity_of(OWNER))
+        return 1.0 if trust is None else trust(device_id[:16])
 
-    def _own(self) -> set[bytes]:
+    def own(self) -> set[bytes]:
+        """Return the origins of everybody hosted here."""
         return {identity.origin for identity in self._people.values()}
 
     def _trust_of(self, person: Identity) -> Callable[[bytes], float] | None:
@@ -269,7 +261,7 @@ class Device:
         heard = self._voices[2]
         if heard is None:
             return None
-        hosted = self._own()
+        hosted = self.own()
         return lambda origin: 1.0 if origin in hosted else heard.get(origin, STRANGER)
 
     def rank(
@@ -284,22 +276,21 @@ class Device:
 
         `own_only` ranks by the clicks of the people of this device alone: what the flock adds is the difference.
         """
-        with self._turn:
-            ranker = self.ranker
-            if own_only:
-                own = [e for who in self._people.values() for e in self.log.entries(who.origin)]
-                ranker = self.ranker.only(own)
-            for person, query in queries:
-                identity = self.identity_of(person)
-                yield ranker.rank(
-                    self.index,
-                    query,
-                    identity.origin,
-                    model=model,
-                    candidates=limit,
-                    trust=self._trust_of(identity) if model == "posterior" else None,
-                    own=self._own(),
-                ).ids[:limit]
+        ranker = self.ranker
+        if own_only:
+            own = [e for who in self._people.values() for e in self.log.entries(who.origin)]
+            ranker = self.ranker.only(own)
+        for person, query in queries:
+            identity = self.identity_of(person)
+            yield ranker.rank(
+                self.index,
+                query,
+                identity.origin,
+                model=model,
+                candidates=limit,
+                trust=self._trust_of(identity) if model == "posterior" else None,
+                own=self.own(),
+            ).ids[:limit]
 
     def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Found:
         stored = self.store.document(item_id)
@@ -316,29 +307,26 @@ class Device:
         Raises:
             UsageError: there is no such query, or it did not show that many results.
         """
-        with self._turn:
-            event = self.store.event(query_id)
-            if not 1 <= rank <= len(event.shown):
-                raise UsageError(
-                    f"query {query_id} showed {len(event.shown)} results, there is no result {rank}",
-                    remedy=f"flocklet click {query_id} RANK",
-                )
-            person = next((p for p in self._people.values() if p.origin == event.origin), None)
-            if person is None:
-                raise UsageError(f"query {query_id} was asked by somebody who is no longer on this device")
-            (entry,) = self._sign([(person, event, rank - 1)], query_id)
-            if self._open.get(person.origin, event).query_id == query_id:
-                self._open.pop(person.origin, None)
-            return entry
+        event = self.store.event(query_id)
+        if not 1 <= rank <= len(event.shown):
+            raise UsageError(
+                f"query {query_id} showed {len(event.shown)} results, there is no result {rank}",
+                remedy=f"flocklet click {query_id} RANK",
+            )
+        person = next((p for p in self._people.values() if p.origin == event.origin), None)
+        if person is None:
+            raise UsageError(f"query {query_id} was asked by somebody who is no longer on this device")
+        (entry,) = self._sign([(person, event, rank - 1)], query_id)
+        if self._open.get(person.origin, event).query_id == query_id:
+            self._open.pop(person.origin, None)
+        return entry
 
     def record(self, clicks: Iterable[PastClick]) -> int:
         """Sign and keep clicks of the past, in the order given; all or none; return how many."""
-        with self._turn:
-            rows = [
-                (self.identity_of(c.person), Event(0, b"", c.query, c.shown, c.at_s), c.clicked)
-                for c in clicks
-            ]
-            return len(self._sign(rows, None))
+        rows = [
+            (self.identity_of(c.person), Event(0, b"", c.query, c.shown, c.at_s), c.clicked) for c in clicks
+        ]
+        return len(self._sign(rows, None))
 
     def _sign(self, rows: Sequence[tuple[Identity, Event, int]], query_id: int | None) -> list[ClickEntry]:
         """Store first, then tell the log: a sequence number that was shown must never be used again."""
@@ -395,16 +383,15 @@ class Device:
 
     def facts(self) -> dict[str, Any]:
         """Return what `status` shows of this device."""
-        with self._turn:
-            return {
-                "documents": self.store.count("documents"),
-                "people": len(self._people),
-                "origins": len(self.log.origins),
-                "events": self.store.count("events"),
-                "clicks": len(self.log),
-                "condemned": len(self.log.proofs),
-                "deltas": self.store.count("deltas"),
-                "edges": len(self.taste.graph),
-                "database_bytes": self.home.database.stat().st_size,
-                "reranker": self.lessons.facts(),
-            }
+        return {
+            "documents": self.store.count("documents"),
+            "people": len(self._people),
+            "origins": len(self.log.origins),
+            "events": self.store.count("events"),
+            "clicks": len(self.log),
+            "condemned": len(self.log.proofs),
+            "deltas": self.store.count("deltas"),
+            "edges": len(self.taste.graph),
+            "database_bytes": self.home.database.stat().st_size,
+            "reranker": self.lessons.facts(),
+        }

@@ -5,9 +5,7 @@ store, so that they can be passed on. A snapshot of the graph lies beside the st
 came after it are read again. A device signs, with its own key, that it trusts the people it hosts: so whoever trusts
 a device reaches its people.
 
-Edges name items by number only. With each exchange a device asks for some names that it lacks ("want", up to 128 u64);
-the answer ("n", names with NUL between them) proves itself, since an item's number is the hash of its name. Paths of
-documents are never told.
+`flocklet.device.edge_feed` exchanges the pages with peers.
 """
 
 from __future__ import annotations
@@ -20,15 +18,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from flocklet.clock import Clock
-from flocklet.device.ratings_file import is_name
 from flocklet.errors import StoreError, UsageError, WireError
 from flocklet.events.edge import MAX_PAGE_EDGES, Page, read_page, sign_page
-from flocklet.events.edge_sync import Absorbed, EdgePool, absorb, answer, request
+from flocklet.events.edge_sync import EdgePool
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity, origin_of
 from flocklet.models.recommend.graph import Graph
@@ -40,15 +36,13 @@ __all__ = ["LIKED_STARS", "Taste"]
 _log = logging.getLogger("flocklet.device")
 _SNAPSHOT = "graph.npz"
 _SMALL_PAGES = 32
-_MOST_WANTED = 128
-_MAX_NAMES_BYTES = 8_192
 STALE_S = 30.0
 LIKED_STARS = 4.0
 TOP_STARS = 5.0
 
 
 class Taste:
-    """Trust and taste of the people of one device; not safe for threads, the device takes turns.
+    """Trust and taste of the people of one device.
 
     Raises:
         StoreError: from every method that writes, when the store cannot be used.
@@ -61,11 +55,9 @@ class Taste:
         clock: Clock,
         device: Identity,
         people: Callable[[], Mapping[str, Identity]],
-        rng: np.random.Generator | None = None,
     ) -> None:
         self.store, self.clock = store, clock
         self._folder, self._device, self._people = folder, device, people
-        self._rng = rng or np.random.default_rng()
         self._pool: EdgePool | None = None
         self._friends: tuple[int, set[bytes]] = (-1, set())
         self.graph = Graph(own=self._own())
@@ -117,8 +109,8 @@ class Taste:
         vouched = self.graph.version(self._device.origin, person.origin)
         if vouched is None and person.origin != self._device.origin:
             vouching = sign_page(self._device, [(person.origin, 1.0, now_s)])
-            self._keep([vouching], {self._device.origin: self._device.public_key})
-        told = self._keep(pages, {person.origin: person.public_key})
+            self.keep([vouching], {self._device.origin: self._device.public_key})
+        told = self.keep(pages, {person.origin: person.public_key})
         if sum(len(p.edges) == 1 for p in pages) and len(self.pool.pages[person.origin]) > _SMALL_PAGES:
             self._consolidate(person)
         return told["taken"]
@@ -133,10 +125,10 @@ class Taste:
             sign_page(person, rows[at : at + MAX_PAGE_EDGES]) for at in range(0, len(rows), MAX_PAGE_EDGES)
         ]
         with self.store.transaction():
-            self._keep(pages, {person.origin: person.public_key})
+            self.keep(pages, {person.origin: person.public_key})
             self.store.remove_edge_pages({_digest(raw) for raw in old} - {_digest(p.raw) for p in pages})
 
-    # -- exchange with peers --
+    # -- signed pages --
 
     @property
     def pool(self) -> EdgePool:
@@ -150,60 +142,17 @@ class Taste:
                         self._pool.put(read_page(raw), keys[src])
         return self._pool
 
-    def ask(self) -> dict[str, Any]:
-        """Return the message that asks a peer for edges."""
-        items = self.graph.items.all()
-        some = self._rng.permutation(len(items))[: 4 * _MOST_WANTED].tolist()
-        unnamed = [items[n] for n in some if self.store.item_name(items[n]) is None][:_MOST_WANTED]
-        want = b"".join(item.to_bytes(8, "big") for item in unnamed)
-        return {**request(self.pool, secrets.token_bytes(8)), "want": want}
-
-    def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Answer such a message; raise WireError when it is malformed."""
-        want = message.get("want", b"")
-        if type(want) is not bytes or len(want) % 8 or len(want) > 8 * _MOST_WANTED:
-            raise WireError("a request for edges wants names of torn or too many items")
-        told = answer(self.pool, message, self._rng)
-        items = (int.from_bytes(want[at : at + 8], "big") for at in range(0, len(want), 8))
-        names = [name for item in items if (name := self._public_name(item)) is not None]
-        packed = "\0".join(names).encode()
-        while len(packed) > _MAX_NAMES_BYTES:
-            packed = packed[: packed.rindex(b"\0")]
-        return {**told, "n": packed} if packed else told
-
-    def _public_name(self, item_id: int) -> str | None:
-        """Return the name that peers may know: of an item that somebody rated and that is no document here."""
-        if item_id not in self.graph.items or self.store.document(item_id) is not None:
-            return None
-        name = self.store.item_name(item_id)
-        return name if name is not None and is_name(name, 512) and item_id_of(name) == item_id else None
-
-    def absorb(self, message: dict[str, Any]) -> int:
-        """Take an answer in and return how many edges were news; raise WireError for what no honest peer sends."""
-        got: Absorbed = absorb(message)
-        names = self._names_in(message.get("n", b""))
-        taken = self._keep(got.pages, got.keys)["taken"]
+    def name_items(self, names: Iterable[str]) -> None:
+        """Keep what items are called that are in an edge here and have no name yet."""
         new = [(item_id_of(name), name) for name in names]
         self.store.name_items(
             (item, name)
             for item, name in new
             if item in self.graph.items and self.store.item_name(item) is None
         )
-        return taken
 
-    @staticmethod
-    def _names_in(packed: object) -> list[str]:
-        if type(packed) is not bytes or len(packed) > _MAX_NAMES_BYTES:
-            raise WireError("an answer with edges has too many names", reason="too-long")
-        try:
-            names = packed.decode().split("\0") if packed else []
-        except UnicodeDecodeError as error:
-            raise WireError("an answer with edges has a name that is not UTF-8") from error
-        if not all(is_name(name, 512) for name in names):
-            raise WireError("an answer with edges has an empty, too long or unprintable name")
-        return names
-
-    def _keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes]) -> Counter[str]:
+    def keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes]) -> Counter[str]:
+        """Take signed pages, whose authors have these keys, into graph and store; return what became of the edges."""
         told: Counter[str] = Counter()
         rows = []
         gone: list[bytes] = []

@@ -2,7 +2,7 @@
 
 A model travels as a delta: an author message `send`, signed by the device, with the version it starts from (`base`), the
 version it leads to, its `round` (grows with every version that is given away) and the tensors of the difference. A peer
-asks with `want` and says which version of ours it holds; we answer with `frames`. The base is that version, or the start
+asks (`flocklet.device.delta_feed`) and says which version of ours it holds. The base is that version, or the start
 that everybody shares; whoever lacks it fetches the whole by its content id (`get`). Before a model touches ours it must be
 signed by the peer itself, be newer than what it sent before, have our tensors, be finite and of sane size, lead to the
 version it names, and pass clip and gate (`flocklet.models.search.rerank.gate`).
@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from flocklet.clock import Clock
 from flocklet.errors import SchemaMismatch, WireError
 from flocklet.events.click import NO_CLICK, ClickEntry
 from flocklet.events.click_log import ClickLog
+from flocklet.events.delta_sync import DeltaAnswer, DeltaQuestion
 from flocklet.identity.key import Identity, short_id
 from flocklet.models.base import Delta, Parameters, apply_delta, difference, schema_hash, version_id
 from flocklet.models.search.rerank.gate import GateSettings
@@ -149,28 +150,21 @@ class Lessons:
 
     # -- give --
 
-    def ask(self, device_id: bytes) -> dict[str, Any]:
-        """Return the body of the `want` that asks a peer for its models: name, version and round that we hold of it."""
+    def ask(self, device_id: bytes) -> DeltaQuestion:
+        """Return the question for a peer's models: name, version and round that we hold of each."""
         self._since = 0
-        rows = []
-        for name in MODELS:
-            held = self._store.newest_model(_of_peer(name, device_id))
-            rows.append([name, held[0] if held else b"", self._heard.get(f"{name} {device_id.hex()}", 0)])
-        return {"models": rows}
+        held = [self._store.newest_model(_of_peer(name, device_id)) for name in MODELS]
+        rounds = tuple(self._heard.get(f"{name} {device_id.hex()}", 0) for name in MODELS)
+        return DeltaQuestion(tuple(MODELS), tuple(row[0] if row else b"" for row in held), rounds)
 
-    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a `want` with signed deltas of what is newer here; raise WireError when it is malformed."""
-        rows = request.get("models")
-        if type(rows) is not list or len(rows) > 2 * len(MODELS):
-            raise WireError("a request for models names none", reason="want")
-        frames = []
-        for row in rows:
-            if type(row) is not list or [type(value) for value in row] != [str, bytes, int] or row[2] < 0:
-                raise WireError("a request for models is malformed", reason="want")
-            name, version, known = row
-            if name in MODELS and (sealed := self._sealed(name, version, known)) is not None:
-                frames.append(sealed)
-        return {"frames": frames}
+    def answer(self, request: DeltaQuestion) -> DeltaAnswer:
+        """Answer with signed deltas of what is newer here; raise WireError for columns of different lengths."""
+        try:
+            rows = list(zip(request.name, request.version, request.round, strict=True))
+        except ValueError as error:
+            raise WireError("a question for deltas has torn rows", reason="field") from error
+        sealed = [self._sealed(*row) for row in rows if row[0] in MODELS]
+        return DeltaAnswer(tuple(frame for frame in sealed if frame is not None))
 
     def _sealed(self, name: str, held: bytes, known: int) -> bytes | None:
         model = self.rankers.models[name]
@@ -197,7 +191,10 @@ class Lessons:
         )  # fmt: skip
 
     def size(self, id: bytes) -> int | None:
-        """Return the size of a whole model that was offered, for `flocklet.link.transfer.ContentServer`."""
+        """Return the size of a whole model that was offered, for `flocklet.link.transfer.ContentServer`.
+
+        Like `read` it may be called from any thread: what is offered is replaced as a whole, never changed.
+        """
         whole = self._contents.get(id)
         return None if whole is None else len(whole)
 

@@ -1,25 +1,20 @@
 """Ask another peer for the click entries that we lack, in two or more short messages (pull gossip).
 
-Bodies are flat maps for `flocklet.wire.frame`; nothing is accepted that was not asked for.
+1. `clicks.digest?` carries one digest per bucket of origins; the answer names the buckets that differ. 2. `clicks?`
+carries the version vectors of these buckets; the answer brings entries. 3. again with the buckets that the answer says
+are not exhausted, until none is left. So a pull costs 528 bytes plus 10 to 20 per origin in a bucket that changed,
+however many origins there are; entries that a peer has from elsewhere are not sent again, unlike with a cursor per peer.
 
-1. `{"t": "clk?", "dig": 64 x 8 B}`: one digest per bucket of origins. The answer names the buckets that
-differ. 2. `{"t": "clk?", "ask": bucket mask, "have": vectors of these buckets, "max": 512}`: the answer
-brings entries. 3. again with the buckets that the answer says are not exhausted, until none is left.
-
-Answer: `{"t": "clk!", "ask": mask, "k": keys of origins we do not know, "e": zlib of the signed parts, "s":
-signatures, "p": proofs of equivocation}`. So the request costs 528 bytes plus 10 to 20 per origin in a
-bucket that changed, however many origins there are; entries that a peer has from elsewhere are not sent
-again, unlike with a cursor per peer.
-
-`Pull` is the asking side as an object; `pull_answer` is the whole answering side and keeps no state between
-messages.
+`Pull` is the asking side as an object; `answer_digest` and `answer_steps` are the whole answering side and keep no state
+between messages.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import msgpack
 
@@ -33,9 +28,25 @@ from flocklet.events.click import (
     split_entry,
 )
 from flocklet.events.click_log import BUCKETS, DIGEST_SIZE, Absorbed, ClickLog, Proof, bucket_of
+from flocklet.events.feed import Steps, finish
 from flocklet.events.version_vector import MAX_SEQ, PREFIX_SIZE, SeqSet, read_vector
+from flocklet.identity.key import origin_of
+from flocklet.wire.schema import Within
 
-__all__ = ["MAX_BATCH", "Pull", "absorb", "absorb_steps", "message_size", "pull_answer", "pull_request"]
+__all__ = [
+    "MAX_BATCH",
+    "ClickAnswer",
+    "ClickDigest",
+    "ClickQuestion",
+    "DifferingBuckets",
+    "Pull",
+    "absorb_steps",
+    "answer",
+    "answer_digest",
+    "answer_steps",
+    "first_question",
+    "question",
+]
 
 MAX_BATCH = 512
 MAX_PROOFS = 16
@@ -45,15 +56,59 @@ ALL_BUCKETS = (1 << BUCKETS) - 1
 _LEVEL = 6
 _MAX_ROUNDS = 1_024
 _SIGNED_SIZE = MAX_ENTRY_SIZE - SIGNATURE_SIZE - 2
+_PROOFS_SIZE = MAX_PROOFS * (KEY_SIZE + 2 * MAX_ENTRY_SIZE + 16)
+_STEP = 16  # entries whose signatures are checked in one slice, about 2 ms
+_ANSWER_STEP = 64  # entries, or origins without any, that are looked up in one slice
+_NOTHING = SeqSet()
 
-Message = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class ClickDigest:
+    """Ask which buckets differ: `dig` is one digest per bucket (`ClickLog.digests`)."""
+
+    kind: ClassVar[str] = "clicks.digest?"
+    dig: Annotated[bytes, Within(BUCKETS * DIGEST_SIZE, BUCKETS * DIGEST_SIZE)]
 
 
-def pull_request(log: ClickLog, buckets: int | None = None, *, limit: int = MAX_BATCH) -> Message:
-    """Return the first message of a pull, or, with a mask of `buckets`, the one that asks for their
-    entries."""
-    if buckets is None:
-        return {"t": "clk?", "dig": log.digests()}
+@dataclass(frozen=True, slots=True)
+class DifferingBuckets:
+    """Answer with the mask of the buckets whose digests differ."""
+
+    kind: ClassVar[str] = "clicks.digest!"
+    ask: Annotated[int, Within(0, ALL_BUCKETS)]
+
+
+@dataclass(frozen=True, slots=True)
+class ClickQuestion:
+    """Ask for the entries of the buckets in the mask `ask` beyond the version vectors `have`, at most `max`."""
+
+    kind: ClassVar[str] = "clicks?"
+    ask: Annotated[int, Within(0, ALL_BUCKETS)]
+    have: Annotated[bytes, Within(0, MAX_MESSAGE_SIZE)]
+    max: Annotated[int, Within(0, MAX_SEQ)]
+
+
+@dataclass(frozen=True, slots=True)
+class ClickAnswer:
+    """Answer with entries: `ask` masks the buckets that have more, `k` the keys of origins that the asker lacks, `e`
+    zlib of the signed parts, `s` their signatures, `p` proofs of equivocation.
+    """
+
+    kind: ClassVar[str] = "clicks!"
+    ask: Annotated[int, Within(0, ALL_BUCKETS)]
+    k: Annotated[bytes, Within(0, MAX_BATCH * KEY_SIZE, step=KEY_SIZE)] = b""
+    e: Annotated[bytes, Within(0, MAX_BATCH * MAX_ENTRY_SIZE)] = b""
+    s: Annotated[bytes, Within(0, MAX_BATCH * SIGNATURE_SIZE, step=SIGNATURE_SIZE)] = b""
+    p: Annotated[bytes, Within(0, _PROOFS_SIZE)] = b""
+
+
+def first_question(log: ClickLog) -> ClickDigest:
+    """Return the first message of a pull."""
+    return ClickDigest(log.digests())
+
+
+def question(log: ClickLog, buckets: int, *, limit: int = MAX_BATCH) -> ClickQuestion:
+    """Return the message that asks for the entries of some buckets, of as many as fit."""
     have, ask = b"", 0
     for number in range(BUCKETS):
         if buckets >> number & 1:
@@ -62,47 +117,87 @@ def pull_request(log: ClickLog, buckets: int | None = None, *, limit: int = MAX_
                 break
             have += vector
             ask |= 1 << number
-    return {"t": "clk?", "ask": ask, "have": have, "max": limit}
+    return ClickQuestion(ask, have, limit)
 
 
-def pull_answer(log: ClickLog, request: Message, *, limit: int = MAX_BATCH) -> Message:
-    """Return the answer to either kind of request; raises WireError on a malformed one.
+def answer_digest(log: ClickLog, request: ClickDigest) -> DifferingBuckets:
+    """Answer the first message of a pull."""
+    return DifferingBuckets(_differing(request.dig, log.digests()))
+
+
+def answer_steps(log: ClickLog, request: ClickQuestion, *, limit: int = MAX_BATCH) -> Steps[ClickAnswer]:
+    """Answer a question in slices; raise WireError for a malformed vector.
 
     The work is bounded by the buckets asked for and `limit` entries.
     """
-    if request.get("t") != "clk?":
-        raise WireError("a pull request has the wrong type")
-    if "dig" in request:
-        digests = _bytes(request, "dig", BUCKETS * DIGEST_SIZE)
-        if len(digests) != BUCKETS * DIGEST_SIZE:
-            raise WireError("a pull request has digests of the wrong length")
-        return _answer(ask=_differing(digests, log.digests()))
-    ask = _number(request, "ask", ALL_BUCKETS)
-    limit = min(limit, MAX_BATCH, _number(request, "max", MAX_SEQ))
-    return _collect(log, ask, read_vector(_bytes(request, "have", 2 * MAX_MESSAGE_SIZE)), limit)
+    have = read_vector(request.have)
+    room = min(limit, MAX_BATCH, request.max)
+    keys, proofs, signed, signatures = bytearray(), bytearray(), bytearray(), bytearray()
+    left, since = 0, 0
+    for number in range(BUCKETS):
+        if not request.ask >> number & 1:
+            continue
+        for origin in log.bucket(number):
+            since += 1
+            if since >= _ANSWER_STEP:
+                since = 0
+                yield
+            held = have.get(origin[:PREFIX_SIZE], _NOTHING)
+            proof = log.proof_of(origin)
+            if proof is not None:
+                if held.upto < MAX_SEQ and len(proofs) < MAX_PROOFS * 2 * MAX_ENTRY_SIZE:
+                    proofs += _put_proof(proof)
+                continue
+            found = log.raw(origin, held, room + 1)
+            since += len(found)
+            for count, raw in enumerate(found):
+                size = len(signed) + len(signatures) + len(keys) + len(proofs)
+                if not room or size > MAX_MESSAGE_SIZE - 256:
+                    left |= 1 << number
+                    break
+                if not count and not held.last:
+                    keys += log.key_of(origin) or b""
+                message, signature = split_entry(raw)
+                signed += message
+                signatures += signature
+                room -= 1
+    yield
+    packed = zlib.compress(bytes(signed), _LEVEL)
+    return ClickAnswer(left, bytes(keys), packed, bytes(signatures), bytes(proofs))
+
+
+def answer(log: ClickLog, request: ClickDigest | ClickQuestion) -> DifferingBuckets | ClickAnswer:
+    """Answer either message of a pull at once."""
+    if isinstance(request, ClickDigest):
+        return answer_digest(log, request)
+    return finish(answer_steps(log, request))
 
 
 def absorb_steps(
-    log: ClickLog, answer: Message, now_s: float, into: Absorbed, *, via: bytes = b"peer", step: int = 64
-) -> Iterator[None]:
+    log: ClickLog,
+    answer: ClickAnswer,
+    now_s: float,
+    into: Absorbed,
+    *,
+    via: bytes = b"peer",
+    step: int = _STEP,
+) -> Steps[None]:
     """Take an answer in, yielding after every `step` entries (a signature costs about 0.1 ms to check).
 
     Raises WireError on a malformed answer and stops at the first wrong signature: no honest peer relays one.
     """
-    keys = _bytes(answer, "k", MAX_BATCH * KEY_SIZE)
-    if answer.get("t") != "clk!" or len(keys) % KEY_SIZE:
-        raise WireError("a pull answer has the wrong type or a torn key")
-    for start in range(0, len(keys), KEY_SIZE):
-        key = keys[start : start + KEY_SIZE]
+    for start in range(0, len(answer.k), KEY_SIZE):
+        key = answer.k[start : start + KEY_SIZE]
         origin = log.learn_key(key, via=via)
         if origin is None:
             into.refused["origins"] += 1
+            into.stuck |= 1 << bucket_of(origin_of(key))
         else:
             into.keys.append(key)
-    for proof in _read_proofs(_bytes(answer, "p", MAX_PROOFS * (KEY_SIZE + 2 * MAX_ENTRY_SIZE + 16))):
-        dropped = log.condemn(proof, via=via)
-        into.evicted += dropped
+    for proof in _read_proofs(answer.p):
+        into.evicted += log.condemn(proof, via=via)
         into.proofs.append(proof)
+        yield
     for number, raw in enumerate(_read_entries(answer), start=1):
         if log.receive(raw, now_s, into) == "signature":
             raise WireError("a pulled click entry has a wrong signature", reason="signature")
@@ -110,17 +205,8 @@ def absorb_steps(
             yield
 
 
-def absorb(log: ClickLog, answer: Message, now_s: float, *, via: bytes = b"peer") -> Absorbed:
-    """Take an answer in at once; see `absorb_steps`."""
-    into = Absorbed()
-    for _ in absorb_steps(log, answer, now_s, into, via=via):
-        pass
-    return into
-
-
 class Pull:
-    """Ask one peer until it has nothing more: `request = pull.request`; then `pull.take(answer)` until it
-    is None.
+    """Ask one peer until it has nothing more: `request = pull.request`; then `take_steps(answer)` until it is None.
 
     `via` is the device id of the peer asked. What came in is in `absorbed`. A bucket whose entries we
     refuse is not asked for again in this pull, so that a hostile peer cannot keep us busy.
@@ -128,63 +214,56 @@ class Pull:
 
     def __init__(self, log: ClickLog, *, via: bytes = b"peer", limit: int = MAX_BATCH) -> None:
         self.absorbed = Absorbed()
-        self.request: Message | None = pull_request(log)
+        self.request: ClickDigest | ClickQuestion | None = first_question(log)
         self._log = log
         self._via = via
         self._limit = limit
         self._pending = ALL_BUCKETS
         self._rounds = 0
+        self._told = (0, 0, 0, 0)
 
-    def take(self, answer: Message, now_s: float) -> Message | None:
-        """Take the answer to `request` in; return the next request, None at the end."""
-        for _ in self.take_steps(answer, now_s):
-            pass
-        return self.request
+    def take_steps(
+        self, answer: DifferingBuckets | ClickAnswer, now_s: float, *, step: int = _STEP
+    ) -> Steps[None]:
+        """Take the answer to `request` in, yielding after every `step` entries; then `request` is the next one.
 
-    def take_steps(self, answer: Message, now_s: float, *, step: int = 64) -> Iterator[None]:
-        """Do what `take` does, yielding after every `step` entries."""
-        first = self._rounds == 0
-        got = Absorbed()
-        try:
-            if not first:
-                yield from absorb_steps(self._log, answer, now_s, got, via=self._via, step=step)
-        finally:
-            self._merge(got)
-        ask = _number(answer, "ask", ALL_BUCKETS)
-        if first:
-            self._pending = ask
+        Raises WireError for an answer that does not belong to the request, or that is malformed.
+        """
+        if isinstance(self.request, ClickDigest) is not isinstance(answer, DifferingBuckets):
+            raise WireError("a pull was answered by something else", reason="type")
+        if isinstance(answer, DifferingBuckets):
+            self._pending = answer.ask
         else:
-            asked = self._asked()
-            alive = 0
-            for entry in got.accepted:
+            asked, before = self._asked(), len(self.absorbed.accepted)
+            self.absorbed.stuck = 0
+            yield from absorb_steps(self._log, answer, now_s, self.absorbed, via=self._via, step=step)
+            ask, alive = answer.ask, 0
+            for entry in self.absorbed.accepted[before:]:
                 alive |= 1 << bucket_of(entry.origin)
-            if not got.accepted and not got.stuck:
+            if not alive and not self.absorbed.stuck:
                 ask = 0
-            self._pending &= ~asked | (ask & ~(got.stuck & ~alive))
+            self._pending &= ~asked | (ask & ~(self.absorbed.stuck & ~alive))
         self._rounds += 1
         done = not self._pending or self._rounds >= _MAX_ROUNDS
-        self.request = None if done else pull_request(self._log, self._pending, limit=self._limit)
+        self.request = None if done else question(self._log, self._pending, limit=self._limit)
+
+    def take(self, answer: DifferingBuckets | ClickAnswer, now_s: float) -> None:
+        """Do what `take_steps` does at once."""
+        finish(self.take_steps(answer, now_s))
+
+    def news(self) -> Absorbed:
+        """Return what came in since the last call: it goes to the models and the store."""
+        held, marks = self.absorbed, self._told
+        self._told = (len(held.accepted), len(held.evicted), len(held.proofs), len(held.keys))
+        return Absorbed(
+            held.accepted[marks[0] :],
+            held.evicted[marks[1] :],
+            proofs=held.proofs[marks[2] :],
+            keys=held.keys[marks[3] :],
+        )
 
     def _asked(self) -> int:
-        return int(self.request["ask"]) if self.request else 0
-
-    def _merge(self, got: Absorbed) -> None:
-        self.absorbed.accepted += got.accepted
-        self.absorbed.evicted += got.evicted
-        self.absorbed.refused += got.refused
-        self.absorbed.proofs += got.proofs
-        self.absorbed.keys += got.keys
-
-
-def message_size(message: Message) -> int:
-    """Return the bytes of a message's msgpack body."""
-    return len(msgpack.packb(message))
-
-
-def _answer(
-    ask: int, keys: bytes = b"", entries: bytes = b"", signatures: bytes = b"", proofs: bytes = b""
-) -> Message:
-    return {"t": "clk!", "ask": ask, "k": keys, "e": entries, "s": signatures, "p": proofs}
+        return self.request.ask if isinstance(self.request, ClickQuestion) else 0
 
 
 def _differing(theirs: bytes, ours: bytes) -> int:
@@ -195,51 +274,26 @@ def _differing(theirs: bytes, ours: bytes) -> int:
     return mask
 
 
-def _collect(log: ClickLog, ask: int, have: dict[bytes, SeqSet], limit: int) -> Message:
-    keys, proofs, signed, signatures = bytearray(), bytearray(), bytearray(), bytearray()
-    nothing = SeqSet()
-    left, room = 0, limit
-    for number in range(BUCKETS):
-        if not ask >> number & 1:
-            continue
-        for origin in log.bucket(number):
-            held = have.get(origin[:PREFIX_SIZE], nothing)
-            proof = log.proof_of(origin)
-            if proof is not None:
-                if held.upto < MAX_SEQ and len(proofs) < MAX_PROOFS * 2 * MAX_ENTRY_SIZE:
-                    proofs += _put_proof(proof)
-                continue
-            for count, raw in enumerate(log.raw(origin, held, room + 1)):
-                if (
-                    not room
-                    or len(signed) + len(signatures) + len(keys) + len(proofs) > MAX_MESSAGE_SIZE - 256
-                ):
-                    left |= 1 << number
-                    break
-                if not count and not held.last:
-                    keys += log.key_of(origin) or b""
-                message, signature = split_entry(raw)
-                signed += message
-                signatures += signature
-                room -= 1
-    return _answer(left, bytes(keys), zlib.compress(bytes(signed), _LEVEL), bytes(signatures), bytes(proofs))
-
-
 def _put_proof(proof: Proof) -> bytes:
     return bytes(msgpack.packb([proof.public_key, proof.first, proof.second]))
 
 
 def _read_proofs(data: bytes) -> Iterator[Proof]:
     for raw in _split(data, MAX_PROOFS, MAX_ENTRY_SIZE):
-        parts = msgpack.unpackb(raw, use_list=False)
+        try:
+            parts = msgpack.unpackb(raw, use_list=False)
+        except (
+            ValueError,
+            msgpack.UnpackException,
+        ) as error:  # text that is no UTF-8, a timestamp of no size
+            raise WireError("a proof of equivocation is not made of bytes") from error
         if type(parts) is not tuple or len(parts) != 3 or any(type(part) is not bytes for part in parts):
             raise WireError("a proof of equivocation does not have three parts")
         yield Proof(*parts)
 
 
-def _read_entries(answer: Message) -> Iterator[bytes]:
-    packed = _bytes(answer, "e", MAX_BATCH * MAX_ENTRY_SIZE)
-    signatures = _bytes(answer, "s", MAX_BATCH * SIGNATURE_SIZE)
+def _read_entries(answer: ClickAnswer) -> Iterator[bytes]:
+    packed, signatures = answer.e, answer.s
     if not packed:
         return
     unpacker = zlib.decompressobj()
@@ -280,17 +334,3 @@ def _split(data: bytes, most: int, longest: int) -> Iterator[bytes]:
         start = unpacker.tell()
     if start != len(data):
         raise WireError(f"a pull answer holds more than {most} records", reason="too-long")
-
-
-def _bytes(message: Message, key: str, longest: int) -> bytes:
-    value = message.get(key, b"")
-    if type(value) is not bytes or len(value) > longest:
-        raise WireError(f"field {key!r} of a pull is not bytes or longer than {longest}")
-    return value
-
-
-def _number(message: Message, key: str, most: int) -> int:
-    value = message.get(key)
-    if type(value) is not int or not 0 <= value <= most:
-        raise WireError(f"field {key!r} of a pull is not a number up to {most}")
-    return value

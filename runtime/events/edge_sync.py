@@ -1,9 +1,7 @@
-"""Exchange signed edges with one peer: ask, answer, absorb (sans-I/O, flat maps for `flocklet.wire.frame`).
+"""Exchange signed edges with one peer: ask, answer, absorb (sans-I/O).
 
-    {"t": "edg?", "salt": 8 B, "have": Bloom-like set of page digests, "max": pages}
-    {"t": "edg!", "p": pages one after the other, "k": public keys of their authors}
-
-The answerer picks sources among the newest edges as Web3Recommend does: one source per exchange, the chance linear
+`edges?` carries a salted digest of every page held, `edges!` answers with pages and the keys of their authors. The
+answerer picks sources among the newest edges as Web3Recommend does: one source per exchange, the chance linear
 in the recency of its newest edge, and of it the newest trust edges and the newest affinity edges; unlike there, every
 page is signed by its author and what the asker has is not sent again. `have` is 4 bytes per page that the asker
 holds of the sources it knows, salted anew each time, so two pages that clash once will not clash again.
@@ -14,25 +12,59 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, ClassVar
 
 import msgpack
 import numpy as np
 
 from flocklet.errors import WireError
 from flocklet.events.edge import MAX_PAGE_SIZE, Page, read_page
+from flocklet.events.feed import Steps
 from flocklet.identity.key import origin_of
+from flocklet.wire.schema import Within
 
-__all__ = ["MAX_PAGES", "Absorbed", "EdgePool", "absorb", "answer", "request"]
-
-Message = dict[str, Any]
+__all__ = [
+    "MAX_NAMES_BYTES",
+    "MAX_PAGES",
+    "MAX_WANTED",
+    "Absorbed",
+    "EdgeAnswer",
+    "EdgePool",
+    "EdgeQuestion",
+    "absorb_steps",
+    "answer_steps",
+    "question",
+]
 
 MAX_PAGES = 16
 MAX_HAVE = 8_192
 MAX_ANSWER_BYTES = 56_000
+MAX_WANTED = 128
+MAX_NAMES_BYTES = 8_192
 _DIGEST, _SALT, _KEY = 4, 8, 32
-PAUSE_S = 5.0
-"""Seconds between two exchanges with random peers, as published."""
+_DIGEST_STEP = 1_024  # digests of one slice, about a millisecond
+_PAGE_STEP = 4  # pages of 128 edges whose signatures are checked in one slice
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeQuestion:
+    """Ask for at most `max` pages beside those in `have` (digests under `salt`) and for names of the items `want`."""
+
+    kind: ClassVar[str] = "edges?"
+    salt: Annotated[bytes, Within(_SALT, _SALT)]
+    have: Annotated[bytes, Within(0, MAX_HAVE * _DIGEST, step=_DIGEST)]
+    max: Annotated[int, Within(0, MAX_PAGES)]
+    want: Annotated[bytes, Within(0, 8 * MAX_WANTED, step=8)] = b""
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeAnswer:
+    """Answer with pages one after the other, the keys of their authors, and names with NUL between them."""
+
+    kind: ClassVar[str] = "edges!"
+    p: Annotated[bytes, Within(0, MAX_PAGES * MAX_PAGE_SIZE)]
+    k: Annotated[bytes, Within(0, MAX_PAGES * _KEY, step=_KEY)]
+    n: Annotated[bytes, Within(0, MAX_NAMES_BYTES)] = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,62 +98,49 @@ class Absorbed:
     keys: dict[bytes, bytes] = field(default_factory=dict)
 
 
-def request(pool: EdgePool, salt: bytes, *, most: int = MAX_PAGES) -> Message:
+def question(pool: EdgePool, salt: bytes, *, most: int = MAX_PAGES, want: bytes = b"") -> EdgeQuestion:
     """Return the message that asks a peer for pages; `salt` is 8 random bytes."""
-    have = b"".join(
-        _digest(salt, raw) for raw in _newest([raw for rows in pool.pages.values() for raw in rows])
-    )
-    return {"t": "edg?", "salt": salt, "have": have, "max": most}
+    rows = [raw for rows in pool.pages.values() for raw in rows]
+    return EdgeQuestion(salt, b"".join(_digest(salt, raw) for raw in _newest(rows)), most, want)
 
 
-def answer(pool: EdgePool, message: Message, rng: np.random.Generator) -> Message:
-    """Return up to 16 pages that the asker lacks; raise WireError for a malformed request.
+def answer_steps(pool: EdgePool, asked: EdgeQuestion, rng: np.random.Generator) -> Steps[EdgeAnswer]:
+    """Return in slices up to 16 pages that the asker lacks.
 
     Sources are drawn one after the other, the chance linear in the rank of their recency.
     """
-    salt = message.get("salt")
-    have = message.get("have")
-    most = message.get("max")
-    if message.get("t") != "edg?" or type(salt) is not bytes or len(salt) != _SALT:
-        raise WireError("a request for edges has the wrong type or salt")
-    if type(have) is not bytes or len(have) % _DIGEST or len(have) > MAX_HAVE * _DIGEST:
-        raise WireError("a request for edges has a torn or too long list of what is held")
-    if type(most) is not int or not 0 <= most <= MAX_PAGES:
-        raise WireError(f"a request for edges asks for more than {MAX_PAGES} pages")
-    held = {have[at : at + _DIGEST] for at in range(0, len(have), _DIGEST)}
+    held = {asked.have[at : at + _DIGEST] for at in range(0, len(asked.have), _DIGEST)}
     pages: list[bytes] = []
     keys: list[bytes] = []
-    size = 0
+    size, since = 0, 0
     for source in _by_recency(pool, rng):
-        fresh = [raw for _, raw in pool.pages[source] if _digest(salt, raw) not in held]
+        rows = list(pool.pages.get(source, ()))
+        since += len(rows)
+        if since >= _DIGEST_STEP:
+            since = 0
+            yield
+        fresh = [raw for _, raw in rows if _digest(asked.salt, raw) not in held]
         for raw in fresh:
-            if len(pages) == most or size + len(raw) > MAX_ANSWER_BYTES:
+            if len(pages) == asked.max or size + len(raw) > MAX_ANSWER_BYTES:
                 break
             pages.append(raw)
             size += len(raw)
             if not keys or keys[-1] != pool.keys[source]:
                 keys.append(pool.keys[source])
-        if len(pages) == most:
+        if len(pages) == asked.max:
             break
-    return {"t": "edg!", "p": b"".join(pages), "k": b"".join(keys)}
+    return EdgeAnswer(b"".join(pages), b"".join(keys))
 
 
-def absorb(message: Message, is_banned: Callable[[bytes], bool] = lambda origin: False) -> Absorbed:
-    """Return what an answer brings; raise WireError for anything no honest peer sends, first of all a forged page."""
+def absorb_steps(
+    told: EdgeAnswer, into: Absorbed, is_banned: Callable[[bytes], bool] = lambda origin: False
+) -> Steps[None]:
+    """Put what an answer brings into `into`; raise WireError for anything no honest peer sends, first of all a forged
+    page: then nothing of the answer is taken.
+    """
     got = Absorbed()
-    keys = message.get("k")
-    packed = message.get("p")
-    if (
-        message.get("t") != "edg!"
-        or type(keys) is not bytes
-        or len(keys) % _KEY
-        or len(keys) > MAX_PAGES * _KEY
-    ):
-        raise WireError("an answer with edges has the wrong type or torn keys")
-    if type(packed) is not bytes or len(packed) > MAX_PAGES * MAX_PAGE_SIZE:
-        raise WireError("an answer with edges is longer than allowed", reason="too-long")
-    known = {origin_of(keys[at : at + _KEY]): keys[at : at + _KEY] for at in range(0, len(keys), _KEY)}
-    for raw in _split(packed):
+    known = {origin_of(told.k[at : at + _KEY]): told.k[at : at + _KEY] for at in range(0, len(told.k), _KEY)}
+    for number, raw in enumerate(_split(told.p), start=1):
         page = read_page(raw)
         if page.src not in known:
             raise WireError("an answer with edges lacks the key of an author")
@@ -131,7 +150,10 @@ def absorb(message: Message, is_banned: Callable[[bytes], bool] = lambda origin:
             raise WireError("a page of edges has a wrong signature", reason="signature")
         got.pages.append(page)
         got.keys[page.src] = known[page.src]
-    return got
+        if number % _PAGE_STEP == 0:
+            yield
+    into.pages += got.pages
+    into.keys.update(got.keys)
 
 
 def _by_recency(pool: EdgePool, rng: np.random.Generator) -> Iterable[bytes]:

@@ -23,7 +23,7 @@ from flocklet.link.handshake import Party, PeerInfo
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.link.replay import ReplayWindow
 from flocklet.link.tls import Pipe
-from flocklet.wire.frame import MESSAGES, Frame, Size, encode_hop, frame_type
+from flocklet.wire.frame import Frame, Size, encode_hop, frame_type, message_of
 
 __all__ = ["Link", "LinkSettings"]
 
@@ -49,6 +49,13 @@ class LinkSettings:
     ban_s: float = 600.0
     max_bytes_per_s: float | None = None  # of one link, inwards; above it we read more slowly
     burst_bytes: int = 4 * 1024 * 1024
+
+
+def _size_of(type: str) -> Size:
+    message = message_of(type)
+    if message is None:
+        raise WireError(f"{type!r} is no message of this protocol", reason="type")
+    return message.size
 
 
 class Link:
@@ -110,12 +117,12 @@ class Link:
 
     async def send(self, type: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
         """Send a hop message that needs no reply; waits for credit and for the peer's pace."""
-        await self._send(MESSAGES[type].size, encode_hop(type, body), timeout_s)
+        await self._send(_size_of(type), encode_hop(type, body), timeout_s)
 
     async def send_sealed(self, sealed: bytes, *, timeout_s: float | None = None) -> None:
         """Send an author message as `flocklet.wire.frame.seal` made it, our own or somebody else's."""
-        message = MESSAGES[frame_type(sealed)]
-        if not message.is_authored:
+        message = message_of(frame_type(sealed))
+        if message is None or not message.is_authored:
             raise WireError("only author messages are sealed", reason="type")
         await self._send(message.size, sealed, timeout_s)
 
@@ -130,7 +137,7 @@ class Link:
         self._pending[rid] = future
         try:
             async with deadline(self._clock, timeout_s):
-                await self._write(MESSAGES[type].size, data)
+                await self._write(_size_of(type), data)
                 reply = await future
         except TimeoutError as error:
             raise self._too_slow(f"answer {type!r}", timeout_s) from error
@@ -203,7 +210,7 @@ class Link:
                 except TimeoutError as error:
                     raise self._too_slow("send a message", timeout_s) from error
         frame = self._queue.popleft()
-        self._used_up(MESSAGES[frame.type].size)
+        self._used_up(_size_of(frame.type))
         return frame
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
@@ -319,7 +326,7 @@ class Link:
             self._message_received(frame)
 
     def _message_received(self, frame: Frame) -> None:
-        size = MESSAGES[frame.type].size
+        size = _size_of(frame.type)
         try:
             self._credits.received(size)
         except WireError as error:

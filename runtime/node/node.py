@@ -5,8 +5,8 @@
         results = await node.search("tent pegs")
         await node.click(results["query_id"], 1)
 
-Everything that touches the device runs, in turn, on one thread of its own, so neither the store nor a model is ever
-used twice at once and the event loop stays free for links.
+Everything that touches the device runs on one thread of its own (`flocklet.node.owner` has the rule), and the event loop
+stays free for links.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ import contextlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from flocklet.clock import Clock, SystemClock
 from flocklet.device.commands import Added, perform, read_batches
 from flocklet.device.device import Device
+from flocklet.device.feeds import FEEDS, MakeFeed
 from flocklet.device.membership import create_membership, has_membership, load_membership
 from flocklet.discovery import (
     Address,
@@ -40,14 +40,17 @@ from flocklet.discovery import (
     ToldSource,
 )
 from flocklet.discovery.remembered import RememberedPeer
-from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError, WireError
+from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
 from flocklet.identity.key import format_id, short_id
 from flocklet.link.dialer import Dialer
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import Link
+from flocklet.link.transfer import ContentServer
 from flocklet.node.control import ControlServer
 from flocklet.node.gossip import Gossip
+from flocklet.node.owner import Owner, Rank
+from flocklet.node.told_feed import ToldFeed
 from flocklet.store.home import Home, default_home
 from flocklet.store.store import Store
 
@@ -56,6 +59,7 @@ __all__ = ["Node", "NodeSettings"]
 _log = logging.getLogger("flocklet.node")
 _TICK_S = 2.0
 _TEACH_S = 300.0
+_PRACTISED = 4  # clicks a tick
 _REFUSALS_KEPT = 32
 
 
@@ -74,18 +78,19 @@ class NodeSettings:
 
 
 class _AddressBook:
-    """The store as discovery sees it."""
+    """The store as discovery sees it: what it knew at the start, and a place to write to on the device's thread."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-
-    def remembered_peers(self) -> list[RememberedPeer]:
-        return [
+        self._known = [
             RememberedPeer(peer.device_id, peer.name, tuple(Address(h, p) for h, p in peer.addresses))
-            for peer in self._store.peers()
+            for peer in store.peers()
             if peer.banned is None
         ]
+
+    def remembered_peers(self) -> Iterable[RememberedPeer]:
+        return self._known
 
     def remember_peer(self, peer: RememberedPeer) -> None:
         addresses = [(address.host, address.port) for address in peer.addresses]
@@ -109,6 +114,7 @@ class Node:
         *,
         clock: Clock | None = None,
         rng: np.random.Generator | None = None,
+        feeds: Sequence[MakeFeed] = FEEDS,
     ) -> None:
         self.home = (
             home if isinstance(home, Home) else Home(Path(home) if home is not None else default_home())
@@ -117,7 +123,8 @@ class Node:
         self.clock = clock or SystemClock()
         self._rng = rng or np.random.default_rng()
         self._stack = contextlib.AsyncExitStack()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="flocklet-device")
+        self._make_feeds = feeds
+        self.owner = Owner()
         self._served: set[asyncio.Task[None]] = set()
         self._bytes = Counter[str]()
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
@@ -140,12 +147,12 @@ class Node:
         self._started_s = self.clock.monotonic()
         self.home.ensure()
         self._stack.enter_context(self.home.lock(wait_s=1.0))
-        self._stack.callback(self._thread.shutdown)
+        self._stack.push_async_callback(self.owner.stop)
         membership = load_membership(self.home) if has_membership(self.home) else create_membership(self.home)
         self.membership = membership
-        self.device: Device = await self._in_turn(Device, self.home, membership, self.clock, check=True)
-        self._stack.push_async_callback(self._in_turn, self.device.close)
-        await self._in_turn(lambda: self.device.index)
+        self.device: Device = await self.owner.run(Device, self.home, membership, self.clock, check=True)
+        self._stack.push_async_callback(self.owner.run, self.device.close)
+        await self.owner.run(lambda: self.device.index)
         own_id = membership.identity.device_id
         allow_loopback = self._is_loopback_only()
         self.table = PeerTable(
@@ -157,11 +164,13 @@ class Node:
         self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
         self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
         told = ToldSource(allow_loopback=allow_loopback)
+        feeds = await self.owner.run(lambda: [make(self.device) for make in self._make_feeds])
         self.gossip = Gossip(
-            self.device, self._in_turn, self.endpoint.links, self.table, told, self.clock, self._rng,
+            [*feeds, ToldFeed(self.table, told)], self.owner, self.endpoint.links, self.clock, self._rng,
             every_s=self.settings.gossip_s,
         )  # fmt: skip
-        self._remembered = RememberedSource(_AddressBook(self.device.store, self.clock))
+        self._contents = ContentServer(self.device.lessons)
+        self._remembered = RememberedSource(await self.owner.run(_AddressBook, self.device.store, self.clock))
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),
             self._remembered,
@@ -199,10 +208,6 @@ class Node:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a part of the peer stopped: %s", error, exc_info=error)
 
-    async def _in_turn(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: function(*args, **options))
-
     def _is_loopback_only(self) -> bool:
         wanted = self.settings.interfaces
         return wanted is not None and all(name in ("lo", "lo0", "127.0.0.1", "::1") for name in wanted)
@@ -235,14 +240,14 @@ class Node:
 
     async def _serve(self, link: Link) -> None:
         if self.gossip.every_s:
-            self._keep(asyncio.create_task(self._first_pull(link)))
+            self.gossip.begin(link)
         try:
             async for frame in link:
                 try:
-                    if not await self.gossip.answer(link, frame):
+                    if frame.type == "get":
+                        await self._contents.answer(link, frame)
+                    elif not await self.gossip.answer(link, frame):
                         link.reject("type")
-                except WireError as error:
-                    link.reject(error.reason)
                 except FlockletError as error:
                     _log.warning("peer %s got no answer: %s", link.peer.name, error)
         finally:
@@ -253,11 +258,8 @@ class Node:
                 self.table.unlinked(link.peer.device_id, self.clock.monotonic(), why)
                 self._dialer.wake()
 
-    async def _first_pull(self, link: Link) -> None:
-        await self.gossip.pull(link)
-
     def _remember(self, record: PeerRecord) -> None:
-        self._keep(asyncio.create_task(self._in_turn(self._remembered.remember, record)))
+        self._keep(asyncio.create_task(self.owner.run(self._remembered.remember, record, rank=Rank.UPKEEP)))
 
     def _refused(self, error: PeerRefused) -> None:
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
@@ -274,13 +276,15 @@ class Node:
             if now_s >= taught_s + _TEACH_S:
                 taught_s = now_s
                 try:
-                    await self._in_turn(self.device.teach)
+                    await self.owner.run(self.device.teach, rank=Rank.LEARNING)
                 except StoreError as error:  # searches go on with what was learnt before
                     _log.warning("the reranker cannot be kept: %s", error)
 
     async def _practise(self) -> None:
         try:
-            await self._in_turn(self.device.practise)
+            for _ in range(_PRACTISED):
+                if not await self.owner.run(self.device.practise, 1, rank=Rank.LEARNING):
+                    break
         except StoreError as error:
             _log.warning("what the rerankers learnt cannot be kept: %s", error)
 
@@ -298,21 +302,21 @@ class Node:
             case "peers":
                 return self.peers()
             case "status":
-                return {**await self._in_turn(perform, self.device, "status", {}), **self._facts()}
+                return {**await self.owner.run(perform, self.device, "status", {}), **self._facts()}
             case "gossip":
                 self.gossip.set_every(float(values["every_s"]))
                 return {"every_s": self.gossip.every_s}
             case _:
-                return await self._in_turn(perform, self.device, verb, values)
+                return await self.owner.run(perform, self.device, verb, values)
 
     async def _add(self, paths: Sequence[Path]) -> dict[str, Any]:
         """Read files beside the device's thread and hand them over batch by batch, so that gossip goes on."""
         batches = read_batches(paths)
         total = Added()
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            await self._in_turn(total.take, self.device, batch)
-        answer: dict[str, Any] = await self._in_turn(total.finish, self.device, paths)
-        await self._in_turn(self.device.save_index)
+            await self.owner.run(total.take, self.device, batch)
+        answer: dict[str, Any] = await self.owner.run(total.finish, self.device, paths)
+        await self.owner.run(self.device.save_index)
         return answer
 
     async def add(self, paths: Sequence[Path | str]) -> dict[str, Any]:
@@ -332,8 +336,8 @@ class Node:
         return dict(await self.perform("status", {}))
 
     async def pull(self) -> int:
-        """Exchange with every linked peer now; return how many entries were new."""
-        return sum([await self.gossip.pull(link) for link in list(self.endpoint.links.values())])
+        """Exchange with every linked peer now; return how many records were new."""
+        return sum([(await self.gossip.pull(link)).new for link in list(self.endpoint.links.values())])
 
     def peers(self) -> list[dict[str, Any]]:
         """Return every peer that is known, linked ones first."""

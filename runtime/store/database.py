@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -33,7 +32,7 @@ def _is_full(path: Path) -> bool:
 
 
 class Database:
-    """An open SQLite file in WAL mode. Calls from several threads take turns.
+    """An open SQLite file in WAL mode, used by the thread that opened it and by no other (`sqlite3` refuses).
 
     Raises:
         StoreError: from every method, when the file cannot be read or written; the message says why.
@@ -42,11 +41,8 @@ class Database:
     def __init__(self, path: Path, *, check: bool = False) -> None:
         """Open or create the store at `path` and bring it up to date; `check` looks for damage first."""
         self.path = path
-        self._turn = threading.RLock()
         with self._explained():
-            self._db = sqlite3.connect(
-                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-            )
+            self._db = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
             try:
                 path.chmod(0o600)
                 self._db.execute("PRAGMA journal_mode = WAL")
@@ -61,7 +57,7 @@ class Database:
 
     def close(self) -> None:
         """Fold the write-ahead log into the file and close it."""
-        with self._turn, contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error):
             self._db.execute("PRAGMA optimize")
             self._db.close()
 
@@ -76,6 +72,8 @@ class Database:
         """Turn SQLite's errors into one clear line."""
         try:
             yield
+        except sqlite3.ProgrammingError:
+            raise  # a defect of ours, another thread for instance
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(self.path)):
@@ -99,7 +97,7 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Run a block of statements that happen together or not at all."""
-        with self._turn, self._explained():
+        with self._explained():
             if self._db.in_transaction:  # nested: the outer block commits
                 yield self._db
                 return
@@ -113,7 +111,7 @@ class Database:
                 raise
 
     def _rows(self, statement: str, values: Sequence[Any] = ()) -> list[Any]:
-        with self._turn, self._explained():
+        with self._explained():
             return self._db.execute(statement, values).fetchall()
 
     def _look_for_damage(self) -> None:

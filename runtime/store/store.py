@@ -83,7 +83,7 @@ def _unsigned(value: int) -> int:
 
 
 class Store(Database):
-    """One open store. Methods are transactions; calls from several threads take turns.
+    """One open store. Methods are transactions; only the thread that opened it calls them.
 
     Raises:
         StoreError: from every method, when the file cannot be read or written; the message says why.

@@ -25,7 +25,15 @@ from flocklet.errors import WireError
 from flocklet.identity.key import Identity, device_id_of, verify
 from flocklet.wire.arrays import ArrayValue, Deflated, Quantised, Sparse
 from flocklet.wire.body import Body, Limits, pack_body, unpack_body
-from flocklet.wire.messages import MESSAGES, PROTOCOL_VERSION, Message, Size, check_header, parse_header
+from flocklet.wire.messages import (
+    MESSAGES,
+    PROTOCOL_VERSION,
+    Message,
+    Size,
+    check_header,
+    message_of,
+    parse_header,
+)
 
 __all__ = [
     "CONTROL_LIMITS",
@@ -47,6 +55,7 @@ __all__ = [
     "encode_hop",
     "frame_type",
     "join_frame",
+    "message_of",
     "open_frame",
     "pack_body",
     "seal",
@@ -79,7 +88,8 @@ class Frame:
     @property
     def is_authored(self) -> bool:
         """Whether the frame carries its author's verified signature."""
-        return MESSAGES[self.type].is_authored
+        message = message_of(self.type)
+        return message is not None and message.is_authored
 
     @cached_property
     def author(self) -> bytes:
@@ -99,7 +109,7 @@ def content_id(data: bytes | memoryview) -> bytes:
 
 def encode_hop(type: str, body: Mapping[str, Any], *, rid: int | None = None, re: int | None = None) -> bytes:
     """Return the bytes of a hop message; `rid` asks for a reply, `re` is one."""
-    message = MESSAGES.get(type)
+    message = message_of(type)
     if message is None or message.is_authored:
         raise WireError(f"{type!r} is not a hop message", reason="type")
     header: dict[str, Any] = {"v": PROTOCOL_VERSION, "type": type}
@@ -120,7 +130,7 @@ def seal(
     **fields: Any,
 ) -> bytes:
     """Return the signed bytes of an author message; they can be sent, stored and relayed as they are."""
-    message = MESSAGES.get(type)
+    message = message_of(type)
     if message is None or not message.is_authored:
         raise WireError(f"{type!r} is not an author message", reason="type")
     header = {
@@ -297,7 +307,7 @@ class Decoder:
         except WireError:
             self.is_fatal = True
             raise
-        message = MESSAGES[header["type"]]
+        message = self._message(header)
         if (message.size is Size.HANDSHAKE) is self._is_open:
             raise self._fatal(f"a {header['type']!r} does not belong here", "order")
         if message.size is Size.CONTROL:
@@ -312,12 +322,18 @@ class Decoder:
             raise self._fatal(f"a {header['type']!r} has no signature", "length")
         self._header, self._body_limits = header, limits
 
+    @staticmethod
+    def _message(header: Mapping[str, Any]) -> Message:
+        message = message_of(header["type"])
+        assert message is not None  # noqa: S101 - the header was checked
+        return message
+
     def _finish(self) -> Frame:
         header, self._header = self._header, None
         assert header is not None  # noqa: S101 - the caller looked
         start, end = self._start, self._start + self._need
         self._start, self._need = end, PREFIX.size
-        message = MESSAGES[header["type"]]
+        message = self._message(header)
         header_size = PREFIX.unpack_from(self._buffer, start)[1]
         body_at = start + PREFIX.size + header_size
         view = memoryview(self._buffer)

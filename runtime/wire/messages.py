@@ -6,6 +6,7 @@ authentication, and whether its author signs it. Errors: WireError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +16,15 @@ import msgpack
 
 from flocklet.errors import WireError
 
-__all__ = ["MESSAGES", "PROTOCOL_VERSION", "Message", "Size", "check_header", "parse_header"]
+__all__ = [
+    "MESSAGES",
+    "PROTOCOL_VERSION",
+    "Message",
+    "Size",
+    "check_header",
+    "message_of",
+    "parse_header",
+]
 
 PROTOCOL_VERSION = 1
 
@@ -56,16 +65,9 @@ MESSAGES: Mapping[str, Message] = {
     # between neighbours
     "ok": _HOP,
     "offer": _HOP,
-    "want": _HOP,
     "get": _HOP,
-    "peers": _HOP,
-    "clk?": _HOP,  # specs: pull of click entries, each entry signed by its person
-    "edg?": _HOP,  # pull of trust and taste: pages of edges, each signed by its author
     "chunk": _HOP_DATA,
     "content": _HOP_DATA,
-    "clk!": _HOP_DATA,
-    "edg!": _HOP_DATA,
-    "frames": _HOP_DATA,  # sealed author frames, passed on as bytes
     # signed by their author
     "agg_ack": _AUTHOR,
     "member": _AUTHOR,
@@ -78,6 +80,22 @@ MESSAGES: Mapping[str, Message] = {
     "swap": _AUTHOR_DATA,
     "rows": _AUTHOR_DATA,
 }
+
+_FEED_KIND = re.compile(r"[a-z][a-z_.]{0,29}[?!]")
+
+
+def message_of(type: object) -> Message | None:
+    """Return what a type fixes, None when it is no type of this protocol.
+
+    Beside the table: what feeds ask (`name?`, control) and answer (`name!`, data), so a new feed needs no row.
+    """
+    if not isinstance(type, str):
+        return None
+    found = MESSAGES.get(type)
+    if found is None and _FEED_KIND.fullmatch(type):
+        return _HOP if type.endswith("?") else _HOP_DATA
+    return found
+
 
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 _HOP_KEYS: Mapping[str, int] = {"rid": _U32, "re": _U32}
@@ -125,7 +143,7 @@ def check_header(header: Mapping[str, Any]) -> None:
     version, name = header.get("v"), header.get("type")
     if version != PROTOCOL_VERSION or type(version) is not int:
         raise WireError(f"a frame has protocol version {version!r}", reason="version")
-    message = MESSAGES.get(name) if type(name) is str else None
+    message = message_of(name)
     if message is None:
         raise WireError(f"message type {str(name)[:32]!r} is not one of this protocol", reason="type")
     for key, value in header.items():

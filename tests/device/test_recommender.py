@@ -14,14 +14,18 @@ import pytest
 from flocklet import Node, NodeSettings
 from flocklet.cli import main
 from flocklet.clock import VirtualClock
+from flocklet.device.edge_feed import EdgeFeed
 from flocklet.device.membership import create_membership
 from flocklet.device.recommender import Taste
 from flocklet.errors import UsageError, WireError
 from flocklet.events.edge import sign_edge, sign_page
+from flocklet.events.edge_sync import EdgeAnswer, EdgeQuestion
+from flocklet.events.feed import exchange, finish, take
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity
 from flocklet.store.home import Home as HomeFolder
 from flocklet.store.store import Store
+from flocklet.wire.schema import body_of, schema_of
 
 NOW = 1_800_000_000.0
 Run = Callable[..., int]
@@ -40,9 +44,23 @@ class Home:
 
     def open(self) -> None:
         self.store = Store(self.folder / "state.db")
-        self.taste = Taste(
-            self.store, self.folder, self.clock, self.device, lambda: self.people, np.random.default_rng(1)
-        )
+        self.taste = Taste(self.store, self.folder, self.clock, self.device, lambda: self.people)
+        self.feed = EdgeFeed(self.taste, np.random.default_rng(1))
+
+    def ask(self) -> EdgeQuestion:
+        asked = self.feed.request(self.feed.start(b"peer", 1))
+        assert isinstance(asked, EdgeQuestion)
+        return asked
+
+    def answer(self, asked: EdgeQuestion) -> EdgeAnswer:
+        told = finish(self.feed.answer(asked))
+        assert isinstance(told, EdgeAnswer)
+        return told
+
+    def absorb(self, told: EdgeAnswer) -> int:
+        turn = self.feed.start(b"peer", 1)
+        finish(take(self.feed, turn, told))
+        return turn.new
 
     def reopen(self, *, is_saved: bool) -> None:
         if is_saved:
@@ -69,9 +87,7 @@ def homes(tmp_path: Path) -> Iterator[list[Home]]:
 
 
 def meet(one: Home, two: Home) -> int:
-    return one.taste.absorb(two.taste.answer(one.taste.ask())) + two.taste.absorb(
-        one.taste.answer(two.taste.ask())
-    )
+    return exchange(one.feed, two.feed).new + exchange(two.feed, one.feed).new
 
 
 @pytest.mark.parametrize("is_saved", [True, False])
@@ -135,25 +151,25 @@ def test_trusting_a_device_reaches_the_people_on_it(homes: list[Home]) -> None:
 def test_a_forged_page_is_refused_and_nothing_of_it_is_kept(homes: list[Home]) -> None:
     one, two = homes
     two.taste.rate(two.people["me"], 9, 5.0)
-    answer = two.taste.answer(one.taste.ask())
+    answer = two.answer(one.ask())
     eve = Identity.generate()
     forged = sign_edge(eve, 9, 0.0, int(NOW) + 5).raw.replace(eve.origin, two.people["me"].origin)
     with pytest.raises(WireError, match="signature"):
-        one.taste.absorb({"t": "edg!", "p": forged, "k": two.people["me"].public_key})
+        one.absorb(EdgeAnswer(forged, two.people["me"].public_key))
     assert one.likes() == {}
-    one.taste.absorb(answer)
+    one.absorb(answer)
     assert len(one.likes()) == 1
 
 
 def test_replayed_old_pages_change_nothing(homes: list[Home]) -> None:
     one, two = homes
     two.taste.rate(two.people["me"], 9, 5.0)
-    old = two.taste.answer(one.taste.ask())
+    old = two.answer(one.ask())
     two.clock._now_s += 10
     two.taste.rate(two.people["me"], 9, 1.0)
-    one.taste.absorb(two.taste.answer(one.taste.ask()))
+    one.absorb(two.answer(one.ask()))
     for _ in range(5):
-        assert one.taste.absorb(old) == 0
+        assert one.absorb(old) == 0
     assert list(one.likes().values()) == [pytest.approx(0.2, abs=1e-3)]
 
 
@@ -161,7 +177,7 @@ def test_an_opinion_dated_in_the_future_does_not_hold_for_ever(homes: list[Home]
     one = homes[0]
     eve = Identity.generate()
     page = sign_page(eve, [(9, 1.0, int(NOW) + 10**7), (10, 1.0, int(NOW))])
-    assert one.taste.absorb({"t": "edg!", "p": page.raw, "k": eve.public_key}) == 1
+    assert one.absorb(EdgeAnswer(page.raw, eve.public_key)) == 1
     assert [item for _, item in one.likes()] == [10]
 
 
@@ -186,17 +202,20 @@ def test_names_of_items_follow_their_edges_and_prove_themselves(homes: list[Home
     meet(one, two)
     meet(one, two)
     assert [one.store.item_name(item_id_of(film)) for film in films] == films
-    request = {**one.taste.ask(), "want": item_id_of("private").to_bytes(8, "big")}
-    assert "n" not in two.taste.answer(request)
-    good = two.taste.answer(one.taste.ask())
-    one.taste.absorb({**good, "n": b"another name"})  # the hash of no item that is known
+    request = replace(one.ask(), want=item_id_of("private").to_bytes(8, "big"))
+    assert not two.answer(request).n
+    good = two.answer(one.ask())
+    one.absorb(replace(good, n=b"another name"))  # the hash of no item that is known
     assert one.store.item_name(item_id_of("another name")) is None
-    for wrong in (b"a\0", b"\xff", b"\x1b[2J", bytes(9_000), "text"):
+    for wrong in (b"a\0", b"\xff", b"\x1b[2J"):
         with pytest.raises(WireError):
-            one.taste.absorb({**good, "n": wrong})
-    for wrong in (bytes(7), bytes(8 * 129), "text"):
+            one.absorb(replace(good, n=wrong))
+    for names in (bytes(9_000), "text", None):
         with pytest.raises(WireError):
-            two.taste.answer({**one.taste.ask(), "want": wrong})
+            schema_of(EdgeAnswer).read({**body_of(good), "n": names})
+    for wanted in (bytes(7), bytes(8 * 129), "text", None):
+        with pytest.raises(WireError):
+            schema_of(EdgeQuestion).read({**body_of(one.ask()), "want": wanted})
 
 
 # -- the verbs --
@@ -323,7 +342,7 @@ async def test_running_peers_exchange_edges_over_a_link(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
             (link,) = b.endpoint.links.values()
             assert (
-                await b.gossip.pull_edges(link) == 2
-            )  # the rating, and that the device vouches for its owner
-            assert await b.gossip.pull_edges(link) == 0
+                await b.gossip.pull(link, "edges")
+            ).new == 2  # the rating, and that the device vouches for its owner
+            assert (await b.gossip.pull(link, "edges")).new == 0
             assert item_id_of("a film") in b.device.taste.graph.items

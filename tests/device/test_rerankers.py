@@ -18,6 +18,7 @@ from flocklet.device.device import Device
 from flocklet.device.membership import create_membership, load_membership
 from flocklet.device.results import PastClick
 from flocklet.events.click import NO_CLICK
+from flocklet.events.delta_sync import DeltaAnswer
 from flocklet.events.item import Document
 from flocklet.identity.flock import Flock
 from flocklet.models.base import Parameters, difference, version_id
@@ -88,8 +89,8 @@ async def peer(home: Path, *, to: Node | None = None) -> AsyncIterator[Node]:
 async def pair(tmp_path: Path, *, is_gated: bool = False) -> AsyncIterator[tuple[Node, Node]]:
     """Two linked peers: b has clicks to judge by, a has learnt more. The gate may refuse honest models: off by default."""
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
-        await asyncio.to_thread(taught, a.device, 3)
-        await asyncio.to_thread(taught, b.device, 2)
+        await a.owner.run(taught, a.device, 3)
+        await b.owner.run(taught, b.device, 2)
         async with asyncio.timeout(10):
             while not (a.endpoint.links and b.endpoint.links):
                 await asyncio.sleep(0.01)
@@ -104,7 +105,13 @@ def open_gate(node: Node, *, is_gated: bool = False) -> None:
 
 async def ask(b: Node) -> dict[str, int]:
     (link,) = b.endpoint.links.values()
-    return dict(await b.gossip.pull_models(link))
+    return dict((await b.gossip.pull(link, "deltas")).outcomes)
+
+
+async def given(a: Node, b: Node) -> tuple[bytes, ...]:
+    """Return what a would answer if b asked now."""
+    asked = await b.owner.run(b.device.lessons.ask, a.endpoint.party.identity.device_id)
+    return (await a.owner.run(a.device.lessons.answer, asked)).frames
 
 
 def held(node: Node, name: str = "linear") -> Parameters:
@@ -114,12 +121,7 @@ def held(node: Node, name: str = "linear") -> Parameters:
 async def test_a_peer_takes_the_models_of_another_and_keeps_them(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, b):
         before = {name: version_id(held(b, name)) for name in ("linear", "mlp")}
-        sizes = [
-            len(frame)
-            for frame in a.device.lessons.answer(b.device.lessons.ask(a.endpoint.party.identity.device_id))[
-                "frames"
-            ]
-        ]
+        sizes = [len(frame) for frame in await given(a, b)]
         assert sizes[0] < 512 and sizes[1] < 5_120
         assert await ask(b) == {"merged": 2}
         after = {name: version_id(held(b, name)) for name in ("linear", "mlp")}
@@ -140,8 +142,8 @@ async def test_the_next_delta_starts_from_the_version_that_the_peer_holds(tmp_pa
     async with pair(tmp_path) as (a, b):
         first = version_id(held(a))
         await ask(b)
-        await asyncio.to_thread(taught, a.device, 1)
-        sent = a.device.lessons.answer(b.device.lessons.ask(a.endpoint.party.identity.device_id))["frames"]
+        await a.owner.run(taught, a.device, 1)
+        sent = await given(a, b)
         assert open_frame(sent[0]).header["base"] == first
         assert await ask(b) == {"merged": 2}
 
@@ -149,12 +151,12 @@ async def test_the_next_delta_starts_from_the_version_that_the_peer_holds(tmp_pa
 async def test_a_peer_that_lost_its_store_is_heard_again(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, b):
         for _ in range(3):
-            await asyncio.to_thread(taught, a.device, 1)
+            await a.owner.run(taught, a.device, 1)
         assert await ask(b) == {"merged": 2}
     for file in (tmp_path / "a").glob("state.db*"):
         file.unlink()
     async with peer(tmp_path / "b") as b, peer(tmp_path / "a", to=b) as a:
-        await asyncio.to_thread(taught, a.device, 1)
+        await a.owner.run(taught, a.device, 1)
         async with asyncio.timeout(10):
             while not b.endpoint.links:
                 await asyncio.sleep(0.01)
@@ -165,7 +167,7 @@ async def test_a_peer_that_lost_its_store_is_heard_again(tmp_path: Path) -> None
 def forged(node: Node, change: Callable[[OnlineRanker], Parameters], **header: Any) -> Callable[[Any], Any]:
     """Answer as the peer does, but with other tensors (and header fields) under its own, right signature."""
 
-    def answer(_: Any) -> dict[str, Any]:
+    def answer(_: Any) -> DeltaAnswer:
         model = node.device.lessons.rankers.models["linear"]
         values = change(model)
         target = model.published()
@@ -175,15 +177,9 @@ def forged(node: Node, change: Callable[[OnlineRanker], Parameters], **header: A
         identity = node.endpoint.party.identity
         fields = {"round": 1 << 20, "base": version_id(model.start), "codec": "f32", "n": 1, **header}
         body = {"model": "linear", "version": version_id(target), "content": bytes(16)}
-        return {
-            "frames": [seal(identity, "send", _packable({**body, **values}), run=bytes(8), seq=1, **fields)]
-        }
+        return DeltaAnswer((seal(identity, "send", {**body, **values}, run=bytes(8), seq=1, **fields),))
 
     return answer
-
-
-def _packable(body: dict[str, Any]) -> dict[str, Any]:
-    return body
 
 
 def _changed(model: OnlineRanker, value: float) -> Parameters:
@@ -221,14 +217,12 @@ async def test_hostile_models_are_refused_in_one_line_each(
 async def test_nan_damage_replay_and_strangers_are_refused(tmp_path: Path) -> None:
     async with pair(tmp_path) as (a, b):
         before = version_id(held(b))
-        (sealed, _) = a.device.lessons.answer(b.device.lessons.ask(a.endpoint.party.identity.device_id))[
-            "frames"
-        ]
+        (sealed, _) = await given(a, b)
         frame, identity = open_frame(sealed), a.endpoint.party.identity
         fields = {"run": bytes(8), "seq": 9, "round": 1 << 30, "base": frame.header["base"], "codec": "f32"}
 
         async def refused(*frames: Any) -> None:
-            a.device.lessons.answer = lambda _: {"frames": list(frames)}  # type: ignore[method-assign]
+            a.device.lessons.answer = lambda _: DeltaAnswer(tuple(frames))  # type: ignore[method-assign]
             assert await ask(b) == {"refused": len(frames)}
 
         marked = pack_body({**frame.body, "weights": np.full(len(FEATURES), 1.0078125, np.float32)})
@@ -239,12 +233,12 @@ async def test_nan_damage_replay_and_strangers_are_refused(tmp_path: Path) -> No
         )  # right signature over NaN, which `seal` would not make
         await refused(sealed[:-1] + bytes([sealed[-1] ^ 1]))
         await refused(sealed[:-80] + bytes([sealed[-80] ^ 1]) + sealed[-79:])
-        await refused(b"", 7)
+        await refused(b"", b"7")
         await refused(
             seal(b.endpoint.party.identity, "send", frame.body, **fields)
         )  # signed by another than the peer
         assert version_id(held(b)) == before
-        a.device.lessons.answer = lambda _: {"frames": [sealed]}  # type: ignore[method-assign]
+        a.device.lessons.answer = lambda _: DeltaAnswer((sealed,))  # type: ignore[method-assign]
         assert await ask(b) == {"merged": 1}, "the control: untouched it is taken"
         await refused(sealed)  # a replay
         assert b.device.lessons.outcomes["replay"] == 1
@@ -287,13 +281,13 @@ async def test_a_delta_from_an_unknown_base_is_fetched_whole(tmp_path: Path) -> 
         sealed = seal(
             identity, "send", body, run=bytes(8), seq=1, round=99, base=delta.base, codec="f32", n=1
         )
-        lessons.answer = lambda _: {"frames": [sealed]}  # type: ignore[method-assign]
+        lessons.answer = lambda _: DeltaAnswer((sealed,))  # type: ignore[method-assign]
         assert await ask(b) == {"merged": 1}
 
 
 async def test_a_peer_without_clicks_takes_nothing_on_trust(tmp_path: Path) -> None:
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
-        await asyncio.to_thread(taught, a.device, 1)
+        await a.owner.run(taught, a.device, 1)
         async with asyncio.timeout(10):
             while not b.endpoint.links:
                 await asyncio.sleep(0.01)

@@ -1,6 +1,7 @@
 """A pull brings over what is missing, in few bytes, and believes nothing that is not signed."""
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -13,14 +14,20 @@ from flocklet.errors import WireError
 from flocklet.events.click_log import Absorbed, ClickEntry, ClickLog, Limits
 from flocklet.events.click_sync import (
     MAX_MESSAGE_SIZE,
+    ClickAnswer,
+    ClickDigest,
+    ClickQuestion,
+    DifferingBuckets,
     Pull,
-    absorb,
     absorb_steps,
-    message_size,
-    pull_answer,
-    pull_request,
+    answer,
+    answer_digest,
+    answer_steps,
+    question,
 )
+from flocklet.events.feed import finish
 from flocklet.identity.key import Identity
+from flocklet.wire.schema import Message, body_of, schema_of
 
 PEOPLE = [Identity.from_seed(bytes([n]) * 32) for n in range(6)]
 ALL = 2**64 - 1
@@ -28,6 +35,24 @@ ALL = 2**64 - 1
 
 def entry(person: Identity, seq: int, item: int = 1) -> ClickEntry:
     return ClickEntry.signed(person, seq=seq, query="fox", shown=(item,), clicked=0, ts=0)
+
+
+def message_size(message: Message) -> int:
+    return len(msgpack.packb(body_of(message)))
+
+
+def pull_answer(log: ClickLog, request: ClickQuestion) -> ClickAnswer:
+    return finish(answer_steps(log, request))
+
+
+def pull_request(log: ClickLog, buckets: int) -> ClickQuestion:
+    return question(log, buckets)
+
+
+def absorb(log: ClickLog, answer: ClickAnswer, now_s: float) -> Absorbed:
+    into = Absorbed()
+    finish(absorb_steps(log, answer, now_s, into))
+    return into
 
 
 def filled(*counts: int, limits: Limits | None = None) -> ClickLog:
@@ -43,10 +68,11 @@ def run(asker: ClickLog, asked: ClickLog, *, via: bytes = b"peer", limit: int = 
     """Pull to the end; return the pull, the bytes of all its messages and their number."""
     pull, size, messages = Pull(asker, via=via, limit=limit), 0, 0
     while pull.request is not None:
-        answer = pull_answer(asked, pull.request)
-        size += message_size(pull.request) + message_size(answer)
+        request = pull.request
+        told = answer(asked, request)
+        size += message_size(request) + message_size(told)
         messages += 2
-        pull.take(answer, 0.0)
+        pull.take(told, 0.0)
     return pull, size, messages
 
 
@@ -110,9 +136,9 @@ def test_every_message_fits_one_control_frame() -> None:
             shown = tuple(int(item) for item in rng.integers(2**63, size=10, dtype=np.uint64))
             query = f"{rng.integers(10**12)} {rng.integers(10**12)} " + "x" * 30
             asked.restore(ClickEntry(origin, seq, query, shown, 0, 0, rng.bytes(64)))
-    answer = pull_answer(asked, pull_request(ClickLog(), ALL))
-    assert answer["ask"]
-    assert message_size(answer) <= 65_536
+    told = pull_answer(asked, pull_request(ClickLog(), ALL))
+    assert told.ask
+    assert message_size(told) <= 65_536
     assert MAX_MESSAGE_SIZE < 65_536
 
 
@@ -130,10 +156,9 @@ def test_proof_of_equivocation_travels_with_a_pull() -> None:
 
 def test_a_relay_cannot_forge() -> None:
     asked, asker = filled(1), filled(0)
-    answer = pull_answer(asked, pull_request(asker, ALL))
-    answer["s"] = bytes(64)
+    told = replace(pull_answer(asked, pull_request(asker, ALL)), s=bytes(64))
     with pytest.raises(WireError, match="wrong signature"):
-        absorb(asker, answer, 0.0)
+        absorb(asker, told, 0.0)
     assert len(asker) == 0
 
 
@@ -154,7 +179,7 @@ def test_absorbing_pauses_so_that_a_loop_can_breathe() -> None:
 
 
 def good() -> dict[str, Any]:
-    return pull_answer(filled(2), pull_request(ClickLog(), ALL))
+    return body_of(pull_answer(filled(2), pull_request(ClickLog(), ALL)))
 
 
 BOMB = zlib.compress(bytes(50_000_000))
@@ -163,7 +188,9 @@ BOMB = zlib.compress(bytes(50_000_000))
 @pytest.mark.parametrize(
     "change",
     [
-        {"t": "clk?"},
+        {"t": "clicks!"},
+        {"ask": -1},
+        {"ask": True},
         {"k": b"short"},
         {"k": "text"},
         {"e": b"not zlib"},
@@ -174,35 +201,49 @@ BOMB = zlib.compress(bytes(50_000_000))
         {"s": b""},
         {"s": bytes(64 * 3)},
         {"p": b"\x91\x01"},
+        {"p": b"\x93\xa2\xff\xfe\xc0\xc0"},  # text that is no UTF-8
+        {"p": b"\x91\xc7\x00\xff"},  # a timestamp of no size
         {"p": b"\xdd\xff\xff\xff\xff"},
     ],
 )
 def test_hostile_answers_are_refused(change: dict[str, Any]) -> None:
     log = ClickLog()
     with pytest.raises(WireError):
-        absorb(log, good() | change, 0.0)
+        absorb(log, schema_of(ClickAnswer).read(good() | change), 0.0)
     assert len(log) == 0
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "body",
     [
         {},
-        {"t": "clk!"},
-        {"t": "clk?"},
-        {"t": "clk?", "dig": b"short"},
-        {"t": "clk?", "ask": -1, "have": b"", "max": 1},
-        {"t": "clk?", "ask": 1 << 64, "have": b"", "max": 1},
-        {"t": "clk?", "ask": True, "have": b"", "max": 1},
-        {"t": "clk?", "ask": 1, "have": b"torn", "max": 1},
-        {"t": "clk?", "ask": 1, "have": bytes(8) + b"\x00\xff\x01", "max": 1},
-        {"t": "clk?", "ask": 1, "have": "text", "max": 1},
-        {"t": "clk?", "ask": 1, "have": b"", "max": None},
+        {"dig": b"short"},
+        {"dig": bytes(512), "t": "clicks?"},
+        {"ask": -1, "have": b"", "max": 1},
+        {"ask": 1 << 64, "have": b"", "max": 1},
+        {"ask": True, "have": b"", "max": 1},
+        {"ask": 1, "have": b"torn", "max": 1},
+        {"ask": 1, "have": bytes(8) + b"\x00\xff\x01", "max": 1},
+        {"ask": 1, "have": "text", "max": 1},
+        {"ask": 1, "have": b"", "max": None},
+        {"ask": 1, "have": b""},
     ],
 )
-def test_hostile_requests_are_refused(request_: dict[str, Any]) -> None:
+def test_hostile_requests_are_refused(body: dict[str, Any]) -> None:
     with pytest.raises(WireError):
-        pull_answer(filled(1), request_)
+        schema_of(ClickDigest).read(body)
+    with pytest.raises(WireError):
+        pull_answer(filled(1), schema_of(ClickQuestion).read(body))
+
+
+def test_an_answer_of_the_other_stage_is_refused() -> None:
+    pull = Pull(ClickLog())
+    with pytest.raises(WireError, match="something else"):
+        finish(pull.take_steps(pull_answer(filled(2), pull_request(ClickLog(), ALL)), 0.0))
+    finish(pull.take_steps(answer_digest(filled(2), ClickDigest(ClickLog().digests())), 0.0))
+    assert isinstance(pull.request, ClickQuestion)
+    with pytest.raises(WireError, match="something else"):
+        finish(pull.take_steps(DifferingBuckets(1), 0.0))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 255))
@@ -212,7 +253,7 @@ def test_a_mutated_answer_never_brings_a_false_entry(position: int, flip: int) -
     log = ClickLog()
     try:
         message = msgpack.unpackb(bytes(raw))
-        absorb(log, message if isinstance(message, dict) else {}, 0.0)
+        absorb(log, schema_of(ClickAnswer).read(message if isinstance(message, dict) else {}), 0.0)
     except ValueError:
         pass
     for origin in log.origins:

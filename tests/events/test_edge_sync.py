@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from flocklet.errors import WireError
 from flocklet.events.edge import MAX_PAGE_EDGES, Edge, read_page, sign_edge, sign_page
-from flocklet.events.edge_sync import EdgePool, absorb, answer, request
+from flocklet.events.edge_sync import Absorbed, EdgeAnswer, EdgePool, EdgeQuestion, absorb_steps, answer_steps
+from flocklet.events.edge_sync import question as request
+from flocklet.events.feed import finish
 from flocklet.identity.key import Identity
+from flocklet.wire.schema import body_of, schema_of
 
 ANNA, BERT, EVE = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
 SALT = bytes(8)
@@ -104,6 +107,16 @@ def test_a_whole_number_is_no_second_spelling_of_a_weight() -> None:
             read_page(other)
 
 
+def answer(pool: EdgePool, asked: EdgeQuestion, rng: np.random.Generator) -> EdgeAnswer:
+    return finish(answer_steps(pool, asked, rng))
+
+
+def absorb(told: EdgeAnswer) -> Absorbed:
+    got = Absorbed()
+    finish(absorb_steps(told, got))
+    return got
+
+
 def pools(*authors: Identity) -> EdgePool:
     pool = EdgePool()
     for author in authors:
@@ -144,21 +157,23 @@ def test_malformed_messages_are_wire_errors() -> None:
         {"have": b"abc"},
         {"max": 99},
         {"max": "9"},
+        {"max": True},
         {"t": "x"},
         {"have": bytes(40_000)},
+        {"want": bytes(7)},
     ):
         with pytest.raises(WireError):
-            answer(EdgePool(), {**good, **change}, np.random.default_rng(1))
+            schema_of(EdgeQuestion).read({**body_of(good), **change})
     fine = answer(pools(ANNA), good, np.random.default_rng(1))
     for change in (
         {"k": b""},
         {"k": bytes(31)},
-        {"p": fine["p"] + b"\xc1"},
+        {"p": fine.p + b"\xc1"},
         {"p": "x"},
         {"p": bytes(60_000)},
     ):
         with pytest.raises(WireError):
-            absorb({**fine, **change})
+            absorb(schema_of(EdgeAnswer).read({**body_of(fine), **change}))
 
 
 def test_newer_sources_are_told_first_more_often() -> None:

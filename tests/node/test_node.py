@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,16 @@ import pytest
 
 from flocklet import Node, NodeSettings
 from flocklet.clock import SystemClock
+from flocklet.device.click_feed import ClickFeed
 from flocklet.device.device import Device
 from flocklet.device.membership import create_membership, load_membership
 from flocklet.errors import ConfigError, LinkError
+from flocklet.events.click_sync import ClickAnswer
+from flocklet.events.feed import Steps
 from flocklet.identity.flock import Flock
 from flocklet.node import control
 from flocklet.store.home import Home
+from flocklet.wire.schema import Message
 
 LOOPBACK = "127.0.0.1"
 FLOCK = Flock.generate()  # so that test runs side by side do not meet
@@ -230,18 +235,18 @@ async def test_a_wrong_signature_is_refused_and_counted(tmp_path: Path, notes: P
         await linked(a, b)
         await a.add([notes])
         await a.click((await a.search("tent"))["query_id"], 1)
-        honest = a.device.exchange.answer
+        feed = next(feed for feed in a.gossip.feeds if isinstance(feed, ClickFeed))
+        honest = feed.answer
 
-        def forged(request: dict[str, Any]) -> dict[str, Any]:
-            answer = honest(request)
-            answer["s"] = bytes(len(answer["s"]))
-            return answer
+        def forged(request: Message) -> Steps[Message]:
+            answer = yield from honest(request)
+            return replace(answer, s=bytes(len(answer.s))) if isinstance(answer, ClickAnswer) else answer
 
-        a.device.exchange.answer = forged  # type: ignore[method-assign]
+        feed.answer = forged  # type: ignore[method-assign]
         assert await b.pull() == 0
         assert b.gossip.counts["rejected signature"] == 1
         assert len(b.device.log) == 0
-        a.device.exchange.answer = honest  # type: ignore[method-assign]
+        feed.answer = honest  # type: ignore[method-assign]
         assert await b.pull() == 1
 
 
