@@ -506,7 +506,7 @@ def crowd(bench: Bench) -> None:
 
 def compiled(bench: Bench) -> None:
     """T16t: NumPy against tinygrad compiled to C, one thread: training alone (5 passes in turns), then a whole run."""
-    from flocklet.swarm.tasks.synthetic import make_task
+    from flocklet.swarm.tasks.catalogue import make_task
     from flocklet.swarm.trainers.compiled import Compiled
     from flocklet.swarm.trainers.numpy import Sgd
 

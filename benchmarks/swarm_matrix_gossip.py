@@ -141,11 +141,11 @@ def cell(
     cabal: dict[bytes, np.ndarray] = {}
     attacks = {i: Attack(kind, None if kind == "sybil" else strength, cabal=cabal) for i in liars}
     text = f"regular({DEGREE},deadline=1)|sgd(lr=0.2,steps=5,batch=20)|{RULES[rule]}"
-    simulation = Simulation(
+    swarm = Simulation(
         Strategy.parse(text), task, seed=seed, rounds=rounds, every=rounds, attacks=attacks, graph=graph,
         conditions=Conditions(is_decoded=False),
-    )  # fmt: skip
-    report = simulation.run()
-    honest = [peer.x for i, peer in enumerate(simulation.peers) if i not in attacks]
+    ).start()  # fmt: skip
+    report = swarm.run()
+    honest = [peer.x for i, peer in enumerate(swarm.peers) if i not in attacks]
     named = "label flip" if kind == "sybil" else attack
     return report.accuracy, attack_success(task, np.stack(honest), named)

@@ -9,13 +9,11 @@ from typing import Any
 from flocklet.cli.output import Output
 from flocklet.cli.targets import check_target
 from flocklet.errors import UsageError
+from flocklet.swarm.tasks.catalogue import CATALOGUE, check_numbers, with_trainer
 
 __all__ = ["add_parser"]
 
-_TRAINERS = ("sgd", "sam", "gradient")
-_MODELS = ("digits", "reranker", "reranker-mlp", "recommender")
 _WAYS = ("numpy", "tinygrad", "gpu")
-_STOP_AT = 0.95
 
 
 def add_parser(verbs: Any) -> None:
@@ -28,7 +26,7 @@ def add_parser(verbs: Any) -> None:
         "'modest(s=10)|int4|trimmed(0.2)': schedule, trainer, codec and aggregator in any order.",
     )
     swarm.add_argument("--peers", type=int, default=10, metavar="N", help="how many (default: 10)")
-    swarm.add_argument("--model", default="digits", choices=_MODELS, help="what they learn")
+    swarm.add_argument("--model", default="digits", choices=tuple(CATALOGUE), help="what they learn")
     swarm.add_argument(
         "--strategy", default="modest", metavar="TEXT", help="how they learn (default: modest)"
     )
@@ -66,15 +64,14 @@ def _swarm(args: argparse.Namespace) -> int:
     from flocklet.swarm.strategy import Strategy
 
     output = Output(args)
-    if args.peers < 2 or args.rounds < 1:
-        raise UsageError("a swarm needs two peers and one round", remedy="--peers 2 --rounds 1, or more")
+    check_numbers(args.peers, args.seed, args.rounds)
     if not 0 <= args.attackers < args.peers or (args.attackers and not args.attack):
         raise UsageError(
             "--attackers needs --attack and at least one honest peer", remedy="fewer --attackers"
         )
     check_target(args.plot, (".svg",))
     if args.stop_at is None:
-        args.stop_at = _STOP_AT if args.model == "digits" else 0.0
+        args.stop_at = CATALOGUE[args.model].stop_at
     text = _strategy(args)
     Strategy.parse(text)
     attacks = {args.peers - 1 - i: Attack(args.attack) for i in range(args.attackers)}
@@ -96,21 +93,15 @@ def _strategy(args: argparse.Namespace) -> str:
     parts = [part.strip() for part in args.strategy.split("|") if part.strip()]
     if args.codec:
         parts.append(args.codec)
-    if not any(part.split("(")[0] in _TRAINERS for part in parts):
-        from flocklet.swarm.tasks.synthetic import TRAINERS
-
-        parts.append(TRAINERS[args.model])
-    return "|".join(parts)
+    return with_trainer("|".join(parts), args.model)
 
 
 def _simulated(args: argparse.Namespace, text: str, attacks: dict[int, Any]) -> dict[str, Any]:
     from flocklet.swarm.sim.simulation import Simulation
-    from flocklet.swarm.strategy import Strategy
-    from flocklet.swarm.tasks.synthetic import make_task
 
     report = Simulation(
-        Strategy.parse(text), make_task(args.model, args.peers, args.seed), seed=args.seed, rounds=args.rounds,
-        attacks=attacks, stop_at=args.stop_at or None, compute=args.compute,
+        text, args.model, args.peers, args.seed, args.rounds, stop_at=args.stop_at or None, compute=args.compute,
+        attack=args.attack if args.attackers else "", attackers=args.attackers,
     ).run()  # fmt: skip
     words = f"{report.bytes / 1e3:,.0f} kB in {sum(report.messages.values())} messages, log {report.log_hash}"
     return {

@@ -8,46 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from flocklet.errors import WireError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Encoder
-from flocklet.swarm.protocols import Clock, Context, Link, Message, PeerId, Update
+from flocklet.swarm.participant import Compute, Observer
+from flocklet.swarm.protocols import Clock, Context, Link, Message, PeerId, PeerSampler, Stateful, Update
 from flocklet.swarm.strategy import Strategy
-from flocklet.swarm.task import Rows, Task
+from flocklet.swarm.task import Rows, Task, class_names
 
-if TYPE_CHECKING:
-    from flocklet.swarm.attacks.model import Attack
-
-__all__ = ["Compute", "Observer", "Peer"]
+__all__ = ["Peer"]
 
 log = logging.getLogger("flocklet.swarm")
 
 MAX_SAMPLES = 1 << 32
-
-
-class Compute(Protocol):
-    """Where training runs: together with other peers in simulation, in a thread on a device."""
-
-    async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
-        """Return the trained model."""
-        ...
-
-
-class Observer(Protocol):
-    """Who watches: the simulator's log, or a live table."""
-
-    def event(self, peer: Peer, kind: str, round: int, detail: bytes = b"") -> None:
-        """Note that something happened."""
-        ...
-
-    def model(self, peer: Peer, round: int, vector: Vector) -> None:
-        """Note the model after a merge."""
-        ...
+MAX_CLASSES = 4096
+MAX_DEGREE = (1 << 16) - 1
 
 
 class Peer:
@@ -66,50 +45,64 @@ class Peer:
         observer: Observer,
         rounds: int,
         start: Vector,
-        attack: Attack | None = None,
+        members: list[PeerId],
+        sampler: PeerSampler,
         is_enough: Callable[[Vector], bool] | None = None,
     ) -> None:
         self.me = me
         self.share = share
-        self.strategy = strategy
+        self.members = members
+        self.sampler = sampler
+        self.is_joining = False
+        self.trainer, self.codec, self.aggregator = strategy.trainer, strategy.codec, strategy.aggregator
         self.task = task
+        self.classes = class_names(task.labels[share])
         self.layout = task.model.layout
         self.clock = clock
         self.link = link
         self.compute = compute
         self.observer = observer
         self.rounds = rounds
-        self.attack = attack
         self._is_enough = is_enough
         self.x = start
         self.round = 0
         self.start = start  # the model before the newest training
-        self.encoder = Encoder(strategy.codec, self.layout, clock.rng("codec"))
-        self.memory: dict[str, Any] = {
-            "classes": np.flatnonzero(np.bincount(task.labels[share])),
-            "share": share,
-        }  # of the rules
+        self.encoder = Encoder(self.codec, self.layout, clock.rng("codec"))
+        self.rule_state = self.aggregator.begin() if isinstance(self.aggregator, Stateful) else None
         self.heard: set[PeerId] = set()
         self.silent: set[PeerId] = set()
         self.refused: Counter[str] = Counter()
         self._told: set[tuple[PeerId, str]] = set()
 
     async def train(self, round: int) -> Vector:
-        """Return our model after local training; an attacker returns what it wants others to believe."""
+        """Return our model after local training.
+
+        Without rows it stays as it is: such a peer judges and merges. A model that left the numbers is not used.
+        """
         self.start = self.x
-        if self.attack is not None and not self.attack.trains:
-            return self.attack.craft(self.x, self.x, self)
-        rows = self.share[self.strategy.trainer.plan(len(self.share), self.clock.rng("rows"), round)]
+        if not len(self.share):
+            return self.x
+        rows = self.share[self.trainer.plan(len(self.share), self.clock.rng("rows"), round)]
         trained = await self.compute.train(self, self.x, rows, round)
-        if self.attack is not None:
-            trained = self.attack.craft(trained, self.x, self)
+        if not np.isfinite(trained).all():
+            self.refuse(self.me, "diverged")
+            return self.start
         self.observer.event(self, "trained", round)
         return trained
 
-    def merge(self, own: Vector | None, updates: list[Update], round: int, *, degree: int = 0) -> Vector:
-        """Return the aggregator's answer; updates are sorted by sender, whatever their order of arrival."""
-        if self.attack is not None and not self.attack.merges and own is not None:
-            return own
+    def merge(
+        self,
+        own: Vector | None,
+        updates: list[Update],
+        round: int,
+        *,
+        degree: int = 0,
+        gossip: Sequence[Update] = (),
+    ) -> Vector:
+        """Return the aggregator's answer; updates are sorted by sender, whatever their order of arrival.
+
+        An answer that left the numbers (sums of huge models) is not used: the model stays what it was.
+        """
         context = Context(
             round=round,
             me=self.me,
@@ -118,11 +111,20 @@ class Peer:
             rng=self.clock.rng("merge"),
             degree=degree,
             n=len(self.share),
-            memory=self.memory,
-            gossip=self.memory.get("gossip", ()),
+            gossip=gossip,
             task=self.task,
+            share=self.share,
+            classes=self.classes,
+            state=self.rule_state,
         )
-        return self.strategy.aggregator.merge(own, sorted(updates, key=lambda u: u.sender), context)
+        if own is None:  # who has no rows learnt nothing from them
+            updates = [update for update in updates if update.n] or updates
+        with np.errstate(over="ignore", invalid="ignore"):
+            merged = self.aggregator.merge(own, sorted(updates, key=lambda u: u.sender), context)
+        if not np.isfinite(merged).all():
+            self.refuse(self.me, "diverged")
+            return self.x if own is None else own
+        return merged
 
     def finish(self, round: int, vector: Vector) -> None:
         """Take a merged model as ours and tell the observer."""
@@ -146,10 +148,10 @@ class Peer:
             self.refuse(message.sender, error.reason)
             return None
         degree, classes = message.body.get("d", 0), message.body.get("c", 0)
-        if type(degree) is not int or type(classes) is not int or not 0 <= degree < 1 << 16 or classes < 0:
+        if not _within(degree, MAX_DEGREE) or not _within(classes, MAX_CLASSES):
             self.refuse(message.sender, "body")
             return None
-        if not 0 < message.n < MAX_SAMPLES:
+        if not 0 <= message.n < MAX_SAMPLES:
             self.refuse(message.sender, "samples")
             return None
         return Update(message.sender, vector, message.n, degree, message.round, classes)
@@ -157,7 +159,7 @@ class Peer:
     @property
     def claimed(self) -> int:
         """The number of rows that we say we learnt from."""
-        return self.attack.claim(len(self.share)) if self.attack is not None else len(self.share)
+        return len(self.share)
 
     def refuse(self, sender: PeerId, reason: str) -> None:
         """Count a message that was not used, and say so once per peer and reason."""
@@ -184,3 +186,7 @@ class Peer:
     def name(vector: Vector) -> bytes:
         """Return the version id of a vector."""
         return vector_id(vector)
+
+
+def _within(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most

@@ -13,18 +13,15 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.errors import WireError
 from flocklet.models.layout import Layout, Vector
+from flocklet.swarm.task import Rows, Task
 from flocklet.wire.arrays import ARRAYS, ArrayValue, Deflated, Quantised, Sparse
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
-    from flocklet.swarm.task import Task
 
 __all__ = [
     "Aggregator",
@@ -35,7 +32,9 @@ __all__ = [
     "Message",
     "PeerId",
     "PeerSampler",
-    "Schedule",
+    "Sampling",
+    "Stateful",
+    "Surroundings",
     "Trainer",
     "Update",
     "Verifier",
@@ -118,8 +117,9 @@ class Update:
 class Context:
     """What a merge may look at besides the updates.
 
-    `start` (P,) is the model before our own training; `memory` lives as long as the peer; `gossip` holds models of
-    peers that are not neighbours (rules that need it say so).
+    `start` (P,) is the model before our own training; `share` our rows of the task and `classes` those that occur in
+    them; `gossip` holds models of peers that are not neighbours (rules that need it say so); `state` is what the rule's
+    own `begin` returned, and lives as long as the peer.
     """
 
     round: int
@@ -129,9 +129,11 @@ class Context:
     rng: np.random.Generator
     degree: int = 0
     n: int = 1
-    memory: dict[str, Any] = field(default_factory=dict)
     gossip: Sequence[Update] = ()
     task: Task | None = None
+    share: Rows | None = None
+    classes: Rows | None = None
+    state: object = None
 
 
 class Clock(Protocol):
@@ -181,11 +183,37 @@ class Link(Protocol):
         ...
 
 
-class PeerSampler(Protocol):
-    """Choose whom to talk to."""
+class Surroundings(Protocol):
+    """What a sampler may ask of the peer that it chooses for: who spoke, who fell silent, who can be reached."""
 
-    def neighbours(self, peer: Peer, step: int) -> list[PeerId]:
+    me: PeerId
+    clock: Clock
+    link: Link
+    heard: set[PeerId]
+    silent: set[PeerId]
+
+
+class PeerSampler(Protocol):
+    """Choose whom to talk to, among the members of one run."""
+
+    def neighbours(self, peer: Surroundings, step: int) -> list[PeerId]:
         """Return the peers to exchange with at this step, sorted."""
+        ...
+
+    def senders(self, peer: Surroundings, step: int) -> list[PeerId]:
+        """Return the peers whose message to expect at this step."""
+        ...
+
+
+class Sampling(Protocol):
+    """The part of a strategy that says whom to talk to, before the members are known."""
+
+    def draw(self, members: list[PeerId], seed: int) -> PeerSampler:
+        """Return the sampler for these members; all peers draw the same one."""
+        ...
+
+    def fewest(self, peers: int) -> int:
+        """Return the least number of models that one merge of a swarm of `peers` may see."""
         ...
 
 
@@ -232,11 +260,12 @@ class Aggregator(Protocol):
         ...
 
 
-class Schedule(Protocol):
-    """Decide when a peer trains, sends and merges."""
+@runtime_checkable
+class Stateful(Protocol):
+    """An aggregator that remembers: `begin` returns what `context.state` is for one peer."""
 
-    async def run(self, peer: Peer) -> None:
-        """Live until the last round."""
+    def begin(self) -> object:
+        """Return the state of a peer that has merged nothing yet."""
         ...
 
 

@@ -15,20 +15,23 @@ Scalar = int | float | str | bool
 
 
 def parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
-    """Return name -> (kind, factory); kinds are schedule, trainer, codec, aggregator and correction."""
+    """Return name -> (kind, factory); kinds are schedule, trainer, codec, aggregator and correction.
+
+    A schedule's factory returns the sampler that goes with it, too.
+    """
     return {
-        "modest": ("schedule", _piece("schedules.modest:Modest")),
-        "fedavg": ("schedule", _piece("schedules.modest:Modest", s=0)),
+        "modest": ("schedule", _modest),
+        "fedavg": ("schedule", _fedavg),
         "full": ("schedule", _graph("full", "degree")),
         "ring": ("schedule", _graph("ring", "degree")),
         "regular": ("schedule", _graph("regular", "degree")),
         "ba": ("schedule", _graph("ba", "m")),
         "geometric": ("schedule", _graph("geometric", "radius")),
         "onepeer": ("schedule", _graph("onepeer", "degree")),
-        "window": ("schedule", _piece("schedules.asynchronous:Window")),
-        "buffer": ("schedule", _piece("schedules.asynchronous:Buffer")),
-        "async": ("schedule", _piece("schedules.asynchronous:Buffer", count=1)),
-        "poisson": ("schedule", _piece("schedules.poisson:PoissonPairs")),
+        "window": ("schedule", _keeper("Window")),
+        "buffer": ("schedule", _keeper("Buffer")),
+        "async": ("schedule", _keeper("Buffer", count=1)),
+        "poisson": ("schedule", _poisson),
         "sgd": ("trainer", _piece("trainers.numpy:Sgd")),
         "sam": ("trainer", _sam),
         "gradient": ("trainer", _piece("trainers.numpy:Gradient")),
@@ -77,9 +80,36 @@ def _graph(kind: str, first: str) -> Callable[..., Any]:
 
         if value is not None:
             more[first] = value
-        return Gossip(Topology(kind, **more), q=q, heal=heal, deadline_s=deadline)
+        return Topology(kind, heal=heal, **more), Gossip(q=q, deadline_s=deadline)
 
     return make
+
+
+def _modest(s: int = 10, **more: Any) -> Any:
+    from flocklet.swarm.samplers import HashOrder
+    from flocklet.swarm.schedules.modest import Modest
+
+    return HashOrder(s), Modest(**more)
+
+
+def _fedavg(**more: Any) -> Any:
+    return _modest(0, **more)
+
+
+def _keeper(name: str, **fixed: Scalar) -> Callable[..., Any]:
+    def make(*values: Scalar, **named: Scalar) -> Any:
+        from flocklet.swarm.samplers import HashOrder
+
+        return HashOrder(), _piece(f"schedules.asynchronous:{name}", **fixed)(*values, **named)
+
+    return make
+
+
+def _poisson(degree: int = 4, train: float = 1.0, swap: float = 0.5) -> Any:
+    from flocklet.swarm.samplers import Topology
+    from flocklet.swarm.schedules.poisson import PoissonPairs
+
+    return Topology("regular", degree=degree), PoissonPairs(train, swap)
 
 
 def _ranked(rule: str) -> Callable[..., Any]:

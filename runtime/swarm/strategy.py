@@ -14,9 +14,12 @@ from typing import Any
 
 from flocklet.errors import UsageError
 from flocklet.swarm.aggregators.averaging import Mean, VarianceCorrected
+from flocklet.swarm.aggregators.robust import Ranked
 from flocklet.swarm.codecs import Fp32
-from flocklet.swarm.protocols import Aggregator, Codec, Schedule, Trainer
+from flocklet.swarm.participant import Schedule
+from flocklet.swarm.protocols import Aggregator, Codec, Sampling, Trainer
 from flocklet.swarm.registry import Scalar, parts
+from flocklet.swarm.samplers import HashOrder
 from flocklet.swarm.trainers.numpy import Sgd
 
 __all__ = ["Strategy"]
@@ -35,6 +38,7 @@ class Strategy:
     """How a swarm learns together. `text` is how it was written, for tables."""
 
     schedule: Schedule = field(default_factory=_modest)
+    sampler: Sampling = field(default_factory=lambda: HashOrder(10))
     trainer: Trainer = field(default_factory=Sgd)
     codec: Codec = field(default_factory=Fp32)
     aggregator: Aggregator = field(default_factory=Mean)
@@ -42,9 +46,31 @@ class Strategy:
 
     def __post_init__(self) -> None:
         if "gossip" in self.aggregator.needs and (
-            not isinstance(self.codec, Fp32) or getattr(self.schedule, "name", "") != "gossip"
+            not isinstance(self.codec, Fp32) or self.schedule.name != "gossip"
         ):
             raise UsageError("SybilWall passes whole models on", remedy="use it with a graph and fp32")
+        if self.schedule.name == "poisson" and not (
+            isinstance(self.codec, Fp32) and isinstance(self.aggregator, Mean)
+        ):
+            raise UsageError(
+                "poisson swaps whole models and takes their mean: it has no place for a codec or a rule",
+                remedy="leave them out, or take regular(4)",
+            )
+
+    def check(self, peers: int) -> None:
+        """Raise UsageError if the rule would be the plain mean in a swarm of `peers`: no silent weakness."""
+        rule = self.aggregator.inner if isinstance(self.aggregator, VarianceCorrected) else self.aggregator
+        fewest = self.schedule.fewest(self.sampler.fewest(peers))
+        if isinstance(rule, Ranked) and fewest < rule.least:
+            raise UsageError(
+                f"{rule.name} needs {rule.least} models to withstand one liar, {self.words} gives {fewest}",
+                remedy="more neighbours or a larger sample, a larger f, or mean",
+            )
+
+    @property
+    def words(self) -> str:
+        """The first part as it was written: the schedule, where one was named."""
+        return next((part.strip() for part in self.text.split("|") if part.strip()), self.schedule.name)
 
     @classmethod
     def parse(cls, text: str) -> Strategy:
@@ -63,6 +89,8 @@ class Strategy:
             piece = _make(part.strip(), factory, match[2] or "")
             if kind == "correction":
                 correction = piece
+            elif kind == "schedule":
+                found["sampler"], found["schedule"] = piece
             else:
                 found[kind] = piece
         if correction is not None:
@@ -96,7 +124,10 @@ def _make(part: str, factory: Callable[..., Any], arguments: str) -> Any:
 def _scalar(text: str) -> Scalar:
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if not -1e18 < value < 1e18:  # NaN, too
+            raise UsageError(f"{text!r} is no number for a strategy", remedy="a finite number")
+        return value
     return {"true": True, "false": False}.get(text.lower(), text)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from flocklet.swarm.sim.simulation import Simulation
+from flocklet.swarm.sim.swarm import SimulatedSwarm
+from flocklet.swarm.strategy import Strategy
 
 
-class Faulty(Simulation):
+class Faulty(SimulatedSwarm):
     """A simulation in which peer 0 sends `twist(message)` (a list) instead of each of its model messages."""
 
-    def __init__(self, *args, twist, **settings):
-        super().__init__(*args, **settings)
+    def __init__(self, text, task, *, twist, **settings):
+        super().__init__(Simulation(task=task, **settings), Strategy.parse(text), task)
         self.twist = twist
 
     def _switch_on(self, i):

@@ -4,7 +4,6 @@ import numpy as np
 
 from flocklet.models.mlp import Mlp
 from flocklet.swarm.sim.simulation import Simulation
-from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task, split_by_class, split_dirichlet, split_iid
 
 
@@ -27,5 +26,5 @@ def blobs(
 
 
 def simulate(text: str, task: Task, *, rounds: int = 10, seed: int = 1, **settings):
-    simulation = Simulation(Strategy.parse(text), task, seed=seed, rounds=rounds, **settings)
-    return simulation, simulation.run()
+    swarm = Simulation(strategy=text, task=task, seed=seed, rounds=rounds, **settings).start()
+    return swarm, swarm.run()

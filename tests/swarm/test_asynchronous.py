@@ -8,7 +8,8 @@ import pytest
 from flocklet.errors import UsageError
 from flocklet.swarm.samplers import hash_order
 from flocklet.swarm.sim.churn import Happening
-from flocklet.swarm.sim.simulation import Simulation, peer_identities
+from flocklet.swarm.sim.simulation import Simulation
+from flocklet.swarm.start import peer_identities
 from flocklet.swarm.strategy import Strategy
 from kit.faulty_swarm import Faulty, with_body
 from kit.swarm_tasks import blobs, simulate
@@ -54,7 +55,6 @@ def test_the_next_in_order_keeps_when_the_keeper_dies(text):
 
 FAULTS = {
     "schema": lambda m: [with_body(m, w0=np.zeros((3, 3), np.float32))],
-    "samples": lambda m: [replace(m, n=0)],
     "base": lambda m: [replace(m, base=bytes(16))],
     "body": lambda m: [with_body(m, ms=-1)],
     "twice": lambda m: [m, m],
@@ -64,7 +64,7 @@ FAULTS = {
 @pytest.mark.parametrize("reason", FAULTS)
 def test_bad_reports_are_refused_by_name_and_the_rest_goes_on(reason):
     simulation = Faulty(
-        Strategy.parse("buffer(4,deadline=1)"),
+        "buffer(4,deadline=1)",
         blobs(6),
         seed=1,
         rounds=8,
@@ -82,7 +82,7 @@ def test_memory_with_every_arrival_is_one_step_of_everybody():
     task = blobs(5)
     models = []
     for text in ("buffer(5,memory=1)", "buffer(5)"):
-        simulation = Simulation(Strategy.parse(text), task, seed=1, rounds=4)
+        simulation = Simulation(text, task, seed=1, rounds=4).start()
         simulation.run()
         models.append(simulation.peers[0].x)
     np.testing.assert_allclose(models[0], models[1], atol=1e-6)
@@ -90,9 +90,7 @@ def test_memory_with_every_arrival_is_one_step_of_everybody():
 
 def test_an_exchange_of_pairs_keeps_the_sum_of_all_models():
     task = blobs(6)
-    simulation = Simulation(
-        Strategy.parse("poisson(train=8,swap=0.05)"), task, seed=1, rounds=1, shared_start=False
-    )
+    simulation = Simulation("poisson(train=8,swap=0.05)", task, seed=1, rounds=1, shared_start=False).start()
     starts = []
     switch_on = simulation._switch_on
 

@@ -19,7 +19,7 @@ from flocklet.swarm.protocols import Message
 from flocklet.swarm.schedules.membership_view import View
 from flocklet.swarm.sim.churn import Happening, at_random, hubs
 from flocklet.swarm.sim.network import Conditions, SimLink, SimNetwork
-from flocklet.swarm.sim.simulation import peer_identities
+from flocklet.swarm.start import peer_identities
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.topologies import barabasi_albert
 from flocklet.wire.arrays import Sparse
@@ -29,16 +29,13 @@ from kit.swarm_tasks import blobs, simulate
 
 
 def twisted(text, twist, rounds=6):
-    simulation = Faulty(
-        Strategy.parse(text), blobs(6), seed=1, rounds=rounds, twist=twist, judged=range(1, 6)
-    )
+    simulation = Faulty(text, blobs(6), seed=1, rounds=rounds, twist=twist, judged=range(1, 6))
     return simulation, simulation.run()
 
 
 FAULTS = {
     "schema": lambda m: [with_body(m, w0=np.zeros((3, 3), np.float32))],
     "twice": lambda m: [m, m],
-    "samples": lambda m: [replace(m, n=0)],
     "base": lambda m: [replace(m, base=bytes(16))],
     "body": lambda m: [with_body(m, d="many")],
     "late": lambda m: [m, replace(m, round=max(0, m.round - 3))],

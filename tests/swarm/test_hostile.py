@@ -10,8 +10,8 @@ from flocklet.swarm.attacks.link import EXPECTED, HOSTILE, HostileLink, ground_i
 from flocklet.swarm.attacks.model import ATTACKS, POISONS, Attack, poison
 from flocklet.swarm.lan.launcher import launch
 from flocklet.swarm.samplers import hash_order
-from flocklet.swarm.sim.simulation import peer_identities
-from flocklet.swarm.tasks.synthetic import TRAINERS
+from flocklet.swarm.start import peer_identities
+from flocklet.swarm.tasks.catalogue import CATALOGUE
 from kit.swarm_tasks import blobs, simulate
 
 
@@ -73,7 +73,7 @@ def test_a_ground_id_wins_its_round_and_no_other():
 
 @pytest.mark.parametrize("kind", ["schema", "overflow", "replay"])
 async def test_the_same_scripts_misuse_real_links(kind):
-    text = f"full(deadline=2)|{TRAINERS['recommender']}"
+    text = f"full(deadline=2)|{CATALOGUE['recommender'].trainer}"
     real = await launch(3, text, seed=1, rounds=3, model="recommender", attacks={2: kind}, is_mdns_on=False)
     refused = [summary["refused"] for summary in real.summaries[:2]]
     assert all(set(one) & set(EXPECTED[kind]) for one in refused)

@@ -15,7 +15,7 @@ from flocklet.discovery.mdns import MdnsSource
 from flocklet.swarm.attacks.mdns_flood import flood_packets, flooding
 from flocklet.swarm.attacks.model import Attack
 from flocklet.swarm.lan.launcher import launch
-from flocklet.swarm.tasks.synthetic import TRAINERS
+from flocklet.swarm.tasks.catalogue import CATALOGUE
 
 LOOPBACK = "127.0.0.1"
 WIDE = TableSettings(allow_loopback=True, new_per_s=1e6, new_burst=1e6, max_peers=10**6)
@@ -90,7 +90,7 @@ def test_in_virtual_time_the_flooder_is_an_honest_peer():
 
 async def test_a_real_peer_floods_and_a_swarm_that_was_told_addresses_learns_on():
     listener = Listener(dataclasses.replace(WIDE, max_foreign=10**6))
-    text = f"full(deadline=5)|{TRAINERS['recommender']}"
+    text = f"full(deadline=5)|{CATALOGUE['recommender'].trainer}"
     try:
         await listener.source.start(listener.heard)
         real = await launch(

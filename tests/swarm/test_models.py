@@ -18,7 +18,7 @@ from flocklet.models.search.rerank.list_learner import ListLearner
 from flocklet.models.search.rerank.pdgd import PdgdRanker
 from flocklet.swarm.aggregators.dimat import assign, matched
 from flocklet.swarm.lan.launcher import launch
-from flocklet.swarm.tasks.synthetic import TRAINERS, make_task
+from flocklet.swarm.tasks.catalogue import CATALOGUE, make_task
 from flocklet.swarm.verify import SimHash, majority
 from kit.swarm_tasks import blobs, simulate
 
@@ -80,7 +80,7 @@ def test_the_gradient_of_item_vectors_is_that_of_the_whole_loss():
     ("name", "text"),
     [
         ("reranker", "fedavg|int4"),
-        ("reranker", "full|trimmed|vc"),
+        ("reranker", "full|trimmed(0.3)|vc"),
         ("reranker", "poisson"),
         ("reranker-mlp", "modest(s=3)|int8"),
         ("recommender", "ring|metropolis"),
@@ -89,7 +89,7 @@ def test_the_gradient_of_item_vectors_is_that_of_the_whole_loss():
 )
 def test_any_strategy_trains_rankers_and_recommenders(tasks, name, text):
     task = tasks[name]
-    report = simulate(f"{text}|{TRAINERS[name]}", task, rounds=8, every=8)[1]
+    report = simulate(f"{text}|{CATALOGUE[name].trainer}", task, rounds=8, every=8)[1]
     start = task.accuracy(task.model.init(np.random.default_rng(0))[None])[0]
     assert report.accuracy > start + (0.01 if "rank" in name else 0.08) and not report.refused
 
@@ -97,7 +97,7 @@ def test_any_strategy_trains_rankers_and_recommenders(tasks, name, text):
 def test_what_a_swarm_learns_goes_into_a_device(tasks):
     for name, is_deep in (("reranker", False), ("reranker-mlp", True)):
         task = tasks[name]
-        x = simulate(f"fedavg|{TRAINERS[name]}", task, rounds=4)[0].peers[0].x
+        x = simulate(f"fedavg|{CATALOGUE[name].trainer}", task, rounds=4)[0].peers[0].x
         ranker = PdgdRanker(np.random.default_rng(0), is_deep=is_deep)
         ranker.load(task.model.layout.split(x))
         listed = task.test_features[0].reshape(-1, len(FEATURES))
@@ -105,7 +105,7 @@ def test_what_a_swarm_learns_goes_into_a_device(tasks):
         ours = task.model.scores(x[None], task.test_features[:1])[0, 0][present]
         np.testing.assert_allclose(ranker.scores(listed[present]), ours, rtol=1e-4, atol=1e-5)
     task = tasks["recommender"]
-    x = simulate(f"fedavg|{TRAINERS['recommender']}", task, rounds=4)[0].peers[0].x
+    x = simulate(f"fedavg|{CATALOGUE['recommender'].trainer}", task, rounds=4)[0].peers[0].x
     factors = Factors(rank=task.model.rank)
     factors.use(task.model.layout.split(x)["items"])
     hits = 0
@@ -118,7 +118,7 @@ def test_what_a_swarm_learns_goes_into_a_device(tasks):
 
 def test_a_swarm_recommends_better_than_each_alone(tasks):
     task = tasks["recommender"]
-    text = f"full(deadline=0.1)|{TRAINERS['recommender']}"
+    text = f"full(deadline=0.1)|{CATALOGUE['recommender'].trainer}"
     together = simulate(text, task, rounds=10, every=10)[1].accuracy
     alone = simulate(text, task, rounds=10, every=10, graph=[[] for _ in range(4)])[1].accuracy
     assert together > alone + 0.01
@@ -141,7 +141,7 @@ def test_the_verb_learns_a_recommender(capsys):
 )
 async def test_processes_over_tcp_learn_what_the_simulation_learns(model, text):
     """Three processes, TLS over loopback TCP, no multicast: the same models, bit for bit."""
-    text = f"{text}|{TRAINERS[model]}"
+    text = f"{text}|{CATALOGUE[model].trainer}"
     real = await launch(3, text, seed=1, rounds=3, model=model, is_mdns_on=False)
     models = {(round, name) for summary in real.summaries for round, name in summary["models"]}
     report = (await asyncio.to_thread(simulate, text, make_task(model, 3, 1), rounds=3))[1]

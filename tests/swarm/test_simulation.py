@@ -10,11 +10,11 @@ import pytest
 
 from flocklet.errors import FlockletError, UsageError
 from flocklet.models.mlp import Mlp
+from flocklet.swarm.assembly import Run, assemble
 from flocklet.swarm.lan.link import SwarmLink, SystemTime
-from flocklet.swarm.peer import Peer
 from flocklet.swarm.sim.network import Conditions
-from flocklet.swarm.sim.simulation import peer_identities, start_model
 from flocklet.swarm.sim.virtual import VirtualLoop, run_virtual
+from flocklet.swarm.start import peer_identities
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.trainers.compute import Threaded, computing
 from flocklet.testing.network import MemoryNetwork
@@ -25,7 +25,7 @@ SYNC = (
     "fedavg|topk(0.1)",
     "regular(4)|sgd(momentum=0.9)|metropolis",
     "regular(4)|int8",
-    "ring|trimmed",
+    "ring|trimmed(0.4)",
 )
 
 
@@ -145,14 +145,10 @@ async def test_real_links_give_the_models_of_the_simulation(text, way, tmp_path,
         for j in range(i):
             await links[i].endpoint.connect("memory", ports[j], expected=members[j])
     peers, trainer = [], computing(strategy.trainer, way)
+    run = Run.of(strategy, task, members, seed=seed, rounds=rounds)
     for i, link in enumerate(links):
-        peer = Peer(
-            me=link.me, share=task.shares[i], strategy=strategy, task=task, clock=SystemTime(seed, link.me), link=link,
-            compute=Threaded(task, trainer), observer=watch, rounds=rounds, start=start_model(task, seed, link.me),
-        )  # fmt: skip
-        peer.memory["members"] = members
-        peer.memory["sampler"] = strategy.schedule.sampler(members, seed)
-        peers.append(peer)
+        clock, compute = SystemTime(seed, link.me), Threaded(task, trainer)
+        peers.append(assemble(run, i, clock=clock, link=link, compute=compute, observer=watch))
     await asyncio.gather(*(strategy.schedule.run(peer) for peer in peers))
     for link in links:
         await link.flush()
@@ -180,14 +176,14 @@ async def test_processes_that_meet_by_mdns_learn_what_the_simulation_learns():
 
 def test_strategies_are_written_in_a_few_words():
     strategy = Strategy.parse("modest(s=5) | int4 | trimmed(0.1) | sgd(lr=0.2, epochs=1.5)")
-    assert (strategy.schedule.s, strategy.codec.name, strategy.aggregator.f, strategy.trainer.epochs) == (
+    assert (strategy.sampler.s, strategy.codec.name, strategy.aggregator.f, strategy.trainer.epochs) == (
         5,
         "int4",
         0.1,
         1.5,
     )
     assert Strategy.parse("ring(q=4)|krum|vc").aggregator.inner.name == "krum"
-    assert Strategy.parse("ba(3, heal=2)").schedule.topology.m == 3
+    assert Strategy.parse("ba(3, heal=2)").sampler.m == 3
     for wrong in (
         "nothing",
         "modest(s=",

@@ -14,7 +14,7 @@ import numpy as np
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Layout, Vector
-from flocklet.swarm.protocols import Aggregator, Context, Update
+from flocklet.swarm.protocols import Aggregator, Context, Stateful, Update
 
 __all__ = ["Mean", "Metropolis", "VarianceCorrected", "stacked"]
 
@@ -54,7 +54,10 @@ class Mean:
         if own is not None:
             counted.append((context.me, context.n))
         counts = np.array([n for _, n in sorted(counted)], np.float64)
-        counts = np.minimum(counts, self.cap * np.median(counts))
+        middle = float(np.median(counts))
+        if middle <= 0.0:  # most say that they learnt from nothing: no count can be believed
+            return np.asarray(stack.mean(axis=0), np.float32)
+        counts = np.minimum(counts, self.cap * middle)
         return np.asarray((counts / counts.sum()).astype(np.float32) @ stack)
 
 
@@ -98,6 +101,10 @@ class VarianceCorrected:
     def needs(self) -> frozenset[str]:
         """What the inner rule needs."""
         return self.inner.needs
+
+    def begin(self) -> object:
+        """Return the inner rule's state."""
+        return self.inner.begin() if isinstance(self.inner, Stateful) else None
 
     def merge(self, own: Vector | None, updates: Sequence[Update], context: Context) -> Vector:
         """Return the merged model with its variance restored, tensor by tensor."""

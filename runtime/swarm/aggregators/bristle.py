@@ -66,7 +66,8 @@ class Bristle:
         classes = int(task.labels.max()) + 1
         f1, recall = self._scores([own, *(update.vector for update in chosen)], task, classes)
         stands_out = recall - recall.mean(axis=0)
-        mine = np.isin(np.arange(classes), context.memory.get("classes", np.arange(classes)))
+        held = np.arange(classes) if context.classes is None else context.classes
+        mine = np.isin(np.arange(classes), held)
         weights = np.zeros((len(chosen), classes))
         for row, update in enumerate(chosen, start=1):
             announced = min(update.classes or classes, classes)

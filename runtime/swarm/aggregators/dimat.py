@@ -58,7 +58,7 @@ class Matching:
         task = context.task
         if task is None:
             raise UsageError("matching needs a task", remedy="use it in a swarm")
-        rows = context.memory.get("share") if self.local else task.probe
+        rows = context.share if self.local else task.probe
         if rows is None:
             rows = np.arange(len(task.labels))
         if len(rows) > self.rows:

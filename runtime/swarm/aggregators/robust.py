@@ -70,6 +70,16 @@ class Ranked:
             return np.asarray(stack.mean(axis=0), np.float32)
         return RULES[self.rule](stack, f)
 
+    @property
+    def least(self) -> int:
+        """The least number of models among which the rule withstands one liar; 1 if it is told that there are none."""
+        if self.f == 0:
+            return 1
+        if self.rule in ("median", "rfa"):
+            return 3
+        wanted = (p for p in range(1, 1 << 16) if self._liars(p))
+        return next(wanted, 1 << 16)
+
     def _liars(self, p: int) -> int:
         f = int(self.f * p) if self.f < 1 else int(self.f)
         least, per_liar = _MOST.get(self.rule, (1, 0))
@@ -77,20 +87,31 @@ class Ranked:
         return max(0, min(f, most))
 
 
+@dataclass
+class Momentum:
+    """What centred clipping remembers: the step of the last merge, (P,)."""
+
+    center: Vector | None = None
+
+
 @dataclass(frozen=True)
 class CentredClipping:
-    """Centred clipping that starts from the last answer (`memory`), else from the median."""
+    """Centred clipping that starts from the last answer, else from the median."""
 
     steps: int = 3
     name = "cclip"
     needs = frozenset(("memory",))
 
+    def begin(self) -> Momentum:
+        """Return the memory of a peer that has merged nothing yet."""
+        return Momentum()
+
     def merge(self, own: Vector | None, updates: Sequence[Update], context: Context) -> Vector:
         """Return the clipped centre; the step from the start of this round is what is remembered."""
         stack = stacked(own, updates, context.me) - context.start
-        momentum = context.memory.get("cclip")
-        center = robust.centred_clipping(stack, start=momentum, steps=self.steps)
-        context.memory["cclip"] = center
+        momentum = context.state if isinstance(context.state, Momentum) else Momentum()
+        center = robust.centred_clipping(stack, start=momentum.center, steps=self.steps)
+        momentum.center = center
         return np.asarray(context.start + center, np.float32)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,7 @@ from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.attacks.link import HOSTILE
 from flocklet.swarm.protocols import PeerId, Update
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
-    from flocklet.swarm.task import Task
+from flocklet.swarm.task import Task
 
 __all__ = ["ATTACKS", "POISONS", "Attack", "add_sybils", "backdoor", "flip_labels", "forge", "poison"]
 
@@ -83,6 +79,7 @@ class Attack:
     cabal: dict[bytes, Vector] = field(default_factory=dict)
     seen: list[Vector] = field(default_factory=list)
     first: Vector | None = None
+    sending: Vector | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in (*ATTACKS, *HOSTILE):
@@ -103,7 +100,7 @@ class Attack:
         """Whether it sends every neighbour something else."""
         return self.kind == "dissensus"
 
-    def craft(self, trained: Vector, start: Vector, peer: Peer) -> Vector:
+    def craft(self, trained: Vector, start: Vector, rng: np.random.Generator) -> Vector:
         """Return the model that goes out instead of `trained`."""
         if self.kind in ("liar", "eclipse", *POISONS, *HOSTILE) or self.is_two_faced:
             return trained
@@ -120,9 +117,9 @@ class Attack:
         if self.kind == "freerider":
             return self.seen[-1] if self.seen else start
         honest = np.stack([*self.seen, trained]) - start
-        return start + forge(self.kind, honest, trained - start, peer.clock.rng("attack"), self.strength)
+        return start + forge(self.kind, honest, trained - start, rng, self.strength)
 
-    def face(self, x: Vector, receiver: PeerId, peer: Peer) -> Vector:
+    def face(self, x: Vector, receiver: PeerId) -> Vector:
         """Return what one receiver is told: its own last model pushed away from the mean of the others."""
         others = np.stack([*self.seen, x])
         theirs = next((v for sender, v in self._named if sender == receiver), x)

@@ -30,13 +30,14 @@ from flocklet.link.handshake import Party
 from flocklet.link.link import Link
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm import protocols as swarm
+from flocklet.swarm.assembly import Run, assemble
 from flocklet.swarm.lan.link import MODEL_LIMITS, SwarmLink, SystemTime
 from flocklet.swarm.lan.settings import PeerSettings
-from flocklet.swarm.peer import Peer
-from flocklet.swarm.start import peer_identities, start_model
+from flocklet.swarm.participant import Participant
+from flocklet.swarm.start import peer_identities
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Task
-from flocklet.swarm.tasks.synthetic import make_task
+from flocklet.swarm.tasks.catalogue import make_task
 from flocklet.swarm.trainers.compute import Preparing, Threaded, computing
 
 __all__ = ["learn", "main"]
@@ -53,7 +54,7 @@ class _Reporter:
         self.judged: dict[bytes, float] = {}
         self.began_s = time.monotonic()
 
-    def event(self, peer: Peer, kind: str, round: int, detail: bytes = b"") -> None:
+    def event(self, peer: Participant, kind: str, round: int, detail: bytes = b"") -> None:
         """Say nothing: the line for the model is enough."""
 
     def accuracy(self, vector: Vector) -> float:
@@ -63,7 +64,7 @@ class _Reporter:
             self.judged[name] = float(self._task.accuracy(vector[None])[0])
         return self.judged[name]
 
-    def model(self, peer: Peer, round: int, vector: Vector) -> None:
+    def model(self, peer: Participant, round: int, vector: Vector) -> None:
         """Print round, time and accuracy."""
         self.models.append((round, vector_id(vector).hex()))
         line: dict[str, Any] = {
@@ -172,38 +173,28 @@ def _sources(settings: PeerSettings, party: Party, port: int, clock: SystemClock
 async def _rounds(
     settings: PeerSettings, link: SwarmLink, task: Task, trainer: swarm.Trainer
 ) -> dict[str, Any]:
-    strategy, clock = Strategy.parse(settings.strategy), SystemTime(settings.seed, link.me)
+    clock = SystemTime(settings.seed, link.me)
     members = [identity.device_id for identity in peer_identities(settings.count, settings.seed)]
-    mine: swarm.Link = link
     attack = None
     if settings.attack:
-        from flocklet.swarm.attacks.link import HOSTILE, HostileLink
         from flocklet.swarm.attacks.model import Attack, poison
 
         attack = Attack(settings.attack, accomplices=frozenset(members[i] for i in settings.accomplices))
         task = poison(task, {settings.index: settings.attack})
-        if settings.attack in HOSTILE:
-            mine = HostileLink(link, settings.attack, clock.rng("hostile"))
+    run = Run.of(Strategy.parse(settings.strategy), task, members, seed=settings.seed, rounds=settings.rounds)
     reporter = _Reporter(task, is_judged=settings.stop_at > 0 or settings.index == 0)
-    peer = Peer(
-        me=link.me,
-        share=task.shares[settings.index],
-        strategy=strategy,
-        task=task,
+    peer = assemble(
+        run,
+        settings.index,
         clock=clock,
-        link=mine,
+        link=link,
         compute=Threaded(task, trainer),
         observer=reporter,
-        rounds=settings.rounds,
-        start=start_model(task, settings.seed, link.me),
         attack=attack,
         is_enough=(lambda x: reporter.accuracy(x) >= settings.stop_at) if settings.stop_at else None,
     )
-    sampler = getattr(strategy.schedule, "sampler", None)
-    peer.memory["members"] = members
-    peer.memory["sampler"] = sampler(members, settings.seed) if sampler is not None else None
     began = time.monotonic()
-    await strategy.schedule.run(peer)
+    await run.strategy.schedule.run(peer)
     return {
         "index": settings.index,
         "training_s": round_s(time.monotonic() - began),

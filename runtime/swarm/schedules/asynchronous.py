@@ -20,18 +20,15 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Encoder, Fp32
+from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId, Update
-from flocklet.swarm.samplers import hash_order
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
 
 __all__ = ["Buffer", "Window"]
 
@@ -53,7 +50,11 @@ class Window:
         if self.dt <= 0 or self.rate <= 0:
             raise UsageError("a window needs dt > 0 and rate > 0", remedy="window(0.5)")
 
-    async def run(self, peer: Peer) -> None:
+    def fewest(self, sampled: int) -> int:
+        """Return everybody: a window takes what comes."""
+        return sampled
+
+    async def run(self, peer: Participant) -> None:
         """Take part until the last version is known."""
         await _Reports(peer, self).run()
 
@@ -73,7 +74,11 @@ class Buffer:
         if self.count < 1 or self.rate < 0:
             raise UsageError("a buffer needs count >= 1 and rate >= 0", remedy="buffer(5)")
 
-    async def run(self, peer: Peer) -> None:
+    def fewest(self, sampled: int) -> int:
+        """Return the reports of one step."""
+        return min(self.count, sampled)
+
+    async def run(self, peer: Participant) -> None:
         """Take part until the last version is known."""
         await _Reports(peer, self).run()
 
@@ -88,14 +93,14 @@ class _Report:
 class _Reports:
     """One peer: it trains and reports; if others report to it, it keeps."""
 
-    def __init__(self, peer: Peer, schedule: Window | Buffer) -> None:
+    def __init__(self, peer: Participant, schedule: Window | Buffer) -> None:
         self.peer, self.schedule = peer, schedule
-        self.members: list[PeerId] = peer.memory["members"]
-        self.order = hash_order(self.members, 0)
+        self.members = peer.members
+        self.order = peer.sampler.neighbours(peer, 0)
         self.version = 1  # of the model that we hold
-        self.encoder = Encoder(peer.strategy.codec, peer.layout, peer.clock.rng("down"))
+        self.encoder = Encoder(peer.codec, peer.layout, peer.clock.rng("down"))
         self.encoder.forget()
-        self.is_lossless = isinstance(peer.strategy.codec, Fp32)
+        self.is_lossless = isinstance(peer.codec, Fp32)
         self.held: dict[PeerId, Vector] = dict.fromkeys(
             self.members, peer.x
         )  # what the others hold, if we keep
@@ -126,14 +131,18 @@ class _Reports:
             count += 1
             start, base, began = peer.x, vector_id(peer.x), peer.clock.now()
             trained = await peer.train(count)
+            if not len(peer.share):  # nothing to report: ask for the newest model now and then
+                await peer.clock.sleep(self.schedule.deadline / 10)
             report = _Report(peer.me, trained - start, max(peer.clock.now() - began, 1e-3))
             body, _ = peer.encoder.encode(report.change)
             milliseconds = min(round(report.seconds * 1000), _MOST_MS - 1)
             message = Message(
-                "trained", count, {**body, "ms": milliseconds}, base=base, codec=peer.strategy.codec.name, n=peer.claimed
+                "trained", count, {**body, "ms": milliseconds}, base=base, codec=peer.codec.name, n=peer.claimed
             )  # fmt: skip
             while True:
                 self.answer = asyncio.get_running_loop().create_future()
+                if self.order[at] == peer.me and not peer.claimed:
+                    break
                 if self.order[at] == peer.me:
                     self._take(report)
                 else:
@@ -224,7 +233,7 @@ class _Reports:
             base = vector_id(before)
             body, seen = self.encoder.encode(peer.x - before)
             self.held[other] = before + seen
-        codec = peer.strategy.codec.name if base else "fp32"
+        codec = peer.codec.name if base else "fp32"
         peer.link.send([other], Message("aggregated", self.version, body, base=base, codec=codec, n=1))
 
     # -- hearing
@@ -264,7 +273,9 @@ class _Reports:
             self._answer(message.sender, is_whole=True)
             return
         update = peer.update(message, None)
-        if update is not None:
+        if update is not None and not update.n:
+            self._answer(message.sender)
+        elif update is not None:
             self._take(_Report(message.sender, update.vector, max(milliseconds / 1000, 1e-3)))
 
     def _answered(self) -> None:

@@ -7,18 +7,15 @@ memory is needed. A receiver whose copy is not the announced base refuses the fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Encoder, Fp32
-from flocklet.swarm.protocols import Message, PeerId, PeerSampler, Update
-from flocklet.swarm.samplers import Fixed, Healing, OnePeer, Topology
+from flocklet.swarm.participant import Participant
+from flocklet.swarm.protocols import Message, PeerId, Update
+from flocklet.swarm.samplers import Healing
 from flocklet.swarm.schedules.inbox import Inbox
 from flocklet.swarm.schedules.second_hand import GossipStore
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
 
 __all__ = ["Gossip"]
 
@@ -27,41 +24,35 @@ __all__ = ["Gossip"]
 class Gossip:
     """Exchange with the neighbours in a graph, `q` times per round; wait for each at most `deadline_s`.
 
-    A neighbour that misses two deadlines in a row is silent: nobody waits for it until it is heard again. With
-    `heal` > 0 a peer with fewer living neighbours asks new ones.
+    A neighbour that misses two deadlines in a row is silent: nobody waits for it until it is heard again.
     """
 
-    topology: Topology = field(default_factory=Topology)
     q: int = 1
-    heal: int = 0
     deadline_s: float = 5.0
     name = "gossip"
 
-    def sampler(self, members: list[PeerId], seed: int) -> PeerSampler:
-        """Return the sampler for these members; all peers compute the same graph."""
-        if self.topology.kind == "onepeer":
-            return OnePeer(members)
-        graph = self.topology.draw(len(members), seed)
-        return Healing(graph, members, self.heal) if self.heal else Fixed(graph, members)
+    def fewest(self, sampled: int) -> int:
+        """Return everybody: the graph says who meets."""
+        return sampled
 
-    async def run(self, peer: Peer) -> None:
+    async def run(self, peer: Participant) -> None:
         """Live for `peer.rounds` rounds."""
         await _Exchange(self, peer).run()
 
 
 class _Exchange:
-    def __init__(self, schedule: Gossip, peer: Peer) -> None:
+    def __init__(self, schedule: Gossip, peer: Participant) -> None:
         self.schedule = schedule
         self.peer = peer
-        self.sampler: PeerSampler = peer.memory["sampler"]
+        self.sampler = peer.sampler
         self.inbox = Inbox(peer.refuse)
-        self.is_lossless = isinstance(peer.strategy.codec, Fp32)
-        self.encoder = Encoder(peer.strategy.codec, peer.layout, peer.clock.rng("codec"))
+        self.is_lossless = isinstance(peer.codec, Fp32)
+        self.encoder = Encoder(peer.codec, peer.layout, peer.clock.rng("codec"))
         self.encoder.forget()
         self.public: Vector | None = None  # what neighbours hold of us
         self.copies: dict[PeerId, tuple[bytes, Vector]] = {}  # what we hold of them
         self.misses: dict[PeerId, int] = {}
-        self.records = GossipStore(peer) if "gossip" in peer.strategy.aggregator.needs else None
+        self.records = GossipStore(peer) if "gossip" in peer.aggregator.needs else None
 
     async def run(self) -> None:
         peer = self.peer
@@ -78,26 +69,16 @@ class _Exchange:
         message = self._message(x, step, len(neighbours))
         if self.records is not None:
             self.records.send(neighbours, step)
-        if peer.attack is not None and peer.attack.is_two_faced:
-            for other in neighbours:
-                peer.link.send(
-                    [other], self._message(peer.attack.face(x, other, peer), step, len(neighbours))
-                )
-        else:
-            peer.link.send(neighbours, message)
-        senders = getattr(self.sampler, "senders", None)
-        expected = senders(peer, step) if senders is not None else neighbours
+        peer.link.send(neighbours, message)
+        expected = self.sampler.senders(peer, step)
         # Whoever was asked only now (healing) does not answer before it heard of us.
         is_agreed = step == 0 or not isinstance(self.sampler, Healing)
         wanted = [p for p in expected if p not in peer.silent and (is_agreed or p in peer.heard)]
         found = await self.inbox.collect(step, wanted, self.schedule.deadline_s)
         self._note_silence(wanted, {message.sender for message in found}, step)
         updates = [update for message in found if (update := self._update(message)) is not None]
-        if self.records is not None:
-            self.records.offer()
-        if peer.attack is not None:
-            peer.attack.saw(updates)
-        return peer.merge(x, updates, round, degree=len(neighbours))
+        told = self.records.told() if self.records is not None else ()
+        return peer.merge(x, updates, round, degree=len(neighbours), gossip=told)
 
     def _received(self, message: Message) -> None:
         if message.type == "send":
@@ -119,8 +100,8 @@ class _Exchange:
             base = vector_id(self.public)
             body, seen = self.encoder.encode(x - self.public)
             self.public = self.public + seen
-        codec = peer.strategy.codec.name if base else "fp32"
-        facts = {"d": degree, "c": len(peer.memory["classes"])}
+        codec = peer.codec.name if base else "fp32"
+        facts = {"d": degree, "c": len(peer.classes)}
         message = Message("send", step, {**body, **facts}, base=base, codec=codec, n=peer.claimed)
         if self.is_lossless:
             message.__dict__["_vector"] = x

@@ -6,14 +6,10 @@ who get that model compute the same samples; a goodbye is believed at once where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flocklet.errors import WireError
+from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId
 from flocklet.swarm.schedules.membership_view import View
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
 
 __all__ = ["Members"]
 
@@ -24,7 +20,7 @@ _JOIN, _LEAVE = 2, 3  # counters of one life: a later change has the larger one
 class Members:
     """The membership part of a sampled strategy: changes heard of, changes that count, changes to pass on."""
 
-    def __init__(self, peer: Peer, view: View) -> None:
+    def __init__(self, peer: Participant, view: View) -> None:
         self._peer, self._view = peer, view
         self._news: dict[PeerId, bytes] = {}  # sealed frames
         self._pending: dict[PeerId, Message] = {}

@@ -19,27 +19,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Fp32
-from flocklet.swarm.protocols import Message, PeerId, PeerSampler, Update
-from flocklet.swarm.samplers import Fixed
+from flocklet.swarm.participant import Participant
+from flocklet.swarm.protocols import Message, PeerId, Update
+from flocklet.swarm.samplers import Hashed
 from flocklet.swarm.schedules.liveness import Liveness
 from flocklet.swarm.schedules.members import Members
 from flocklet.swarm.schedules.membership_view import PREFIX, View
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
 
 __all__ = ["Modest"]
 
 
 @dataclass(frozen=True)
 class Modest:
-    """Sample size `s` (0: everybody); a round goes on with `success` of the sample. Times in seconds."""
+    """A round goes on with `success` of its sample. Times in seconds."""
 
-    s: int = 10
     success: float = 1.0
     ping_s: float = 1.0
     aggregation_s: float = 10.0
@@ -47,11 +45,11 @@ class Modest:
     inactivity: int = 50
     name = "modest"
 
-    def sampler(self, members: list[PeerId], seed: int) -> PeerSampler:
-        """Return a sampler of nobody: the sample comes from the view."""
-        return Fixed(tuple(() for _ in members), members)
+    def fewest(self, sampled: int) -> int:
+        """Return what a whole sample gives: a round may go on with `success` of it."""
+        return max(1, int(sampled * self.success))
 
-    async def run(self, peer: Peer) -> None:
+    async def run(self, peer: Participant) -> None:
         """Take part until the last round is known."""
         rounds = _Rounds(self, peer)
         try:
@@ -61,13 +59,15 @@ class Modest:
 
 
 class _Rounds:
-    def __init__(self, schedule: Modest, peer: Peer) -> None:
+    def __init__(self, schedule: Modest, peer: Participant) -> None:
         self.schedule, self.peer = schedule, peer
-        known: list[PeerId] = peer.memory["members"]
-        self.view = View(known, inactivity=schedule.inactivity)
+        if not isinstance(peer.sampler, Hashed):
+            raise UsageError("modest samples by hash order", remedy="modest(s=10)")
+        self.s = peer.sampler.s
+        self.view = View(peer.members, inactivity=schedule.inactivity)
         self.members = Members(peer, self.view)
         self.liveness = Liveness(peer.me, peer.link, self.members, schedule.ping_s)
-        self.is_lossless = isinstance(peer.strategy.codec, Fp32)
+        self.is_lossless = isinstance(peer.codec, Fp32)
         self.round = 1  # of the model that we hold
         self.base = vector_id(peer.x)
         self.aggregator: PeerId = b""  # who gave us that model
@@ -88,8 +88,8 @@ class _Rounds:
     async def run(self) -> None:
         peer = self.peer
         peer.listen(self._received)
-        if peer.memory.get("joins"):
-            self.members.announce(True, self.round, 10 * self.schedule.s)
+        if peer.is_joining:
+            self.members.announce(True, self.round, 10 * self.s)
         else:
             first = self._sample(1)
             self.sample = _prefixes(first)
@@ -100,7 +100,7 @@ class _Rounds:
     async def stop(self) -> None:
         """Say goodbye and end all tasks."""
         if not self.done.done() or self.done.cancelled():
-            self.members.announce(False, self.round, 10 * self.schedule.s)
+            self.members.announce(False, self.round, 10 * self.s)
         tasks = [task for task in (*self.tasks, self.training) if task is not None]
         for task in tasks:
             task.cancel()
@@ -108,7 +108,7 @@ class _Rounds:
 
     def _sample(self, round: int) -> list[PeerId]:
         order = self.view.candidates(round)
-        return order[: self.schedule.s] if self.schedule.s else order
+        return order[: self.s] if self.s else order
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -166,7 +166,7 @@ class _Rounds:
         }
         if not base and not self.is_lossless:
             facts["on"] = self.base
-        codec = peer.strategy.codec.name if base else "fp32"
+        codec = peer.codec.name if base else "fp32"
         return Message("trained", round, {**tensors, **facts}, base=base, codec=codec, n=peer.claimed)
 
     async def _hand_in(self, aggregator: PeerId, message: Message, whole: Message) -> bool:
@@ -205,7 +205,7 @@ class _Rounds:
 
     def _expected(self, held: Mapping[PeerId, Message | Update]) -> set[PeerId]:
         """Return who trains for this merge, as those say who handed in; at most `s` members each."""
-        limit = self.schedule.s or len(self.view)
+        limit = self.s or len(self.view)
         found = set(held)
         for item in held.values():
             packed = item.body.get("of") if isinstance(item, Message) else self.sample
@@ -303,7 +303,7 @@ class _Rounds:
     def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes) -> Message:
         news = self.members.news()
         facts = {"news": news} if news else {}
-        codec = self.peer.strategy.codec.name if base else "fp32"
+        codec = self.peer.codec.name if base else "fp32"
         return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
 
     async def _push(
@@ -315,7 +315,7 @@ class _Rounds:
             sample = self.view.members()
         else:
             order = self.view.candidates(round)
-            sample = await self.liveness.live(order, self.schedule.s or len(order), round)
+            sample = await self.liveness.live(order, self.s or len(order), round)
         self.sample = _prefixes(sample)
         self.view.sampled(self.sample, round)
         facts = {"view": self.view.pack(round, self.sample), "of": self.sample}

@@ -9,18 +9,14 @@ acceleration of DADAO needs the constants L and mu of a convex loss and is not p
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector
-from flocklet.swarm.protocols import Message, PeerId, PeerSampler
-from flocklet.swarm.samplers import Fixed, Topology
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
+from flocklet.swarm.participant import Participant
+from flocklet.swarm.protocols import Message, PeerId
 
 __all__ = ["PoissonPairs"]
 
@@ -29,30 +25,26 @@ __all__ = ["PoissonPairs"]
 class PoissonPairs:
     """Train `rounds` times, at mean intervals of `train` seconds, and start exchanges at mean intervals of `swap`."""
 
-    degree: int = 4
     train: float = 1.0
     swap: float = 0.5
-    topology: Topology = field(default_factory=Topology)
     name = "poisson"
 
     def __post_init__(self) -> None:
         if self.train <= 0 or self.swap <= 0:
             raise UsageError("Poisson clocks need intervals above 0", remedy="poisson(train=1,swap=0.5)")
 
-    def sampler(self, members: list[PeerId], seed: int) -> PeerSampler:
-        """Return the neighbours in one regular graph; all peers compute the same one."""
-        graph = Topology(self.topology.kind, degree=self.degree).draw(len(members), seed)
-        return Fixed(graph, members)
+    def fewest(self, sampled: int) -> int:
+        """Return two: pairs meet."""
+        return min(2, sampled)
 
-    async def run(self, peer: Peer) -> None:
+    async def run(self, peer: Participant) -> None:
         """Live for `peer.rounds` trainings, and answer exchanges all the while."""
         await _Pairs(self, peer).run()
 
 
 class _Pairs:
-    def __init__(self, schedule: PoissonPairs, peer: Peer) -> None:
+    def __init__(self, schedule: PoissonPairs, peer: Participant) -> None:
         self.schedule, self.peer = schedule, peer
-        self.sampler: PeerSampler = peer.memory["sampler"]
         self.sent: dict[int, tuple[PeerId, Vector]] = {}  # our open exchanges by number
         self.taken: dict[PeerId, int] = {}  # the newest exchange that each peer began
         self.number = 0
@@ -76,7 +68,7 @@ class _Pairs:
         peer, clock = self.peer, self.peer.clock
         while True:
             await clock.sleep(float(clock.rng("swap").exponential(self.schedule.swap)))
-            neighbours = self.sampler.neighbours(peer, 0)
+            neighbours = peer.sampler.neighbours(peer, 0)
             if neighbours:
                 other = neighbours[int(clock.rng("pick").integers(len(neighbours)))]
                 self.number += 1

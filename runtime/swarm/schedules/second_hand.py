@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId, Update
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
 
 __all__ = ["GossipStore"]
 
@@ -37,7 +34,7 @@ class _Record:
 class GossipStore:
     """What we were told about peers that are not our neighbours; offered to rules as `context.gossip`."""
 
-    def __init__(self, peer: Peer, *, budget: int = 256) -> None:
+    def __init__(self, peer: Participant, *, budget: int = 256) -> None:
         self._peer = peer
         self._budget = budget
         self._records: dict[PeerId, _Record] = {}
@@ -69,13 +66,10 @@ class GossipStore:
         while len(self._records) > self._budget:
             farthest = max(self._records.values(), key=lambda record: (record.distance, record.about))
             del self._records[farthest.about]
-        self.offer()
 
-    def offer(self) -> None:
-        """Put what is not first-hand where merges look for it."""
-        self._peer.memory["gossip"] = [
-            record.update for _, record in sorted(self._records.items()) if record.distance > 1
-        ]
+    def told(self) -> list[Update]:
+        """Return what is not first-hand, sorted by whom it is about: for rules that look at it (`context.gossip`)."""
+        return [record.update for _, record in sorted(self._records.items()) if record.distance > 1]
 
     def send(self, neighbours: list[PeerId], step: int) -> None:
         """Tell each neighbour of one peer."""

@@ -1,6 +1,6 @@
-"""What a swarm can learn, by name: digits, reranker, reranker-mlp, recommender.
+"""Tasks made from the seed: a reranker and a recommender.
 
-The digits are scikit-learn's. The other two are made from the seed, because no collection of queries or likes comes
+They are made, because no collection of queries or likes comes
 with flocklet: a search in which every query's words come from one document, which is what is clicked, in a real index
 with the real features; and people whose likes follow a few tastes. Figures on them say that a strategy learns, not how
 good a ranker or a recommender is elsewhere (benchmarks/ranking.py and benchmarks/recommend.py do).
@@ -8,48 +8,16 @@ good a ranker or a recommender is elsewhere (benchmarks/ranking.py and benchmark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.errors import UsageError
 from flocklet.swarm.task import Task
 
-__all__ = ["TRAINERS", "make_task", "recommender_task", "reranker_task", "task_names"]
-
-TRAINERS: Mapping[str, str] = {
-    "digits": "sgd(lr=0.3,epochs=2,batch=16)",
-    "reranker": "sgd(lr=0.03,epochs=2,batch=8)",
-    "reranker-mlp": "sgd(lr=0.03,epochs=2,batch=8)",
-    "recommender": "sgd(lr=0.1,epochs=4,batch=8)",
-}
-"""The trainer that a model gets when the strategy names none."""
+__all__ = ["recommender_task", "reranker_task"]
 
 _QUERIES, _TEST_QUERIES, _DEPTH = 30, 200, 20
 _TOPICS, _WORDS, _DOCUMENTS = 12, 240, 360
 _ITEMS, _PEOPLE_EACH, _TEST_PEOPLE, _LIKES = 120, 12, 300, 12
-
-
-def task_names() -> list[str]:
-    """Return what `make_task` knows."""
-    return list(TRAINERS)
-
-
-def make_task(name: str, peers: int, seed: int) -> Task:
-    """Return the task of that name shared out among peers; raise UsageError for another name."""
-    if name == "digits":
-        from flocklet.swarm.tasks.digits import digits_task
-
-        return digits_task(peers, seed)
-    makers: dict[str, Callable[[int, int], Task]] = {
-        "reranker": reranker_task,
-        "reranker-mlp": lambda peers, seed: reranker_task(peers, seed, hidden=64),
-        "recommender": recommender_task,
-    }
-    if name not in makers:
-        raise UsageError(f"no model {name!r} for a swarm", remedy=", ".join(TRAINERS))
-    return makers[name](peers, seed)
 
 
 def reranker_task(peers: int, seed: int, *, hidden: int = 0) -> Task:

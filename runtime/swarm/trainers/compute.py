@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from flocklet.models.layout import Vector
+from flocklet.swarm.participant import Participant
+from flocklet.swarm.protocols import Trainer
 from flocklet.swarm.task import Rows, Task
-
-if TYPE_CHECKING:
-    from flocklet.swarm.peer import Peer
-    from flocklet.swarm.protocols import Trainer
 
 __all__ = ["Batched", "Preparing", "Threaded", "computing"]
 
@@ -56,7 +54,7 @@ class Batched:
         self.speed: dict[bytes, float] = {}
         self.trained = 0
 
-    async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
+    async def train(self, peer: Participant, start: Vector, rows: Rows, round: int) -> Vector:
         """Return the trained model of one peer after its virtual duration."""
         ticket = _Ticket(start, rows, round)
         self._waiting[id(ticket)] = ticket
@@ -88,6 +86,10 @@ class Batched:
                 future.set_result(None)
 
     def _compute(self) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # what leaves the numbers is noticed by the peer
+            self._compute_all()
+
+    def _compute_all(self) -> None:
         waiting, self._waiting = list(self._waiting.values()), {}
         groups: dict[tuple[int, int], list[_Ticket]] = {}
         for ticket in waiting:
@@ -111,7 +113,10 @@ class Threaded:
     def __init__(self, task: Task, trainer: Trainer) -> None:
         self._task, self._trainer = task, trainer
 
-    async def train(self, peer: Peer, start: Vector, rows: Rows, round: int) -> Vector:
+    async def train(self, peer: Participant, start: Vector, rows: Rows, round: int) -> Vector:
         """Return the trained model."""
-        trained = await asyncio.to_thread(self._trainer.train, self._task, start[None], [rows], round)
-        return np.ascontiguousarray(trained[0])
+        return await asyncio.to_thread(self._train, start, rows, round)
+
+    def _train(self, start: Vector, rows: Rows, round: int) -> Vector:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.ascontiguousarray(self._trainer.train(self._task, start[None], [rows], round)[0])
