@@ -1,4 +1,4 @@
-"""The verb that measures this device: bench."""
+"""The verb that measures: bench kernels, bench search."""
 
 from __future__ import annotations
 
@@ -7,28 +7,37 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from flocklet.cli import bench_search
 from flocklet.cli.output import Output
+from flocklet.cli.parser import add_sub_verbs
+from flocklet.errors import UsageError
 
 __all__ = ["add_parser", "run"]
 
 
 def add_parser(verbs: Any) -> None:
-    """Add the verb of this module."""
+    """Add the verb and its sub-verbs."""
     bench = verbs.add_parser(
-        "bench",
+        "bench", help="measure the kernels, or the ranking on a judged collection", description="Measure."
+    )
+    below = add_sub_verbs(verbs, bench)
+    bench_search.add_parser(below)
+    kernels = below.add_parser(
+        "kernels",
         help="measure how fast this device computes",
         description="Time flocklet's kernels beside NumPy and onnxruntime, in turns, one thread unless said.",
     )
-    bench.add_argument("what", choices=["kernels"], help="what to measure")
-    bench.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds per workload (15)")
-    bench.add_argument(
+    kernels.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds per workload (15)")
+    kernels.add_argument(
         "--all-compilers", action="store_true", help="measure each C compiler, not only the best"
     )
-    bench.set_defaults(run=run)
+    kernels.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the verb; return the exit code."""
+    """Run `bench kernels`; return the exit code."""
+    if args.rounds < 1:
+        raise UsageError(f"--rounds is {args.rounds}", remedy="at least 1")
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # before NumPy is loaded
 

@@ -1,4 +1,4 @@
-"""The verb bench-search: how well flocklet ranks a judged collection that a person brings."""
+"""The sub-verb `bench search`: how well flocklet ranks a judged collection that a person brings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _CLICKS = ("nav", "info", "pbm")
 
 
 def add_parser(verbs: Any) -> None:
-    """Add the verb."""
+    """Add the sub-verb."""
     bench = verbs.add_parser(
-        "bench-search",
+        "search",
         help="measure the ranking on a judged collection (BEIR layout)",
         description="Measure BM25, the reranker (cross-validated over the queries) and learning from simulated clicks "
         "(navigational, informational, position-based people) on DIR with corpus.jsonl, queries.jsonl and "

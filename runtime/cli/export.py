@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("items", nargs="+", metavar="FILE.onnx | report DIR | diff DIR DIR")
     parser.add_argument("--out", type=Path, help="directory to write to (default: the file's name)")
     parser.add_argument("--name", help="prefix of every C name (default: policy)", default="policy")
-    parser.add_argument("--dtype", choices=("f32", "w16", "i16", "w8"), default="f32")
+    parser.add_argument("--dtype", choices=("f32", "w16", "i16", "w8"), default="f32", help="numbers (f32)")
     parser.add_argument("--preset", help="observation and action rules: learning-to-fly or rl-tools")
     parser.add_argument("--spec", type=Path, help="JSON file with 'obs' and 'action' fields")
     parser.add_argument(

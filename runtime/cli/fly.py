@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from flocklet.cli import fly_adapt, fly_eval, fly_train
+from flocklet.cli.parser import add_sub_verbs
 
 __all__ = ["add_parser"]
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb; every sub-verb adds itself."""
-    fly = verbs.add_parser("fly", help="train and judge policies that fly", description="Quadrotor policies.")
-    below = fly.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=verbs._parser_class)
+    fly = verbs.add_parser(
+        "fly", help="train, adapt and judge policies that fly", description="Quadrotor policies."
+    )
+    below = add_sub_verbs(verbs, fly)
     fly_train.add_parser(below)
     fly_adapt.add_parser(below)
     fly_eval.add_parser(below)

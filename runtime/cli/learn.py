@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flocklet.cli import learn_eval, learn_tasks, learn_train
+from flocklet.cli.parser import add_sub_verbs
 
 __all__ = ["add_parser"]
 
@@ -16,7 +17,7 @@ def add_parser(verbs: Any) -> None:
         help="learn to act: train and judge policies",
         description="Train policies in simulated tasks, or in an environment of your own.",
     )
-    below = learn.add_subparsers(dest="what", metavar="WHAT", required=True, parser_class=verbs._parser_class)
+    below = add_sub_verbs(verbs, learn)
     learn_tasks.add_parser(below)
     learn_train.add_parser(below)
     learn_eval.add_parser(below)

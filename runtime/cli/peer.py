@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from flocklet.cli.output import Output
 from flocklet.cli.session import ask, home_of
@@ -40,17 +40,22 @@ def add_parser(verbs: Any) -> None:
 
 
 def _add_network_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=0, metavar="N", help="TCP port (default: any free one)")
+    parser.add_argument("--port", type=int, metavar="N", help="TCP port (default: any free one)")
     parser.add_argument(
         "--interface",
         action="append",
         metavar="NAME",
         help="use only this interface or address; may be repeated",
     )
-    parser.add_argument("--peer", action="append", default=[], metavar="HOST:PORT", help="a peer to dial")
-    parser.add_argument("--no-mdns", action="store_true", help="neither announce nor browse")
+    parser.add_argument("--peer", action="append", metavar="HOST:PORT", help="a peer to dial")
     parser.add_argument(
-        "--gossip-s", type=float, default=5.0, metavar="S", help="seconds between exchanges, 0: only answer"
+        "--mdns",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="announce and browse by mDNS (yes)",
+    )
+    parser.add_argument(
+        "--gossip-s", type=float, metavar="S", help="seconds between exchanges, 0: only answer"
     )
 
 
@@ -58,14 +63,17 @@ def _up(args: argparse.Namespace) -> int:
     import asyncio
 
     from flocklet.node.node import Node, NodeSettings
+    from flocklet.node.settings import resolve
 
     output = Output(args)
+    home = home_of(args)
+    found = {name: one.value for name, one in resolve(home.config, vars(args)).items()}
     settings = NodeSettings(
-        port=args.port,
-        interfaces=tuple(args.interface) if args.interface else None,
-        peers=tuple(args.peer),
-        is_mdns_on=not args.no_mdns,
-        gossip_s=args.gossip_s,
+        port=cast("int", found["port"]),
+        interfaces=cast("tuple[str, ...]", found["interface"]) or None,
+        peers=cast("tuple[str, ...]", found["peer"]),
+        is_mdns_on=cast("bool", found["mdns"]),
+        gossip_s=cast("float", found["gossip_s"]),
     )
 
     async def live() -> None:
@@ -73,7 +81,7 @@ def _up(args: argparse.Namespace) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        async with Node(home_of(args), settings) as node:
+        async with Node(home, settings) as node:
             facts = await node.status()
             output.line(
                 f"{facts['short_id']} in a{'n' if facts['flock'] == 'open' else ''} {facts['flock']} flock, "
@@ -203,15 +211,15 @@ def _service(args: argparse.Namespace) -> int:
     home = home_of(args).path.absolute()
     program = shutil.which(sys.argv[0]) or sys.argv[0]
     words = [os.fspath(Path(program).absolute()), "--home", str(home), "up"]
-    if args.port:
+    if args.port is not None:
         words += ["--port", str(args.port)]
     for name in args.interface or ():
         words += ["--interface", name]
-    for peer in args.peer:
+    for peer in args.peer or ():
         words += ["--peer", peer]
-    if args.no_mdns:
+    if args.mdns is False:
         words.append("--no-mdns")
-    if args.gossip_s != 5.0:
+    if args.gossip_s is not None:
         words += ["--gossip-s", f"{args.gossip_s:g}"]
     command = " ".join(_quote(word.replace("$", "$$")) for word in words)
     private = "PrivateUsers=yes" if _users_may_make_namespaces() else _NO_NAMESPACES

@@ -67,7 +67,7 @@ def add_parser(verbs: Any) -> None:
 
 def _add_person(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--user", "--as", dest="person", default="me", metavar="NAME", help="who asks (default: the owner)"
+        "--as", dest="person", default="me", metavar="NAME", help="who asks (default: the owner)"
     )
 
 

@@ -97,10 +97,13 @@ def _invite(args: argparse.Namespace) -> int:
     code = load_membership(home_of(args)).flock.invite()
     output.line(code)
     if output.is_terminal and not output.is_quiet:
-        import segno
-
-        segno.make(code.replace("-", ""), error="m").terminal(out=sys.stdout, compact=True)
         output.remark("on the other device: flocklet join CODE")
+        try:
+            import segno
+        except ImportError:
+            output.remark("a QR code too with: pip install '.[qr]'")
+        else:
+            segno.make(code.replace("-", ""), error="m").terminal(out=sys.stdout, compact=True)
     output.document({"code": code})
     return 0
 

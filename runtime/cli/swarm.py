@@ -1,4 +1,4 @@
-"""The verb that learns together: swarm, with real processes or in virtual time."""
+"""The verb that learns together: swarm run (real processes), swarm simulate (virtual time)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flocklet.cli.output import Output
+from flocklet.cli.parser import add_sub_verbs
 from flocklet.cli.targets import check_target
 from flocklet.errors import UsageError
 from flocklet.swarm.tasks.catalogue import CATALOGUE, check_numbers, with_trainer
@@ -14,17 +15,36 @@ from flocklet.swarm.tasks.catalogue import CATALOGUE, check_numbers, with_traine
 __all__ = ["add_parser"]
 
 _WAYS = ("numpy", "tinygrad", "gpu")
+_STRATEGIES = "A strategy is written 'modest(s=10)|int4|trimmed(0.2)': schedule, trainer, codec and aggregator in any order."
 
 
 def add_parser(verbs: Any) -> None:
-    """Add the verb of this module."""
+    """Add the verb and its sub-verbs."""
     swarm = verbs.add_parser(
         "swarm",
         help="learn together: real peers on this machine, or thousands in virtual time",
-        description="Start peers that learn together without a server, each a process of its own that "
-        "finds the others by mDNS; or simulate them with the same code (--simulate). A strategy is written "
-        "'modest(s=10)|int4|trimmed(0.2)': schedule, trainer, codec and aggregator in any order.",
+        description="Peers that learn together without a server.",
     )
+    below = add_sub_verbs(verbs, swarm)
+    run = below.add_parser(
+        "run",
+        help="start real peers on this machine, each a process",
+        description="Start peers that learn together, each a process of its own that finds the others by mDNS. "
+        + _STRATEGIES,
+    )
+    _add_options(run)
+    run.set_defaults(run=_swarm, is_simulated=False)
+    simulate = below.add_parser(
+        "simulate",
+        help="simulate peers in virtual time, by the same code",
+        description="Simulate peers that learn together: the same code, in virtual time, in this process. "
+        + _STRATEGIES,
+    )
+    _add_options(simulate)
+    simulate.set_defaults(run=_swarm, is_simulated=True)
+
+
+def _add_options(swarm: argparse.ArgumentParser) -> None:
     swarm.add_argument("--peers", type=int, default=10, metavar="N", help="how many (default: 10)")
     swarm.add_argument("--model", default="digits", choices=tuple(CATALOGUE), help="what they learn")
     swarm.add_argument(
@@ -48,7 +68,6 @@ def add_parser(verbs: Any) -> None:
         choices=_WAYS,
         help="what trains: numpy (default), tinygrad compiled to C, or tinygrad on the GPU",
     )
-    swarm.add_argument("--simulate", action="store_true", help="in virtual time, in this process")
     swarm.add_argument(
         "--attack", default="", metavar="KIND", help="noise, signflip, alie, ipm, freerider ..."
     )
@@ -56,7 +75,6 @@ def add_parser(verbs: Any) -> None:
     swarm.add_argument(
         "--plot", type=Path, metavar="FILE", help="write accuracy against bytes and time as SVG"
     )
-    swarm.set_defaults(run=_swarm)
 
 
 def _swarm(args: argparse.Namespace) -> int:
@@ -75,7 +93,7 @@ def _swarm(args: argparse.Namespace) -> int:
     text = _strategy(args)
     Strategy.parse(text)
     attacks = {args.peers - 1 - i: Attack(args.attack) for i in range(args.attackers)}
-    facts = _simulated(args, text, attacks) if args.simulate else _real(args, output, text, attacks)
+    facts = _simulated(args, text, attacks) if args.is_simulated else _real(args, output, text, attacks)
     rows = [(r, f"{s:.2f}", f"{b / 1e3:,.0f}", f"{a:.3f}") for r, s, b, a in facts["curve"]]
     output.table(("round", "seconds", "kB sent", "accuracy"), rows)
     output.remark(facts["words"])

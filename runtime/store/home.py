@@ -57,6 +57,11 @@ class Home:
         return self.path / "state.db"
 
     @property
+    def config(self) -> Path:
+        """The settings that 'flocklet config set' keeps, as TOML."""
+        return self.path / "config.toml"
+
+    @property
     def models(self) -> Path:
         """Model files: the index snapshot, learned versions."""
         return self.path / "models"

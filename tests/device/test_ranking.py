@@ -1,4 +1,4 @@
-"""The ranking on a device, and `flocklet bench-search` on collections of every kind."""
+"""The ranking on a device, and `flocklet bench search` on collections of every kind."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_bench_search_on_odd_collections(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], documents: int, queries: int, gain: int, absent: bool
 ) -> None:
     folder = collection(tmp_path / "odd", documents, queries, gain=gain, absent=absent)
-    assert main(["bench-search", str(folder), "--json", "--impressions", "60"]) == 0
+    assert main(["bench", "search", str(folder), "--json", "--impressions", "60"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["collection"] == "odd"
     assert report["documents"] == documents
@@ -204,7 +204,7 @@ def test_bench_search_repeats_with_its_seed_and_draws(
     reports = []
     for arguments in (["--plot", str(picture)], ["--plot", str(tmp_path / "out.svg")]):
         assert (
-            main(["bench-search", str(folder), "--json", "--impressions", "80", "--seed", "3", *arguments])
+            main(["bench", "search", str(folder), "--json", "--impressions", "80", "--seed", "3", *arguments])
             == 0
         )
         reports.append(json.loads(capsys.readouterr().out)["methods"])
@@ -216,10 +216,10 @@ def test_bench_search_repeats_with_its_seed_and_draws(
 
 
 def test_bench_search_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench-search", str(tmp_path / "nowhere")]) == 2
+    assert main(["bench", "search", str(tmp_path / "nowhere")]) == 2
     folder = collection(tmp_path / "none", 5, 2, gain=0)
-    assert main(["bench-search", str(folder)]) == 2
+    assert main(["bench", "search", str(folder)]) == 2
     assert "no query with a relevant document" in capsys.readouterr().err
     good = collection(tmp_path / "good", 5, 2)
-    assert main(["bench-search", str(good), "--plot", str(tmp_path / "x.jpg")]) == 2
-    assert main(["bench-search", str(good), "--impressions", "0"]) == 2
+    assert main(["bench", "search", str(good), "--plot", str(tmp_path / "x.jpg")]) == 2
+    assert main(["bench", "search", str(good), "--impressions", "0"]) == 2

@@ -262,7 +262,7 @@ def test_import_rate_recommend_and_explain(
     assert not {row["name"] for row in answer["found"]} & {f"kind1-{n}" for n in range(4)}
     assert all(row["because"] and row["through"] for row in answer["found"])
     assert not answer["is_trust_used"]
-    assert run("recommend", "--user", "p0", "--json") == 0
+    assert run("recommend", "--as", "p0", "--json") == 0
     assert json.loads(capsys.readouterr().out)["found"][0]["name"].startswith("kind0-")
 
 
@@ -323,7 +323,7 @@ def test_clicks_become_ratings(run: Run, tmp_path: Path, capsys: pytest.CaptureF
 def test_mistakes_are_one_clear_line(run: Run, ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("import", ratings)
     for words in (("trust", "nobody", "+"), ("trust", "p1"), ("rate", "x", 9), ("import",), ("recommend", "-n", 0),
-                  ("recommend", "--user", "stranger"), ("import", "/nowhere.csv")):  # fmt: skip
+                  ("recommend", "--as", "stranger"), ("import", "/nowhere.csv")):  # fmt: skip
         assert run(*words) in (1, 2)
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines

@@ -268,7 +268,7 @@ def test_the_verb_takes_the_way_to_compute(capsys, tmp_path):
         str(tmp_path),
         "--json",
         "swarm",
-        "--simulate",
+        "simulate",
         "--peers",
         "4",
         "--model",

@@ -130,7 +130,7 @@ def test_unknown_models_are_named():
 
 
 def test_the_verb_learns_a_recommender(capsys):
-    arguments = ["swarm", "--simulate", "--peers", "4", "--model", "recommender", "--strategy", "fedavg"]
+    arguments = ["swarm", "simulate", "--peers", "4", "--model", "recommender", "--strategy", "fedavg"]
     assert main([*arguments, "--rounds", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["model"] == "recommender" and told["curve"][-1][0] == 3
@@ -213,7 +213,7 @@ def test_a_picture_that_cannot_be_drawn_is_told_before_anybody_learns(place, tol
     (tmp_path / "taken.svg").mkdir()
     arguments = [
         "swarm",
-        "--simulate",
+        "simulate",
         "--model",
         "reranker",
         "--strategy",

@@ -1,6 +1,6 @@
 """Judge the rankings of one collection: BM25, the reranker cross-validated over the queries, and learning from clicks.
 
-Everything is seeded and pure; `flocklet bench-search` and `benchmarks/ranking.py` print what comes out. A method's
+Everything is seeded and pure; `flocklet bench search` and `benchmarks/ranking.py` print what comes out. A method's
 figures are per query, so they can be tested in pairs. Documents that are judged but not in the corpus count in the
 ideal and can never be found, as in trec_eval. What each method may see:
 
