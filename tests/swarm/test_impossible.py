@@ -46,7 +46,7 @@ def test_one_line_names_what_is_impossible(options, named, capsys):
     assert named in said and "Traceback" not in said and len(said.splitlines()) <= 2
 
 
-SIMULATE = ["swarm", "--simulate"]
+SIMULATE = ["swarm", "simulate"]
 
 
 @pytest.mark.parametrize("text", ["ring|krum", "ring|trimmed", "regular(4)|bulyan", "modest(s=4)|trimmed(0.2)",
