@@ -95,4 +95,14 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (origin, item_id)
     ) WITHOUT ROWID;
     """,
+    """
+    CREATE TABLE records (
+        feed TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        id BLOB NOT NULL,
+        record BLOB NOT NULL,
+        PRIMARY KEY (feed, number)
+    ) WITHOUT ROWID;
+    CREATE UNIQUE INDEX records_id ON records (feed, id);
+    """,
 )

@@ -71,7 +71,18 @@ class RememberedPeer:
     banned: str | None
 
 
-_COUNTED = ("documents", "people", "events", "clicks", "deltas", "models", "peers", "origins", "edge_pages")
+_COUNTED = (
+    "documents",
+    "people",
+    "events",
+    "clicks",
+    "deltas",
+    "models",
+    "peers",
+    "origins",
+    "edge_pages",
+    "records",
+)
 
 
 def _signed(item_id: int) -> int:
@@ -379,6 +390,23 @@ class Store(Database):
                 "(SELECT version FROM models WHERE name = ? ORDER BY made_s DESC LIMIT ?)",
                 (name, name, keep),
             )
+
+    # -- records of other feeds --
+
+    def records(self, feed: str) -> list[bytes]:
+        """Return every record of a feed in the order in which they came."""
+        rows = self._rows("SELECT record FROM records WHERE feed = ? ORDER BY number", (feed,))
+        return [row[0] for row in rows]
+
+    def change_records(self, feed: str, put: Iterable[tuple[bytes, bytes]], remove: Iterable[bytes]) -> None:
+        """Keep (id, record) pairs, one that is held stays as it is, and forget ids."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR IGNORE INTO records SELECT ?1, coalesce(max(number), 0) + 1, ?2, ?3 FROM records "
+                "WHERE feed = ?1",
+                [(feed, id, record) for id, record in put],
+            )
+            db.executemany("DELETE FROM records WHERE feed = ? AND id = ?", [(feed, id) for id in remove])
 
     # -- peers --
 

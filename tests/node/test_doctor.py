@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,16 +174,16 @@ def test_multicast_echo_comes_back_on_loopback() -> None:
 
 
 async def test_live_probe_hears_itself_and_a_peer() -> None:
-    from test_discovery_mdns import LOOPBACK, Heard, announcement
-
+    from flocklet.discovery import Announcement
     from flocklet.discovery.mdns import MdnsSource
 
-    peer = announcement(tag="probe-tag")
-    source = MdnsSource(peer, interfaces=LOOPBACK)
-    await source.start(Heard())
+    interfaces = ["127.0.0.1"]
+    peer = Announcement(os.urandom(32), "probe-tag", os.urandom(4).hex(), 4711)
+    source = MdnsSource(peer, interfaces=interfaces)
+    await source.start(lambda sighting: None)
     try:
         for _ in range(6):  # normally the first is enough
-            seen = await probe("probe-tag", seconds=0.5, interfaces=LOOPBACK)
+            seen = await probe("probe-tag", seconds=0.5, interfaces=interfaces)
             if seen.own_flock and seen.hears_itself:
                 break
     finally:
