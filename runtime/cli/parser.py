@@ -46,6 +46,8 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
         "id": ("setup", "print this device's id"),
         "invite": ("setup", "print the code that lets another device join"),
         "join": ("setup", "join a flock by its code"),
+        "leave": ("devices", "leave the flock"),
+        "devices": ("devices", "list, name, remove the devices of the flock"),
         "peers": ("peer", "show the peers that are near"),
     },
     "Together": {

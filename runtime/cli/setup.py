@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from flocklet.cli.output import Output
-from flocklet.cli.session import home_of
-from flocklet.errors import ConfigError
+from flocklet.cli.session import ask, home_of
+from flocklet.errors import ConfigError, UsageError
 
 __all__ = ["add_parser"]
 
@@ -26,6 +26,7 @@ def add_parser(verbs: Any) -> None:
         action="store_true",
         help="replace the key of this device (a copied disk); documents and flock stay",
     )
+    init.add_argument("--yes", action="store_true", help="do not ask before --rotate")
     init.set_defaults(run=_init)
     show = verbs.add_parser("id", help="print this device's id")
     show.set_defaults(run=_id)
@@ -37,7 +38,10 @@ def add_parser(verbs: Any) -> None:
     invite.set_defaults(run=_invite)
     join = verbs.add_parser("join", help="join a flock by its code")
     join.add_argument(
-        "code", nargs="+", help="what 'flocklet invite' printed; case, spaces and dashes are free"
+        "code",
+        nargs="+",
+        help="what 'flocklet invite' printed; case, spaces and dashes are free. '-' reads it from standard input, where "
+        "neither other users nor the shell's history see it",
     )
     join.set_defaults(run=_join)
 
@@ -45,12 +49,11 @@ def add_parser(verbs: Any) -> None:
 def _facts(membership: Any) -> dict[str, Any]:
     from flocklet.identity.key import format_id, short_id
 
-    identity = membership.identity
+    identity, roster = membership.identity, membership.roster
     return {
         "device_id": format_id(identity.device_id),
         "short_id": short_id(identity.device_id),
-        "flock": "open" if membership.flock.is_open else "closed",
-        "flock_tag": membership.flock.tag,
+        "flock": "open" if roster.is_open else "closed" if roster.secrets else "none",
     }
 
 
@@ -60,6 +63,8 @@ def _init(args: argparse.Namespace) -> int:
 
     output = Output(args)
     home = home_of(args)
+    if args.rotate and not args.yes:
+        _confirm_rotation(output)
     home.ensure()
     with home.lock(wait_s=2.0):
         if args.rotate:
@@ -80,6 +85,22 @@ def _init(args: argparse.Namespace) -> int:
     return 0
 
 
+def _confirm_rotation(output: Output) -> None:
+    """Say what a new key costs, and go on only for a yes."""
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "a new key cannot be taken back: what this device clicked, rated and trusted so far can no longer be changed "
+            "by it, and the flock knows it as a guest until a named device names it",
+            remedy="flocklet init --rotate --yes",
+        )
+    output.warning(
+        "what this device clicked, rated and trusted so far stays, but can no longer be changed by it; the flock knows it "
+        "as a guest until a named device names it"
+    )
+    if input("make a new key? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise UsageError("nothing was changed", remedy="answer y to go on")
+
+
 def _id(args: argparse.Namespace) -> int:
     from flocklet.device.membership import load_membership
 
@@ -91,10 +112,8 @@ def _id(args: argparse.Namespace) -> int:
 
 
 def _invite(args: argparse.Namespace) -> int:
-    from flocklet.device.membership import load_membership
-
     output = Output(args)
-    code = load_membership(home_of(args)).flock.invite()
+    code = ask(args, "devices", {"act": "invite"})["code"]
     output.line(code)
     if output.is_terminal and not output.is_quiet:
         output.remark("on the other device: flocklet join CODE")
@@ -110,20 +129,31 @@ def _invite(args: argparse.Namespace) -> int:
 
 def _join(args: argparse.Namespace) -> int:
     from flocklet.device.membership import create_membership, has_membership, join_flock, load_membership
-    from flocklet.identity.flock import Flock
+    from flocklet.identity.invitation import Invitation
 
     output = Output(args)
     home = home_of(args)
-    flock = Flock.from_invite("".join(args.code))
+    if args.code == ["-"]:
+        code = sys.stdin.readline(1024)
+    else:
+        code = "".join(args.code)
+        output.warning(
+            "other users of this machine can see a code on the command line: 'flocklet join -' reads it"
+        )
+    invitation = Invitation.parse(code)
     home.ensure()
     with home.lock(wait_s=2.0):
         if not has_membership(home):
-            create_membership(home, flock=flock)
-        elif home.flock.exists() and load_membership(home).flock == flock:
+            create_membership(home, invitation=invitation)
+        elif home.flock.exists() and invitation.secret in load_membership(home).roster.secrets:
             raise ConfigError("this device is in that flock already", remedy="start the peer: flocklet up")
         else:
-            join_flock(home, flock)
+            join_flock(home, invitation)
         facts = _facts(load_membership(home))
     output.remark("joined; 'flocklet up' starts the peer")
+    if args.code != ["-"]:
+        output.warning(
+            "other users of this machine can see a code on the command line: 'flocklet join -' reads it"
+        )
     output.document(facts)
     return 0

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flocklet.device.commands_devices import act_on_devices
 from flocklet.device.commands_recommend import ADVICE
 from flocklet.device.device import Device
 from flocklet.device.document_reader import Skipped, read_documents
@@ -123,6 +124,12 @@ def _click(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"query": entry.query, "item_id": entry.item, "seq": entry.seq}
 
 
+def _devices(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Act on the flock's devices; `links` (id -> public key) are those that a running peer is linked with."""
+    seen = {peer.device_id: (peer.name, peer.last_seen_s) for peer in device.store.peers()}
+    return act_on_devices(device.devices, values, values.get("links", {}), seen)
+
+
 def _people(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     device.add_people(values["people"])
     return {"names": device.people}
@@ -158,6 +165,7 @@ _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "remove": _remove,
     "search": _search,
     "click": _click,
+    "devices": _devices,
     "people": _people,
     "record": _record,
     "rank": _rank,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from flocklet.clock import Clock
 from flocklet.device.click_feed import proof_of
 from flocklet.device.corpus import Library
+from flocklet.device.devices import Devices
 from flocklet.device.membership import Membership
 from flocklet.device.ranker import Ranked, Ranker
 from flocklet.device.recommender import Taste
@@ -64,6 +65,7 @@ class Device:
         self.log = ClickLog()
         votes = Settings() if membership.flock.is_open else Settings.among_friends()
         self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
+        self.devices = Devices(membership.roster, membership.identity, home.flock)
         self._taste: Taste | None = None
         self._taught = 0
         self._open: dict[bytes, Event] = {}  # origin -> what was shown last and not clicked

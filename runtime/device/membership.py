@@ -1,16 +1,20 @@
-"""Who this device is and which flock it belongs to: made once by `init`, changed by `join`."""
+"""Who this device is and which flock it belongs to: made once by `init`, changed by `join` and `leave`."""
 
 from __future__ import annotations
 
 import contextlib
+import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 from flocklet.errors import IdentityError
 from flocklet.identity.certificate import load_certificate
 from flocklet.identity.flock import Flock
-from flocklet.identity.key import Identity, save_private
+from flocklet.identity.flock_file import load_roster, save_roster
+from flocklet.identity.invitation import Invitation
+from flocklet.identity.key import Identity
 from flocklet.identity.machine import check_machine, note_machine
+from flocklet.identity.removal import found
+from flocklet.identity.roster import Roster
 from flocklet.store.home import Home
 from flocklet.store.store import Store
 
@@ -23,16 +27,19 @@ __all__ = [
     "rotate_identity",
 ]
 
-_OPEN = "open"
-
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The key, the certificate (DER) and the flock of one device."""
+    """The key and certificate (DER) of one device, and who belongs to its flock."""
 
     identity: Identity
     certificate: bytes
-    flock: Flock
+    roster: Roster
+
+    @property
+    def flock(self) -> Flock:
+        """The secrets by which this device links now."""
+        return self.roster.flock()
 
 
 def has_membership(home: Home) -> bool:
@@ -40,8 +47,10 @@ def has_membership(home: Home) -> bool:
     return home.key.exists()
 
 
-def create_membership(home: Home, *, flock: Flock | None = None) -> Membership:
-    """Make a key, its certificate and a flock (a new closed one unless given) in `home`.
+def create_membership(
+    home: Home, *, flock: Flock | None = None, invitation: Invitation | None = None
+) -> Membership:
+    """Make a key, its certificate and a flock in `home`: a new closed one that this device founds, unless given.
 
     What a broken-off `init` left behind is completed, never replaced.
 
@@ -50,10 +59,13 @@ def create_membership(home: Home, *, flock: Flock | None = None) -> Membership:
     """
     home.ensure()
     if home.key.exists() and home.flock.exists():
-        raise IdentityError(
-            f"{home.path} has an identity already",
-            remedy="'flocklet id' prints it; --home DIR makes another one",
-        )
+        held = load_roster(home.flock, Identity.load(home.key).device_id)
+        if held.is_open or held.secrets:
+            raise IdentityError(
+                f"{home.path} is a device with a flock already",
+                remedy="'flocklet leave' first, for a new flock with the same documents and clicks; 'flocklet join CODE' "
+                "for another flock; --home DIR for another device",
+            )
     if home.key.exists():
         identity = Identity.load(home.key)
     else:
@@ -61,8 +73,24 @@ def create_membership(home: Home, *, flock: Flock | None = None) -> Membership:
         identity.save(home.key)
     note_machine(home.key)
     certificate = load_certificate(home.certificate, identity)
-    _write_flock(home.flock, flock or Flock.generate())
-    return Membership(identity, certificate, _read_flock(home.flock))
+    roster = _roster_of(identity, flock, invitation)
+    save_roster(home.flock, roster)
+    return Membership(identity, certificate, roster)
+
+
+def _roster_of(identity: Identity, flock: Flock | None, invitation: Invitation | None) -> Roster:
+    own = identity.device_id
+    if invitation is not None:
+        roots = (invitation.root,) if invitation.root else ()
+        return Roster(own, roots, [invitation.secret], ticket=invitation.token)
+    if flock is not None and flock.is_open:
+        return Roster(own, is_open=True)
+    if flock is not None and flock.secret is not None:
+        return Roster(own, secrets=[flock.secret])
+    secret = Flock.generate().secret
+    roster = Roster(own, secrets=[secret] if secret else [])
+    found(roster, identity, platform.node())
+    return roster
 
 
 def load_membership(home: Home) -> Membership:
@@ -75,52 +103,41 @@ def load_membership(home: Home) -> Membership:
         raise IdentityError(f"there is no flocklet device in {home.path}")
     check_machine(home.key)
     identity = Identity.load(home.key)
-    return Membership(identity, load_certificate(home.certificate, identity), _read_flock(home.flock))
+    certificate = load_certificate(home.certificate, identity)
+    return Membership(identity, certificate, load_roster(home.flock, identity.device_id))
 
 
 def rotate_identity(home: Home) -> Membership:
-    """Give the device a new key and certificate; documents, clicks and the flock stay.
+    """Give the device a new key and certificate; documents, clicks and the flock's secret stay.
 
     For a copied disk. The old key is kept as `key.pem.previous`, the clicks so far keep the person's own key, which
-    is a new one too: two devices must never sign as the same person.
+    is a new one too: two devices must never sign as the same person. The new key is a guest until a device names it.
 
     Raises:
         IdentityError: there is no identity to replace.
     """
     if not has_membership(home):
         raise IdentityError(f"there is no flocklet device in {home.path}")
-    flock = _read_flock(home.flock)
+    roster = load_roster(home.flock, Identity.load(home.key).device_id)
     home.key.replace(home.key.with_name("key.pem.previous"))
     home.certificate.unlink(missing_ok=True)
     identity = Identity.generate()
     identity.save(home.key)
     note_machine(home.key)
+    roster.own_id = identity.device_id
+    save_roster(home.flock, roster)
     if home.database.exists():
         with Store(home.database) as store:
             store.retire_people()
-    return Membership(identity, load_certificate(home.certificate, identity), flock)
+    return Membership(identity, load_certificate(home.certificate, identity), roster)
 
 
-def join_flock(home: Home, flock: Flock) -> None:
-    """Leave the old flock, whose invitation stays in the file `flock.previous`, and join `flock`."""
+def join_flock(home: Home, invitation: Invitation) -> Membership:
+    """Leave the old flock, which stays in the file `flock.previous`, and join that of an invitation."""
+    identity = Identity.load(home.key)
     previous = home.flock.with_suffix(".previous")
     with contextlib.suppress(FileNotFoundError):
         home.flock.replace(previous)
-    _write_flock(home.flock, flock)
-
-
-def _write_flock(path: Path, flock: Flock) -> None:
-    save_private(path, (_OPEN if flock.is_open else flock.invite()).encode() + b"\n")
-
-
-def _read_flock(path: Path) -> Flock:
-    try:
-        text = path.read_text("ascii").strip()
-    except FileNotFoundError:
-        raise IdentityError(
-            f"{path} is missing: this device belongs to no flock",
-            remedy="'flocklet join CODE' joins one, 'flocklet init' makes a new one",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise IdentityError(f"cannot read the flock file {path}: {error}") from error
-    return Flock.open() if text == _OPEN else Flock.from_invite(text)
+    roster = _roster_of(identity, None, invitation)
+    save_roster(home.flock, roster)
+    return Membership(identity, load_certificate(home.certificate, identity), roster)

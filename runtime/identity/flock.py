@@ -23,9 +23,13 @@ OPEN_TAG = "open"
 
 @dataclass(frozen=True)
 class Flock:
-    """A flock: closed if it has a secret (16 bytes), open if `secret` is None."""
+    """A flock: closed if it has a secret (16 bytes), open if `secret` is None.
+
+    `older` are secrets that counted before (newest first): by them named devices that were off find their way back.
+    """
 
     secret: bytes | None = field(default=None, repr=False)
+    older: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if self.secret is not None and len(self.secret) != SECRET_BYTES:

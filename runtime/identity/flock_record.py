@@ -34,6 +34,7 @@ __all__ = [
     "Out",
     "Rekey",
     "decode_record",
+    "hash_of",
     "lock_of",
     "printable_name",
 ]
@@ -44,6 +45,11 @@ MAX_NAMES_BY_ONE = 16
 MAX_NAME_CHARACTERS = 32
 NOBODY = bytes(32)
 """The id that an `out` puts out when only the secret is to change."""
+
+
+def hash_of(encoded: bytes) -> bytes:
+    """Return the 16 bytes that name the record with this encoding."""
+    return hashlib.blake2b(encoded, digest_size=16, person=b"flocklet-flock").digest()
 
 
 def lock_of(secret: bytes) -> bytes:
@@ -78,7 +84,7 @@ class FlockRecord:
     @cached_property
     def hash(self) -> bytes:
         """16 bytes that name this record."""
-        return hashlib.blake2b(self.encoded, digest_size=16, person=b"flocklet-flock").digest()
+        return hash_of(self.encoded)
 
     def signed(self, identity: Identity) -> FlockRecord:
         """Return this record with the signature of its author."""

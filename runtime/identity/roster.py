@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flocklet.errors import WireError
+from flocklet.errors import IdentityError, WireError
+from flocklet.identity.flock import Flock
 from flocklet.identity.flock_record import (
     MAX_COVERS,
     Back,
@@ -19,6 +20,7 @@ from flocklet.identity.flock_record import (
     Out,
     Rekey,
     decode_record,
+    hash_of,
     lock_of,
 )
 
@@ -54,13 +56,23 @@ class Roster:
     """Hashes of `out` records that the owner lets pass the brake."""
     aliases: dict[bytes, str] = field(default_factory=dict)
     """Names that this owner gave; they stay here."""
+    blocked: set[bytes] = field(default_factory=set)
+    """Ids that this device alone refuses (in an open flock, where nobody can be put out)."""
+    is_open: bool = False
+    """Whether this is the open flock: no secret, nobody is named, a removal only blocks the id here."""
+    running_s: float = 0.0
+    """Seconds that this device has run since it has a flock: the only clock of the brake."""
+    token: tuple[bytes, float] | None = None
+    """The 8 bytes of the open invitation and the running time at which it ends."""
+    ticket: bytes = b""
+    """The token of the invitation by which this device joined, until a device has named it."""
 
     # What holds here
 
     @property
     def out(self) -> frozenset[bytes]:
         """The ids that are out."""
-        return frozenset(r.id for r in self._outs() if self._holds(r))
+        return frozenset(r.id for r in self._outs() if self._holds(r)) | self.blocked
 
     @property
     def covers(self) -> tuple[bytes, ...]:
@@ -104,9 +116,13 @@ class Roster:
         Raises:
             WireError: it is no record, badly signed, or there is no room for records of people nobody named (`full`).
         """
-        record = decode_record(encoded)
-        if record.hash in self.records:
+        if hash_of(encoded) in self.records:
             return None
+        record = decode_record(encoded)
+        if not self.roots and isinstance(record, Name) and record.author == record.id and not self.is_open:
+            self.roots = (
+                record.author[:ROOT_BYTES],
+            )  # a flock made before names: the first founder heard of
         if not self._has_room_for(record):
             raise WireError("no room for more flock records", reason="full")
         self.records[record.hash] = record
@@ -172,6 +188,21 @@ class Roster:
         return {i: record for i, record in self.named.items() if i not in left and i != id}
 
     # Secrets
+
+    def flock(self) -> Flock:
+        """Return what links are proved with: the newest secret known here, then the older ones."""
+        if self.is_open:
+            return Flock.open()
+        newest = self.newest()
+        ordered = [s for s in reversed(self.secrets) if s != newest]
+        if newest is not None:
+            ordered.insert(0, newest)
+        if not ordered:
+            raise IdentityError(
+                "this device has left its flock",
+                remedy="'flocklet join CODE' joins one, 'flocklet init' makes a new one",
+            )
+        return Flock(ordered[0], tuple(ordered[1:]))
 
     def newest(self) -> bytes | None:
         """Return the secret that admits newcomers, None while it is not known here."""
