@@ -137,9 +137,6 @@ def _join(args: argparse.Namespace) -> int:
         code = sys.stdin.readline(1024)
     else:
         code = "".join(args.code)
-        output.warning(
-            "other users of this machine can see a code on the command line: 'flocklet join -' reads it"
-        )
     invitation = Invitation.parse(code)
     home.ensure()
     with home.lock(wait_s=2.0):
