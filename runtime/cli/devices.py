@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from flocklet.cli.output import Output
+from flocklet.cli.parser import add_sub_verbs
 from flocklet.cli.session import ask
 
 __all__ = ["add_parser"]
@@ -22,15 +23,14 @@ def add_parser(verbs: Any) -> None:
     devices = verbs.add_parser(
         "devices", help="list, name, remove the devices of the flock", description=_ABOUT
     )
-    devices.set_defaults(run=_list)
-    acts = devices.add_subparsers(dest="act", metavar="ACT", parser_class=verbs._parser_class)
+    acts = add_sub_verbs(verbs, devices)
     acts.add_parser("list", help="every device: named, guest or out").set_defaults(run=_list)
     name = acts.add_parser("name", help="name a device: it links by its key from now on")
     name.add_argument("device", help="the id that 'flocklet peers' prints, or its name now")
     name.add_argument("name", help="what to call it")
     name.set_defaults(run=_name)
     remove = acts.add_parser("remove", help="put a device out (without DEVICE: only a new secret)")
-    remove.add_argument("device", nargs="?", help="a name, or the id that 'flocklet devices' prints")
+    remove.add_argument("device", nargs="?", help="a name, or the id that 'flocklet devices list' prints")
     remove.add_argument("--drop", action="store_true", help="forget what it clicked, rated and trusted, too")
     remove.add_argument(
         "--keep",
@@ -45,7 +45,7 @@ def add_parser(verbs: Any) -> None:
     back.add_argument("--here", action="store_true", help="on this device alone")
     back.set_defaults(run=_back)
     obey = acts.add_parser("obey", help="obey a removal that waits")
-    obey.add_argument("number", help="its number in 'flocklet devices'")
+    obey.add_argument("number", help="its number in 'flocklet devices list'")
     obey.set_defaults(run=_obey)
     leave = verbs.add_parser(
         "leave",

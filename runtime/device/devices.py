@@ -107,7 +107,7 @@ class Devices:
                 return parse_id(wanted)
             except IdentityError:
                 raise UsageError(
-                    f"no device is called {wanted!r}", remedy="'flocklet devices' lists names and ids"
+                    f"no device is called {wanted!r}", remedy="'flocklet devices list' lists names and ids"
                 ) from None
         if len(hits) > 1:
             shorts = ", ".join(sorted(short_id(id) for id in hits))
@@ -192,7 +192,7 @@ class Devices:
         hits = [r for r in self.roster.held if r.hash.hex().startswith(number.lower())]
         if len(hits) != 1:
             raise UsageError(
-                f"no removal waits as {number!r}", remedy="'flocklet devices' lists those that wait"
+                f"no removal waits as {number!r}", remedy="'flocklet devices list' lists those that wait"
             )
         done = removal.allow(self.roster, hits[0].hash, self.roster.running_s)
         self.save()

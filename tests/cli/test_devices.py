@@ -27,7 +27,7 @@ def told(capsys, *words: str):
 
 
 def test_a_new_flock_has_one_named_device_and_its_code_names_the_next(home, capsys):
-    rows = told(capsys, "devices")["devices"]
+    rows = told(capsys, "devices", "list")["devices"]
     assert [row["state"] for row in rows] == ["this device"]
     code = Invitation.parse(told(capsys, "invite")["code"])
     assert len(code.token) == 8 and len(code.root) == 8
@@ -41,7 +41,7 @@ def test_a_code_from_standard_input_is_told_to_nobody(home, capsys, tmp_path, mo
     assert main(["--home", str(tmp_path / "c"), "join", code]) == 0
     assert "flocklet join -" in capsys.readouterr().err
     assert main(["--home", str(tmp_path / "b"), "join", code]) == 3
-    rows = told(capsys, "--home", str(tmp_path / "b"), "devices")["devices"]
+    rows = told(capsys, "--home", str(tmp_path / "b"), "devices", "list")["devices"]
     assert [row["state"] for row in rows] == ["guest"]  # until the inviting device has named it
 
 
@@ -50,7 +50,7 @@ def test_a_new_secret_puts_nobody_out_and_the_old_code_is_worth_nothing(home, ca
     told(capsys, "devices", "remove")
     after = Invitation.parse(told(capsys, "invite")["code"])
     assert after.secret != before.secret and after.root == before.root
-    assert [row["state"] for row in told(capsys, "devices")["devices"]] == ["this device"]
+    assert [row["state"] for row in told(capsys, "devices", "list")["devices"]] == ["this device"]
 
 
 def test_init_in_an_existing_home_explains_itself_and_leave_makes_room(home, capsys):
@@ -77,7 +77,7 @@ def test_a_new_key_is_made_only_for_who_says_yes(home, capsys, monkeypatch):
 def test_a_device_is_named_by_its_short_id_and_an_unknown_one_is_refused_in_one_line(home, capsys):
     short = told(capsys, "id")["short_id"]
     told(capsys, "devices", "name", short, "kitchen")
-    assert told(capsys, "devices")["devices"][0]["name"] == "kitchen"
+    assert told(capsys, "devices", "list")["devices"][0]["name"] == "kitchen"
     assert main(["devices", "remove", "kitchen"]) == 2
     assert "flocklet leave" in capsys.readouterr().err
     assert main(["devices", "remove", "nobody"]) == 2
@@ -89,9 +89,9 @@ def test_an_open_flock_only_refuses_here(tmp_path, capsys, monkeypatch):
     assert main(["init", "--open", "-q"]) == 0
     other = told(capsys, "--home", str(tmp_path / "b"), "init")["device_id"]
     assert told(capsys, "devices", "remove", other)["is_open"]
-    assert "out" in [row["state"] for row in told(capsys, "devices")["devices"]]
+    assert "out" in [row["state"] for row in told(capsys, "devices", "list")["devices"]]
     told(capsys, "devices", "back", other, "--here")
-    assert "out" not in [row["state"] for row in told(capsys, "devices")["devices"]]
+    assert "out" not in [row["state"] for row in told(capsys, "devices", "list")["devices"]]
 
 
 def test_a_damaged_flock_file_is_one_line_and_stays(home, capsys):
@@ -99,10 +99,10 @@ def test_a_damaged_flock_file_is_one_line_and_stays(home, capsys):
     data = file.read_bytes()
     for cut in (1, len(data) // 2, len(data) - 1):
         file.write_bytes(data[:cut])
-        assert main(["devices"]) == 3
+        assert main(["devices", "list"]) == 3
         assert capsys.readouterr().err.count("\n") == 1
         assert file.read_bytes() == data[:cut]
     file.write_bytes(data)
     file.chmod(0o644)
-    assert main(["devices"]) == 3
+    assert main(["devices", "list"]) == 3
     assert "chmod 600" in capsys.readouterr().err
