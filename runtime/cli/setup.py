@@ -133,10 +133,7 @@ def _join(args: argparse.Namespace) -> int:
 
     output = Output(args)
     home = home_of(args)
-    if args.code == ["-"]:
-        code = sys.stdin.readline(1024)
-    else:
-        code = "".join(args.code)
+    code = sys.stdin.readline(1024) if args.code == ["-"] else "".join(args.code)
     invitation = Invitation.parse(code)
     home.ensure()
     with home.lock(wait_s=2.0):
