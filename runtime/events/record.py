@@ -2,7 +2,7 @@
 
     public key 32 B | signature 64 B | body
 
-The signature is Ed25519 over BLAKE2b-256 of `flocklet record`, the name of the feed and the body, with a NUL between them,
+The signature is Ed25519 over BLAKE2b-256 of `flocklet-record`, the name of the feed and the body, with a NUL between them,
 so a record of one feed is no record of another. A record has one encoding and is named by the BLAKE2b-128 of it.
 """
 
@@ -59,4 +59,4 @@ def read_record(raw: bytes, feed: str) -> Record:
 
 
 def _signed(feed: str, body: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join((b"flocklet record", feed.encode(), body)), digest_size=32).digest()
+    return hashlib.blake2b(b"\0".join((b"flocklet-record", feed.encode(), body)), digest_size=32).digest()
