@@ -20,8 +20,9 @@ def add_parser(verbs: Any) -> None:
     add = verbs.add_parser(
         "add",
         help="index files and directories",
-        description="Index text, Markdown, reStructuredText, HTML, source code and (extra 'pdf') PDF files. "
-        "A file that is there already is renewed if it changed.",
+        description="Index text, Markdown, HTML, source code, office files, e-books, mail, notebooks, manual pages and "
+        "archives; PDF, RTF, .msg and .xls with the extras 'pdf' and 'office'. A file that is there already is renewed "
+        "if it changed.",
     )
     add.add_argument("paths", nargs="+", metavar="PATH", type=Path)
     add.set_defaults(run=_add)
@@ -32,7 +33,7 @@ def add_parser(verbs: Any) -> None:
 
 def _add(args: argparse.Namespace) -> int:
     output = Output(args)
-    paths = [os.path.abspath(path) for path in args.paths]
+    paths = [os.fsencode(os.path.abspath(path)) for path in args.paths]
     answer = ask(args, "add", {"paths": paths}, may_create=True)
     for skipped in answer["skipped"][:_NAMED_MAX]:
         remedy = f" ({skipped['remedy']})" if skipped["remedy"] else ""
@@ -44,13 +45,17 @@ def _add(args: argparse.Namespace) -> int:
         f"{len(answer['skipped'])} left out; "
         f"{answer['documents']} documents in the index"
     )
+    if answer["guessed"]:
+        output.warning(
+            f"the encoding of {answer['guessed']} is a guess (Windows-1252); pip install '.[office]' detects it"
+        )
     output.document(answer)
     return 0 if answer["added"] or answer["unchanged"] or not answer["skipped"] else 1
 
 
 def _remove(args: argparse.Namespace) -> int:
     output = Output(args)
-    answer = ask(args, "remove", {"paths": [os.path.abspath(path) for path in args.paths]})
+    answer = ask(args, "remove", {"paths": [os.fsencode(os.path.abspath(path)) for path in args.paths]})
     output.remark(f"{answer['removed']} taken out; {answer['documents']} documents in the index")
     output.document(answer)
     return 0

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from flocklet.errors import IdentityError
+from flocklet.errors import IdentityError, UsageError
 from flocklet.store.home import Home, default_home
+from flocklet.wire.visible import visible
 
 __all__ = ["ask", "home_of"]
 
@@ -26,6 +27,7 @@ def ask(args: argparse.Namespace, verb: str, values: Mapping[str, Any], *, may_c
     """
     from flocklet.node import control
 
+    _check_text(values)
     home = home_of(args)
     if home.socket.exists():
         try:
@@ -33,6 +35,24 @@ def ask(args: argparse.Namespace, verb: str, values: Mapping[str, Any], *, may_c
         except FileNotFoundError:
             pass  # a killed peer left its socket behind
     return _alone(home, verb, values, may_create=may_create)
+
+
+def _check_text(values: object) -> None:
+    """Raise UsageError for an argument with bytes that are no text (paths travel as bytes)."""
+    if isinstance(values, str):
+        try:
+            values.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"'{visible(values)}' holds bytes that are no UTF-8 text",
+                remedy="type it anew, or set LANG to a UTF-8 locale",
+            ) from None
+    elif isinstance(values, Mapping):
+        for pair in values.items():
+            _check_text(pair)
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            _check_text(value)
 
 
 def _alone(home: Home, verb: str, values: Mapping[str, Any], *, may_create: bool) -> Any:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flocklet.device.commands_devices import act_on_devices
 from flocklet.device.commands_recommend import ADVICE
 from flocklet.device.device import Device
-from flocklet.device.document_reader import Skipped, read_documents
+from flocklet.device.document_reader import read_documents
+from flocklet.device.readers.encodings import GUESSED
+from flocklet.device.readers.process import ReaderProcess
 from flocklet.device.results import PastClick
 from flocklet.errors import UsageError
-from flocklet.events.item import Document, item_id_of
+from flocklet.events.item import Document
+from flocklet.store.documents import StoredDocument
+from flocklet.wire.visible import visible
 
-__all__ = ["Added", "Batch", "perform", "read_batches"]
+__all__ = ["Added", "Batch", "paths_of", "perform", "read_batches"]
 
 _BATCH = 512
 _BATCH_CHARS = 8 << 20
@@ -34,29 +39,25 @@ def perform(device: Device, verb: str, values: Mapping[str, Any]) -> Any:
 
 @dataclass(slots=True)
 class Batch:
-    """Documents with the paths of their files, and what was left out on the way, each with its reason."""
+    """Documents of whole files, and what was left out on the way, each with its reason."""
 
-    documents: list[tuple[Document, str | None]] = field(default_factory=list)
+    documents: list[StoredDocument] = field(default_factory=list)
     skipped: list[dict[str, str]] = field(default_factory=list)
+    guessed: int = 0
 
 
 def read_batches(paths: Sequence[Path]) -> Iterator[Batch]:
-    """Yield the documents of files and directories, so many at a time that memory and transactions stay small.
-
-    The item id of a file is made from its title and text, not from its path: the same file is the same item on every
-    peer, wherever it lies, so that clicks on it add up. An edited file is a new item.
-    """
+    """Yield the documents of files and directories, so many at a time that memory and transactions stay small."""
     batch, size = Batch(), 0
-    for found in read_documents(paths):
-        if isinstance(found, Skipped):
-            batch.skipped.append({"path": str(found.path), "why": found.why, "remedy": found.remedy})
-        else:
-            item_id = item_id_of(f"{found.title}\0{found.text}")
-            batch.documents.append((replace(found, item_id=item_id), found.key))
-            size += len(found.text)
-        if len(batch.documents) >= _BATCH or size >= _BATCH_CHARS:
-            yield batch
-            batch, size = Batch(), 0
+    with ReaderProcess() as reader:
+        for found in read_documents(paths, reader):
+            batch.skipped += [{"path": s.name, "why": s.why, "remedy": s.remedy} for s in found.skipped]
+            batch.documents += found.documents
+            batch.guessed += sum(document.note == GUESSED for document in found.documents)
+            size += sum(len(document.text) for document in found.documents)
+            if len(batch.documents) >= _BATCH or size >= _BATCH_CHARS:
+                yield batch
+                batch, size = Batch(), 0
     yield batch
 
 
@@ -68,12 +69,14 @@ class Added:
     read: int = 0
     gone: int = 0
     skipped: list[dict[str, str]] = field(default_factory=list)
+    guessed: int = 0
 
     def take(self, device: Device, batch: Batch) -> None:
         """Index one batch."""
-        self.added += device.add_documents(batch.documents)
+        self.added += device.library.add(batch.documents)
         self.read += len(batch.documents)
         self.skipped += batch.skipped
+        self.guessed += batch.guessed
 
     def finish(self, device: Device, paths: Sequence[Path]) -> dict[str, Any]:
         """Forget the files that are no longer there and return the answer of the verb."""
@@ -84,12 +87,18 @@ class Added:
             "unchanged": self.read - self.added,
             "gone": self.gone,
             "skipped": self.skipped,
+            "guessed": self.guessed,
             "documents": len(device.index),
         }
 
 
+def paths_of(names: Sequence[bytes | str]) -> list[Path]:
+    """Return the paths of a request; names that are no text come as bytes."""
+    return [Path(os.fsdecode(name)) for name in names]
+
+
 def _add(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
-    paths = [Path(path) for path in values["paths"]]
+    paths = paths_of(values["paths"])
     total = Added()
     for batch in read_batches(paths):
         total.take(device, batch)
@@ -103,7 +112,7 @@ def _add_documents(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _remove(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "removed": sum(device.library.remove_path(path) for path in values["paths"]),
+        "removed": sum(device.library.remove_path(str(path)) for path in paths_of(values["paths"])),
         "documents": len(device.index),
     }
 
@@ -116,7 +125,10 @@ def _search(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
         model=values.get("model", "posterior"),
         is_explained=bool(values.get("explain", False)),
     )
-    return asdict(results)
+    answer = asdict(results)
+    for found in answer["found"]:
+        found["path"] = None if found["path"] is None else visible(found["path"])
+    return answer
 
 
 def _click(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from flocklet.clock import Clock
 from flocklet.events.item import Document
 from flocklet.models.search.index.index import Index
+from flocklet.store.documents import StoredDocument
 from flocklet.store.home import Home
 from flocklet.store.snapshot import load_index, save_index
-from flocklet.store.store import Store, StoredDocument
+from flocklet.store.store import Store
+from flocklet.wire.visible import visible
 
 __all__ = ["Library"]
 
@@ -46,28 +48,43 @@ class Library:
             save_index(self._home.models, self._index, self._store.documents_generation())
             self._is_saved = True
 
-    def add(self, documents: Sequence[tuple[Document, str | None]]) -> int:
-        """Keep and index (document, path of its file) pairs; return how many were new or changed."""
+    def add(self, documents: Sequence[StoredDocument]) -> int:
+        """Keep and index documents; return how many were new or changed.
+
+        All documents of a file must come together: what else was read from it before is taken out.
+        """
         index = self.index
-        fresh = [(d, path) for d, path in documents if not self._holds(d, path)]
-        if not fresh:
+        paths = dict.fromkeys(d.path for d in documents if d.path is not None)
+        stay = {d.item_id for d in documents}
+        old = {i for path in paths for i in self._store.item_ids_at(path)} - stay
+        fresh = [d for d in documents if not self._holds(d)]
+        if not fresh and not old:
             return 0
-        replaced = {i for _, path in fresh if path is not None for i in self._store.item_ids_at(path)}
-        self._store.add_documents(
-            [StoredDocument(d.item_id, d.key, d.title, d.text, path) for d, path in fresh],
-            self._clock.time(),
-        )
+        with self._store.transaction():
+            if old:
+                self._store.remove_documents(old)
+            self._store.add_documents(fresh, self._clock.time())
         self._is_saved = False
-        index.remove_many(replaced - {d.item_id for d, _ in fresh})
-        index.add_many([d for d, _ in fresh])
+        index.remove_many(old)
+        index.add_many([_document(d) for d in fresh])
         return len(fresh)
 
-    def _holds(self, document: Document, path: str | None) -> bool:
+    def _holds(self, document: StoredDocument) -> bool:
         """Tell whether nothing needs to be written: the same text, at this path or at another that still exists."""
         held = self._store.document(document.item_id)
         if held is None or (held.title, held.text) != (document.title, document.text):
             return False
-        return held.path == path or (held.path is not None and os.path.lexists(held.path))
+        if held.path == document.path:
+            return held == document
+        return held.path is not None and os.path.lexists(held.path)
+
+    def find_path(self, shown: str) -> str:
+        """Return the path whose shown form is `shown`: a name with a newline or bytes that are no text is escaped."""
+        if "\\" in shown and not os.path.lexists(shown):
+            for _, path in self._store.paths_below("/"):
+                if visible(path) == shown:
+                    return path
+        return shown
 
     def forget_missing(self, path: str) -> int:
         """Take the documents at or below `path` whose files are gone out of store and index; return how many."""
@@ -76,7 +93,7 @@ class Library:
 
     def remove_path(self, path: str) -> int:
         """Take the documents at or below `path` out of store and index; return how many there were."""
-        return self._remove([item_id for item_id, _ in self._store.paths_below(path)])
+        return self._remove([item_id for item_id, _ in self._store.paths_below(self.find_path(path))])
 
     def _remove(self, item_ids: Sequence[int]) -> int:
         if not item_ids:

@@ -31,6 +31,7 @@ from flocklet.events.item import Document
 from flocklet.identity.key import Identity
 from flocklet.models.search.index.index import Index
 from flocklet.models.search.ranking.grank import GRank, Settings
+from flocklet.store.documents import StoredDocument
 from flocklet.store.home import Home
 from flocklet.store.store import Click, Event, Person, Store
 
@@ -122,7 +123,9 @@ class Device:
 
     def add_documents(self, documents: Sequence[tuple[Document, str | None]]) -> int:
         """Keep and index (document, path of its file) pairs; return how many were new or changed."""
-        return self.library.add(documents)
+        return self.library.add(
+            [StoredDocument(d.item_id, d.key, d.title, d.text, at) for d, at in documents]
+        )
 
     # -- people --
 

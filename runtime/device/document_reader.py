@@ -1,235 +1,145 @@
-"""Read the owner's files: find them, tell text from binary, and take title and text out of each.
+"""Find the owner's files and have them read: every file comes back as its documents, or with the reason why not.
 
-Text, Markdown, reStructuredText, HTML, source code and anything else that is text; PDF through the optional
-package `pypdf`. A file that cannot be used never stops the others: it comes back as `Skipped` with the
-reason. Nothing in a file is executed, no address in it is opened, and named pipes, sockets and devices are
-not touched.
+The readers stand in `flocklet.device.readers` and run in a process of their own. A file that cannot be used never
+stops the others. Nothing in a file is executed, no address in it is opened, named pipes, sockets and devices are not
+touched, and a link is followed only if it is named itself or leads to a place inside of the folder that was added.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from html.parser import HTMLParser
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from flocklet.errors import FlockletError, MissingExtra
-from flocklet.events.item import Document
+from flocklet.device.readers.process import ReaderProcess
+from flocklet.device.readers.registry import Member, Refusal
+from flocklet.events.item import item_id_of
+from flocklet.store.documents import StoredDocument
+from flocklet.wire.visible import visible
 
-__all__ = ["MAX_FILE_BYTES", "MAX_PDF_BYTES", "Skipped", "read_document", "read_documents"]
+__all__ = ["FileRead", "Skipped", "read_document", "read_documents", "read_file", "walk"]
 
 _log = logging.getLogger("flocklet.device")
 
-MAX_FILE_BYTES = 8 << 20
-MAX_PDF_BYTES = 64 << 20
-_MAX_CHARACTERS = 4 << 20
-_SNIFF_BYTES = 8192
 _HEAVY_FOLDERS = frozenset(("node_modules", "__pycache__", "site-packages"))
 # A folder with one of these is a virtual environment or says of itself that it is a cache
 # (bford.info/cachedir).
 _FOLDER_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
-_HTML = frozenset((".html", ".htm", ".xhtml"))
-_MARKDOWN = frozenset((".md", ".markdown", ".mdown"))
-_CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
-_MARKDOWN_TITLE = re.compile(r"^#[ \t]+(.+?)[ \t#]*$|^title:[ \t]*[\"']?(.+?)[\"']?[ \t]*$", re.MULTILINE)
-_RST_TITLE = re.compile(r"(?:^|\n)([^\n]*\S[^\n]*)\n(=|-|~|\^|\*|#|\+|\")\2{2,}[ \t]*(?:\n|$)")
-_CONTROL = re.compile("[\0-\x07\x0e-\x1a\x1c-\x1f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Say that `path` was left out, `why` in half a line, and what to do about it where something can be
-    done.
+    """Say that `path`, or `member` inside of it, was left out, `why` in half a line, and what to do about it where
+    something can be done.
     """
 
     path: Path
     why: str
     remedy: str = ""
+    member: str = ""
+
+    @property
+    def name(self) -> str:
+        """The path as it can be shown."""
+        return key_of(self.path, self.member)
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.why}" + (f"; {self.remedy}" if self.remedy else "")
+        return f"{self.name}: {self.why}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-class _UnusableError(Exception):
-    """Say why a file is left out."""
+@dataclass(frozen=True, slots=True)
+class FileRead:
+    """Hold all documents of one file, the file itself first, and what was left out inside of it."""
+
+    path: Path
+    documents: tuple[StoredDocument, ...] = ()
+    skipped: tuple[Skipped, ...] = field(default=())
 
 
-class _Page(HTMLParser):
-    """Collect the text of a page, its title, and its first main heading."""
+def key_of(path: Path, member: str = "") -> str:
+    """Return the absolute path as text that can be stored and shown, `PATH!MEMBER` for what lies inside."""
+    return visible(os.path.abspath(path)) + (f"!{visible(member)}" if member else "")
 
-    _SILENT = frozenset(("script", "style", "template", "svg", "math"))
-    _INLINE = re.compile(
-        "a|abbr|b|bdi|bdo|cite|code|em|font|i|kbd|mark|q|s|samp|small|span|strong|sub|sup|tt|u|var|wbr"
+
+def read_file(path: Path, reader: ReaderProcess, *, inside: Path | None = None) -> FileRead:
+    """Read one file; with `inside` only if it really lies in that folder (a link may lead elsewhere).
+
+    A document without a title of its own gets the name of its file; with one, the name stands at the end of the text,
+    so a file is always found by its name. The item id is made from title and text, not from the path: the same file is
+    the same item on every peer, so that clicks on it add up.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if stat.S_ISSOCK(_mode(path)):
+            return FileRead(path, skipped=(Skipped(path, "not a regular file"),))
+        remedy = "check the path and its permissions"
+        return FileRead(path, skipped=(Skipped(path, _reason(error), remedy),))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return FileRead(path, skipped=(Skipped(path, "not a regular file"),))
+        if inside is not None and not _lies_in(descriptor, path, inside):
+            why = "a link that leads out of the folder is not followed"
+            return FileRead(path, skipped=(Skipped(path, why, "add what it leads to by its own path"),))
+        documents: list[StoredDocument] = []
+        skipped: list[Skipped] = []
+        for answer in reader.read(descriptor, visible(path.name)):
+            if isinstance(answer, Refusal):
+                skipped.append(Skipped(path, answer.why, answer.remedy, answer.path))
+            else:
+                documents.append(_document(path, answer))
+    finally:
+        os.close(descriptor)
+    documents.sort(key=lambda document: document.member != "")
+    return FileRead(path, tuple(documents), tuple(skipped))
+
+
+def read_document(path: Path) -> StoredDocument | Skipped:
+    """Read one file on its own and return its first document, or why there is none."""
+    with ReaderProcess() as reader:
+        found = read_file(path, reader)
+    return found.documents[0] if found.documents else found.skipped[0]
+
+
+def _document(path: Path, answer: Member) -> StoredDocument:
+    reading = answer.reading
+    key = key_of(path, answer.path)
+    name = visible(answer.path.rpartition("!")[2].rpartition("/")[2] or path.name)
+    title, text = (
+        (reading.title, f"{reading.text.rstrip()}\n{name}") if reading.title else (name, reading.text)
+    )
+    return StoredDocument(
+        item_id_of(f"{title}\0{text}"),
+        key,
+        title,
+        text,
+        os.path.abspath(path),
+        visible(answer.path),
+        reading.language,
+        reading.written,
+        reading.kind,
+        reading.note,
+        tuple((part.start, part.label) for part in reading.parts),
     )
 
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.text: list[str] = []
-        self.title: list[str] = []
-        self.heading: list[str] = []
-        self._silent: list[str] = []
-        self._into = ""
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in self._SILENT:
-            self._silent.append(tag)
-        elif tag == "title" or (tag == "h1" and not self.heading):
-            self._into = tag
-        if self._INLINE.fullmatch(tag) is None:
-            self.text.append("\n")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._INLINE.fullmatch(tag) is None:
-            self.text.append("\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in self._silent:
-            del self._silent[self._silent.index(tag) :]
-        elif tag == self._into:
-            self._into = ""
-        if self._INLINE.fullmatch(tag) is None:
-            self.text.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if self._silent:
-            return
-        if self._into == "title":
-            self.title.append(data)
-            return
-        if self._into == "h1":
-            self.heading.append(data)
-        self.text.append(data)
+def _mode(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mode
+    return 0
 
 
-def _tidy(text: str) -> str:
-    """Return `text` on one line, spaces collapsed, at most 200 characters."""
-    return " ".join(text.split())[:200]
-
-
-def _decode(data: bytes, *, is_html: bool = False) -> str:
-    """Decode by byte-order mark, UTF-8, the charset that a page names, Windows-1252, Latin-1: whichever
-    fits first.
-    """
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if data.startswith(mark):
-            return data.decode(encoding, "replace")
-    if b"\0" in data[:_SNIFF_BYTES]:
-        raise _UnusableError("binary file")
-    named = _CHARSET.search(data[:2048]) if is_html else None
-    for encoding in ("utf-8", named.group(1).decode("ascii") if named else "cp1252", "cp1252"):
-        try:
-            return data.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
-            continue
-    return data.decode("latin-1")
-
-
-def _checked(text: str) -> str:
-    """Return `text` unless it is full of control characters: bytes that only happen to decode."""
-    start = text[:_SNIFF_BYTES]
-    if len(_CONTROL.findall(start)) > len(start) // 20:
-        raise _UnusableError("binary file")
-    return text[:_MAX_CHARACTERS]
-
-
-def _from_html(data: bytes) -> tuple[str, str]:
-    page = _Page()
+def _lies_in(descriptor: int, path: Path, folder: Path) -> bool:
+    """Tell whether the open file lies below `folder`, by its real place."""
     try:
-        page.feed(_checked(_decode(data, is_html=True)))
-        page.close()
-    except (AssertionError, ValueError) as error:  # html.parser gives up on some malformed declarations
-        raise _UnusableError(f"damaged HTML ({_tidy(str(error))})") from error
-    lines = (" ".join(line.split()) for line in "".join(page.text).splitlines())
-    title = _tidy("".join(page.title)) or _tidy("".join(page.heading))
-    return title, "\n".join(line for line in lines if line)
-
-
-def _from_pdf(path: Path) -> tuple[str, str]:
-    try:
-        from pypdf import PdfReader
-    except ImportError as error:
-        raise MissingExtra("pypdf", "pdf", "reading PDF files") from error
-    try:
-        reader = PdfReader(path)
-        if reader.is_encrypted and not reader.decrypt(""):
-            raise _UnusableError("PDF protected by a password")
-        pages: list[str] = []
-        left = _MAX_CHARACTERS
-        for page in reader.pages:
-            pages.append(page.extract_text()[:left])
-            left -= len(pages[-1])
-            if left <= 0:
-                break
-        title = _tidy(str((reader.metadata and reader.metadata.title) or ""))
-    except (_UnusableError, OSError):
-        raise
-    except ImportError as error:
-        raise _UnusableError("PDF encrypted in a way that needs the package 'cryptography'") from error
-    except Exception as error:  # pypdf raises many kinds on damaged files
-        raise _UnusableError(f"damaged PDF ({_tidy(str(error)) or type(error).__name__})") from error
-    text = "\n".join(pages)
-    if not text.strip():
-        raise _UnusableError("PDF without text (a scan)")
-    return title, text
-
-
-def _extract(path: Path, size: int) -> tuple[str, str]:
-    """Return (title, text) of a regular file; the title is empty where the content has none."""
-    suffix = path.suffix.lower()
-    with path.open("rb") as file:
-        data = file.read(_SNIFF_BYTES)
-        if suffix == ".pdf" or data.startswith(b"%PDF-"):
-            if size > MAX_PDF_BYTES:
-                raise _UnusableError(f"larger than {MAX_PDF_BYTES >> 20} MiB")
-            return _from_pdf(path)
-        if size > MAX_FILE_BYTES:
-            raise _UnusableError(f"larger than {MAX_FILE_BYTES >> 20} MiB")
-        data += file.read(MAX_FILE_BYTES)
-    if suffix in _HTML or data[:200].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return _from_html(data)
-    text = _checked(_decode(data))
-    title = ""
-    if suffix in _MARKDOWN:
-        found = _MARKDOWN_TITLE.search(text[:_SNIFF_BYTES])
-        title = _tidy(found.group(1) or found.group(2)) if found else ""
-    elif suffix == ".rst":
-        found = _RST_TITLE.search(text[:_SNIFF_BYTES])
-        title = _tidy(found.group(1)) if found else ""
-    return title, text
-
-
-def _key(path: Path) -> str:
-    """Return the absolute path as text that can be stored: bytes that are not UTF-8 become escapes."""
-    return os.fsencode(path.absolute()).decode("utf-8", "backslashreplace")
-
-
-def read_document(path: Path) -> Document:
-    """Read one file; its key is its absolute path.
-
-    Without a title of its own the document gets the name of the file; with one, the name stands at the end
-    of the text, so a file is always found by its name. Raises FlockletError with the reason when the file
-    cannot be used, MissingExtra for a PDF without `pypdf`.
-    """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise _UnusableError("not a regular file")
-        title, text = _extract(path, status.st_size)
-    except OSError as error:
-        raise FlockletError(
-            f"{path}: {_reason(error)}", remedy="check the path and its permissions"
-        ) from error
-    except _UnusableError as error:
-        raise FlockletError(f"{path}: {error}") from error
-    key = _key(path)
-    name = key.rsplit("/", 1)[-1]
-    if title:
-        return Document.of(key, title, f"{text.rstrip()}\n{name}")
-    return Document.of(key, name, text)
+        real = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:  # no /proc: by name
+        real = path.resolve()
+    return real.is_relative_to(folder.resolve())
 
 
 def _reason(error: OSError) -> str:
@@ -240,10 +150,8 @@ def _is_heavy(folder: Path) -> bool:
     return folder.name in _HEAVY_FOLDERS or any((folder / mark).exists() for mark in _FOLDER_MARKS)
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
-    """Yield the files under `folder` in a stable order; hidden entries and heavy folders are left out
-    silently.
-    """
+def walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
+    """Yield the files under `folder` in a stable order; hidden entries and heavy folders are left out silently."""
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -263,35 +171,30 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
             if _is_heavy(path):
                 _log.debug("left out %s: installed or generated files", path)
             else:
-                yield from _walk(path, seen)
+                yield from walk(path, seen)
         else:
             yield path
 
 
-def read_documents(paths: Iterable[Path]) -> Iterator[Document | Skipped]:
-    """Read files and, recursively, folders; yield a `Document` or a `Skipped` for each file, never raise
-    for one.
+def read_documents(paths: Iterable[Path], reader: ReaderProcess) -> Iterator[FileRead]:
+    """Read files and, recursively, folders; yield a `FileRead` for each file, never raise for one.
 
-    A path that is named is read even when it is hidden; inside folders, hidden entries, folders of
-    installed or generated files, and links to folders are left out. A file that is reached twice is read
-    once.
+    A path that is named is read even when it is hidden or a link; inside folders, hidden entries, folders of
+    installed or generated files, and links to folders are left out. A file that is reached twice is read once.
     """
     seen: set[tuple[int, int]] = set()
     for path in paths:
-        found: Iterable[Path | Skipped] = _walk(path, seen) if path.is_dir() else (path,)
+        is_folder = path.is_dir()
+        found: Iterable[Path | Skipped] = walk(path, seen) if is_folder else (path,)
         for file in found:
             if isinstance(file, Skipped):
-                yield file
+                yield FileRead(file.path, skipped=(file,))
                 continue
             try:
                 status = file.stat()
-                if (status.st_dev, status.st_ino) in seen:
-                    continue
-                seen.add((status.st_dev, status.st_ino))
-                yield read_document(file)
-            except MissingExtra as error:
-                yield Skipped(file, str(error), error.remedy)
-            except FlockletError as error:
-                yield Skipped(file, str(error).removeprefix(f"{file}: "))
             except OSError as error:
-                yield Skipped(file, _reason(error))
+                yield FileRead(file, skipped=(Skipped(file, _reason(error)),))
+                continue
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                yield read_file(file, reader, inside=path if is_folder else None)

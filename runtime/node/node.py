@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from flocklet.clock import Clock, SystemClock
-from flocklet.device.commands import Added, perform, read_batches
+from flocklet.device.commands import Added, paths_of, perform, read_batches
 from flocklet.device.device import Device
 from flocklet.device.feeds import FEEDS, MakeFeed
 from flocklet.device.membership import create_membership, has_membership, load_membership
@@ -298,7 +298,7 @@ class Node:
         """
         match verb:
             case "add":
-                return await self._add([Path(path) for path in values["paths"]])
+                return await self._add(paths_of(values["paths"]))
             case "peers":
                 return self.peers()
             case "status":

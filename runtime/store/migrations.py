@@ -105,4 +105,34 @@ MIGRATIONS: tuple[str, ...] = (
     ) WITHOUT ROWID;
     CREATE UNIQUE INDEX records_id ON records (feed, id);
     """,
+    """
+    ALTER TABLE documents ADD COLUMN member TEXT NOT NULL DEFAULT '';
+    ALTER TABLE documents ADD COLUMN language TEXT NOT NULL DEFAULT '';
+    ALTER TABLE documents ADD COLUMN written TEXT NOT NULL DEFAULT '';
+    ALTER TABLE documents ADD COLUMN kind TEXT NOT NULL DEFAULT '';
+    ALTER TABLE documents ADD COLUMN note TEXT NOT NULL DEFAULT '';
+    ALTER TABLE documents ADD COLUMN parts BLOB;
+    UPDATE documents SET path = CAST(path AS BLOB);
+
+    CREATE TABLE files (
+        path BLOB PRIMARY KEY,
+        size INTEGER NOT NULL,
+        mtime_ns INTEGER NOT NULL,
+        ctime_ns INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        why TEXT NOT NULL,
+        remedy TEXT NOT NULL,
+        reader INTEGER NOT NULL,
+        seen_ns INTEGER NOT NULL
+    ) WITHOUT ROWID;
+
+    CREATE TABLE folders (
+        path BLOB PRIMARY KEY,
+        exclude BLOB NOT NULL,
+        is_hidden INTEGER NOT NULL,
+        is_private INTEGER NOT NULL,
+        added_s REAL NOT NULL
+    ) WITHOUT ROWID;
+    """,
 )

@@ -6,7 +6,6 @@ cut may lose the last transactions of a drive that lies about its cache, never t
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,20 +13,9 @@ from typing import Any
 import msgpack
 
 from flocklet.errors import StoreError, UsageError
-from flocklet.store.database import Database
+from flocklet.store.documents import DocumentTables, signed, unsigned
 
-__all__ = ["Click", "Event", "Person", "RememberedPeer", "Store", "StoredDocument"]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredDocument:
-    """One document of the owner: `item_id` is an unsigned 64-bit id, `path` the file that it came from."""
-
-    item_id: int
-    key: str
-    title: str
-    text: str
-    path: str | None = None
+__all__ = ["Click", "Event", "Person", "RememberedPeer", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +73,7 @@ _COUNTED = (
 )
 
 
-def _signed(item_id: int) -> int:
-    return item_id - (1 << 64) if item_id >= 1 << 63 else item_id
-
-
-def _unsigned(value: int) -> int:
-    return value + (1 << 64) if value < 0 else value
-
-
-class Store(Database):
+class Store(DocumentTables):
     """One open store. Methods are transactions; only the thread that opened it calls them.
 
     Raises:
@@ -111,82 +91,6 @@ class Store(Database):
         """Keep one value under `key`."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
-
-    # -- documents --
-
-    def add_documents(self, documents: Iterable[StoredDocument], at_s: float) -> None:
-        """Keep documents; the same item id or the same path replaces what was there."""
-        with self.transaction() as db:
-            for document in documents:
-                if document.path is not None:
-                    db.execute(
-                        "DELETE FROM documents WHERE path = ? AND item_id != ?",
-                        (document.path, _signed(document.item_id)),
-                    )
-                db.execute(
-                    "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        _signed(document.item_id),
-                        document.key,
-                        document.title,
-                        document.text,
-                        document.path,
-                        at_s,
-                    ),
-                )
-            self._count_change(db)
-
-    def remove_documents(self, item_ids: Iterable[int]) -> int:
-        """Forget documents and return how many there were."""
-        with self.transaction() as db:
-            cursor = db.executemany(
-                "DELETE FROM documents WHERE item_id = ?", [(_signed(i),) for i in item_ids]
-            )
-            self._count_change(db)
-            return cursor.rowcount
-
-    @staticmethod
-    def _count_change(db: sqlite3.Connection) -> None:
-        db.execute(
-            "INSERT INTO meta VALUES ('documents_generation', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
-        )
-
-    def documents_generation(self) -> int:
-        """Return a counter that grows with every change of the documents; index snapshots carry it."""
-        return int(self.get_meta("documents_generation") or 0)
-
-    def documents(self) -> Iterator[StoredDocument]:
-        """Yield every document in the order of item ids."""
-        newer, last = ">=", -(1 << 63)
-        while rows := self._rows(
-            f"SELECT item_id, key, title, text, path FROM documents WHERE item_id {newer} ? "  # noqa: S608
-            "ORDER BY item_id LIMIT 512",
-            (last,),
-        ):
-            yield from (StoredDocument(_unsigned(row[0]), *row[1:]) for row in rows)
-            newer, last = ">", rows[-1][0]
-
-    def document(self, item_id: int) -> StoredDocument | None:
-        """Return one document, or None."""
-        rows = self._rows(
-            "SELECT item_id, key, title, text, path FROM documents WHERE item_id = ?", (_signed(item_id),)
-        )
-        return StoredDocument(_unsigned(rows[0][0]), *rows[0][1:]) if rows else None
-
-    def paths_below(self, path: str) -> list[tuple[int, str]]:
-        """Return (item id, path) of the documents whose file is `path` or lies below it."""
-        below = path.rstrip("/") + "/"
-        rows = self._rows(
-            "SELECT item_id, path FROM documents WHERE path = ? OR substr(path, 1, ?) = ?",
-            (path, len(below), below),
-        )
-        return [(_unsigned(item_id), file) for item_id, file in rows]
-
-    def item_ids_at(self, path: str) -> list[int]:
-        """Return the ids of the documents whose file is exactly `path`."""
-        return [
-            _unsigned(row[0]) for row in self._rows("SELECT item_id FROM documents WHERE path = ?", (path,))
-        ]
 
     def count(self, table: str) -> int:
         """Return the number of rows of one of `_COUNTED`."""
@@ -313,7 +217,7 @@ class Store(Database):
         """Keep what items are called that are no documents."""
         with self.transaction() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO item_names VALUES (?, ?)", [(_signed(i), name) for i, name in names]
+                "INSERT OR REPLACE INTO item_names VALUES (?, ?)", [(signed(i), name) for i, name in names]
             )
 
     def add_played(
@@ -324,26 +228,26 @@ class Store(Database):
             db.execute(
                 "INSERT INTO played VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET at_s = excluded.at_s, "
                 "is_finished = coalesce(excluded.is_finished, is_finished), dwell_s = coalesce(excluded.dwell_s, dwell_s)",
-                (origin, _signed(item_id), is_finished, dwell_s, at_s),
+                (origin, signed(item_id), is_finished, dwell_s, at_s),
             )
 
     def remove_played(self, origin: bytes, item_id: int) -> None:
         """Forget what somebody did with an item."""
         with self.transaction() as db:
-            db.execute("DELETE FROM played WHERE origin = ? AND item_id = ?", (origin, _signed(item_id)))
+            db.execute("DELETE FROM played WHERE origin = ? AND item_id = ?", (origin, signed(item_id)))
 
     def played(self, origin: bytes, most: int = 10_000) -> list[tuple[int, bool | None, float | None]]:
         """Return (item, finished, seconds) of the newest items that somebody has played, None where not known."""
         query = "SELECT item_id, is_finished, dwell_s FROM played WHERE origin = ? ORDER BY at_s DESC LIMIT ?"
         rows = self._rows(query, (origin, most))
-        return [(_unsigned(i), None if done is None else bool(done), dwell) for i, done, dwell in rows]
+        return [(unsigned(i), None if done is None else bool(done), dwell) for i, done, dwell in rows]
 
     def item_name(self, item_id: int) -> str | None:
         """Return the title of a document or the name of another item, None when neither is known."""
         document = self.document(item_id)
         if document is not None:
             return document.title or document.key
-        rows = self._rows("SELECT name FROM item_names WHERE item_id = ?", (_signed(item_id),))
+        rows = self._rows("SELECT name FROM item_names WHERE item_id = ?", (signed(item_id),))
         return str(rows[0][0]) if rows else None
 
     # -- deltas and model versions --

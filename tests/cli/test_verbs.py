@@ -120,6 +120,31 @@ def test_binary_and_unreadable_files_are_named_and_the_rest_is_added(
     assert "3 new or changed" in captured.out
 
 
+def test_a_name_with_bytes_that_are_no_text_is_added_shown_and_removed(
+    run: Run, notes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = os.fsdecode(os.fsencode(notes) + b"/caf\xe9\n.txt")
+    Path(odd).write_text("a plover")
+    assert run("add", odd) == 0
+    assert run("add", notes, "--json") == 0  # the folder's files are known by their bytes: nothing is gone
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["gone"] == 0
+    run("search", "plover", "--json")
+    (found,) = json.loads(capsys.readouterr().out)["found"]
+    assert found["path"] == f"{notes}/caf\\xe9\\x0a.txt"
+    assert run("remove", found["path"], "--json") == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 1
+
+
+@pytest.mark.parametrize("verb", ["search", "rate", "people"])
+def test_an_argument_that_is_no_text_is_refused_in_one_line(
+    run: Run, notes: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    run("add", notes)
+    capsys.readouterr()
+    assert run(verb, "t\udcff", *(["5"] if verb == "rate" else [])) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_only_unusable_files_is_an_error(run: Run, tmp_path: Path) -> None:
     assert run("add", tmp_path / "nothing.txt") == 1
 

@@ -1,56 +1,44 @@
-"""The owner's files: what is read out of each kind, and what is left out with which reason."""
+"""The owner's files: what is found, how it is named, and what is left out with which reason."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from flocklet.device import document_reader as documents
-from flocklet.device.document_reader import Skipped, read_document, read_documents
-from flocklet.errors import FlockletError, MissingExtra
-from flocklet.events.item import Document, item_id_of
+from flocklet.device.document_reader import FileRead, Skipped, read_documents, read_file
+from flocklet.device.readers.process import ReaderProcess
+from flocklet.events.item import item_id_of
+from flocklet.store.documents import StoredDocument
+from flocklet.wire.visible import visible
+from kit.made_files import docx, pdf_of
 
 
-def pdf_with(text: str, title: str = "") -> bytes:
-    """Return the bytes of a one-page PDF that says `text`."""
-    stream = f"BT /F1 12 Tf 72 720 Td ({text}) Tj ET".encode()
-    objects = [
-        b"<< /Type /Catalog /Pages 2 0 R >>",
-        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
-        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R"
-        b" /Resources << /Font << /F1 5 0 R >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
-        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
-        b"<< /Title (%s) >>" % title.encode(),
-    ]
-    data = b"%PDF-1.4\n"
-    places = []
-    for number, body in enumerate(objects, 1):
-        places.append(len(data))
-        data += b"%d 0 obj\n%s\nendobj\n" % (number, body)
-    table = len(data)
-    data += b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
-    data += b"".join(b"%010d 00000 n \n" % place for place in places)
-    data += b"trailer\n<< /Size %d /Root 1 0 R /Info 6 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (
-        len(objects) + 1,
-        table,
-    )
-    return data
+@pytest.fixture(scope="module")
+def reader() -> Iterator[ReaderProcess]:
+    with ReaderProcess() as process:
+        yield process
 
 
-def read(path: Path, content: bytes | str) -> Document:
+def read(reader: ReaderProcess, path: Path, content: bytes | str) -> StoredDocument:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return read_document(path)
+    return read_file(path, reader).documents[0]
 
 
-def test_plain_text_is_named_by_its_file_and_keyed_by_its_path(tmp_path: Path) -> None:
-    document = read(tmp_path / "shopping list.txt", "eggs\nmilk\n")
+def reasons(found: list[FileRead]) -> dict[str, str]:
+    return {skipped.path.name: skipped.why for file in found for skipped in file.skipped}
+
+
+def test_plain_text_is_named_by_its_file_and_known_by_its_words(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    document = read(reader, tmp_path / "shopping list.txt", "eggs\nmilk\n")
     assert (document.title, document.text) == ("shopping list.txt", "eggs\nmilk\n")
-    assert document.key == str(tmp_path / "shopping list.txt")
-    assert document.item_id == item_id_of(document.key)
+    assert document.key == document.path == str(tmp_path / "shopping list.txt")
+    assert document.item_id == item_id_of("shopping list.txt\0eggs\nmilk\n")
 
 
 @pytest.mark.parametrize(
@@ -67,153 +55,125 @@ def test_plain_text_is_named_by_its_file_and_keyed_by_its_path(tmp_path: Path) -
         ("README", "# body", "README"),
     ],
 )
-def test_titles(tmp_path: Path, name: str, content: str, title: str) -> None:
-    document = read(tmp_path / name, content)
+def test_titles(reader: ReaderProcess, tmp_path: Path, name: str, content: str, title: str) -> None:
+    document = read(reader, tmp_path / name, content)
     assert document.title == title
     assert "body" in document.text
     assert name in f"{document.title} {document.text}"  # found by its name as well
 
 
-def test_html_keeps_what_a_reader_sees(tmp_path: Path) -> None:
-    page = """<!DOCTYPE html><head><title>T</title><style>.hidden{}</style>
-    <script>var secret = "<p>";</script></head>
-    <p>one<p>t<b>w</b>o &amp; &eacute;t&#233;<ul><li>three<li>four</ul>
-    <template>ghost</template><svg><text>shape</text></svg>
-    <!-- comment --><p>five"""
-    document = read(tmp_path / "x.html", page)
-    assert document.text.splitlines()[:-1] == ["one", "two & été", "three", "four", "five"]
-
-
 @pytest.mark.parametrize(
     "content", ["<![if broken]>x<p>word", "<p word", "<" * 2000 + "word", "&#xffffffff; word", ""]
 )
-def test_malformed_html_does_no_harm(tmp_path: Path, content: str) -> None:
-    try:
-        assert read(tmp_path / "x.html", content).title == "x.html"
-    except FlockletError as error:
-        assert "damaged HTML" in str(error)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "Größe".encode(),
-        b"\xef\xbb\xbf" + "Größe".encode(),
-        "Größe".encode("utf-16"),
-        "\ufeffGröße".encode("utf-16-be"),
-        "Größe".encode("cp1252"),
-        "Größe \x81".encode("latin-1"),
-    ],
-)
-def test_encodings(tmp_path: Path, content: bytes) -> None:
-    assert read(tmp_path / "x.txt", content).text.startswith("Größe")
-
-
-def test_a_page_names_its_charset(tmp_path: Path) -> None:
-    content = '<meta charset="koi8-r"><p>поиск'.encode("koi8-r")
-    assert "поиск" in read(tmp_path / "x.html", content).text
-    assert "fl" in read(tmp_path / "y.html", b'<meta charset="no-such-thing"><p>fl\xfc').text
-
-
-def test_pdf_text_and_title(tmp_path: Path) -> None:
-    pytest.importorskip("pypdf", reason="pypdf (extra 'pdf') is not installed")
-    document = read(tmp_path / "paper.pdf", pdf_with("turbulent flow", "On Flow"))
-    assert document.title == "On Flow"
-    assert "turbulent flow" in document.text
-    assert read(tmp_path / "untitled.bin", pdf_with("hidden kind")).text.strip() == "hidden kind"
+def test_malformed_html_does_no_harm(reader: ReaderProcess, tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.html").write_text(content)
+    found = read_file(tmp_path / "x.html", reader)
+    assert found.documents or "damaged HTML" in found.skipped[0].why
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"%PDF-1.4\ngarbage", "damaged PDF"),
-        (pdf_with(""), "PDF without text"),
-        (b"%PDF-1.4\n" + os.urandom(3000), "PDF"),
+        (pdf_of([""]), "PDF without text"),
+        (b"%PDF-1.4\n" + bytes(range(256)), "PDF"),
     ],
 )
-def test_useless_pdf(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_useless_pdf(reader: ReaderProcess, tmp_path: Path, content: bytes, reason: str) -> None:
     pytest.importorskip("pypdf", reason="pypdf (extra 'pdf') is not installed")
-    with pytest.raises(FlockletError, match=reason):
-        read(tmp_path / "x.pdf", content)
+    (tmp_path / "x.pdf").write_bytes(content)
+    assert reason in read_file(tmp_path / "x.pdf", reader).skipped[0].why
 
 
-def test_without_pypdf_the_remedy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pypdf", None)
-    (tmp_path / "x.pdf").write_bytes(pdf_with("words"))
-    (tmp_path / "y.txt").write_text("words")
-    with pytest.raises(MissingExtra) as caught:
-        read_document(tmp_path / "x.pdf")
-    assert caught.value.remedy == "pip install '.[pdf]'"
-    skipped, read_one = read_documents([tmp_path])
-    assert isinstance(skipped, Skipped)
-    assert skipped.remedy == "pip install '.[pdf]'"
-    assert isinstance(read_one, Document)
+def test_one_bad_file_never_stops_the_others(reader: ReaderProcess, tmp_path: Path) -> None:
+    (tmp_path / "a.docx").write_bytes(docx("words")[:100])
+    (tmp_path / "b.txt").write_text("words")
+    (tmp_path / "c.html").write_bytes(b"<meta charset=unicode_escape><p>tent\\ud800 \xe9")
+    (tmp_path / "d.gz").write_bytes(b"\x1f\x8b broken")
+    os.mkfifo(tmp_path / "e")  # reading it would wait for ever
+    (tmp_path / "f").symlink_to("f")
+    (tmp_path / "g.txt").write_text("words")
+    found = list(read_documents([tmp_path, tmp_path / "no"], reader))
+    assert [file.path.name for file in found if file.documents] == ["b.txt", "c.html", "g.txt"]
+    why = reasons(found)
+    assert why["a.docx"] == "damaged zip file"
+    assert why["d.gz"] == "damaged compressed file"
+    assert why["e"] == "not a regular file"
+    assert "symbolic links" in why["f"]
+    assert why["no"] == "no such file or directory"
+    assert str(Skipped(tmp_path, "why", "what to do", "inside")) == f"{tmp_path}!inside: why; what to do"
 
 
-@pytest.mark.parametrize(
-    "content", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\x7fELF\2\1\1\0", bytes(range(1, 32)) * 50]
-)
-def test_binary_files_are_refused(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(FlockletError, match=r"photo\.txt: binary file"):
-        read(tmp_path / "photo.txt", content)
+@pytest.mark.skipif(os.getuid() == 0, reason="modes do not stop root")
+def test_a_file_that_may_not_be_read_is_named(reader: ReaderProcess, tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("words")
+    (tmp_path / "b.txt").chmod(0)
+    assert read_file(tmp_path / "b.txt", reader).skipped[0].why == "permission denied"
 
 
-def test_large_missing_and_special_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "MAX_FILE_BYTES", 1 << 20)
-    (tmp_path / "big.txt").write_bytes(b"a" * ((1 << 20) + 1))
-    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
-    (tmp_path / "loop").symlink_to("loop")
-    found = {
-        item.path.name: item.why
-        for item in read_documents([tmp_path, tmp_path / "no"])
-        if isinstance(item, Skipped)
-    }
-    assert found["big.txt"] == "larger than 1 MiB"
-    assert found["pipe"] == "not a regular file"
-    assert found["no"] == "no such file or directory"
-    assert "symbolic links" in found["loop"]
-    assert str(Skipped(tmp_path, "why", "what to do")) == f"{tmp_path}: why; what to do"
-
-
-def test_an_unreadable_file_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("a.txt", "b.txt", "c.txt"):
-        (tmp_path / name).write_text(name)
-    real_open = Path.open
-
-    def guarded(self: Path, *args: object, **keywords: object) -> object:
-        if self.name == "b.txt":  # chmod does not stop root, who may run the tests
-            raise PermissionError(13, "Permission denied")
-        return real_open(self, *args, **keywords)  # type: ignore[call-overload]
-
-    monkeypatch.setattr(Path, "open", guarded)
-    one, two, three = read_documents([tmp_path])
-    assert isinstance(one, Document)
-    assert isinstance(two, Skipped)
-    assert two.why == "permission denied"
-    assert isinstance(three, Document)
-
-
-def test_a_walk_leaves_out_hidden_heavy_and_linked_folders(tmp_path: Path) -> None:
+def test_a_walk_leaves_out_hidden_heavy_and_linked_folders(reader: ReaderProcess, tmp_path: Path) -> None:
     for name in ("notes/a.txt", "notes/.hidden", ".git/config", "node_modules/x/index.js", "env/pyvenv.cfg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("words")
     (tmp_path / "env" / "lib.py").write_text("words")
     (tmp_path / "notes" / "back").symlink_to(tmp_path, target_is_directory=True)
     (tmp_path / "notes" / "same.txt").symlink_to(tmp_path / "notes" / "a.txt")
-    found = list(read_documents([tmp_path, tmp_path / "notes" / "a.txt"]))
-    assert [item.key for item in found if isinstance(item, Document)] == [str(tmp_path / "notes" / "a.txt")]
-    assert [(item.path.name, item.why) for item in found if isinstance(item, Skipped)] == [
-        ("back", "a link to a folder is not followed")
+    found = list(read_documents([tmp_path, tmp_path / "notes" / "a.txt"], reader))
+    assert [d.key for file in found for d in file.documents] == [str(tmp_path / "notes" / "a.txt")]
+    assert reasons(found) == {"back": "a link to a folder is not followed"}
+    named = list(read_documents([tmp_path / "notes" / ".hidden"], reader))
+    assert named[0].documents
+
+
+def test_a_link_that_leads_out_is_followed_only_when_it_is_named(
+    reader: ReaderProcess, tmp_path: Path
+) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "secret.txt").write_text("secret")
+    (inside / "real.txt").write_text("words")
+    (inside / "link.txt").symlink_to(outside / "secret.txt")
+    found = list(read_documents([inside], reader))
+    assert [file.path.name for file in found if file.documents] == ["real.txt"]
+    assert reasons(found) == {"link.txt": "a link that leads out of the folder is not followed"}
+    (named,) = read_documents([inside / "link.txt"], reader)
+    assert named.documents[0].text == "secret"
+
+
+def test_names_that_are_no_text_are_shown_escaped(reader: ReaderProcess, tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\n\x1b[31m.txt"))
+    document = read(reader, path, "words")
+    assert document.key == f"{tmp_path}/caf\\xe9\\x0a\\x1b[31m.txt"
+    assert document.path is not None
+    assert os.fsencode(document.path).endswith(b"caf\xe9\n\x1b[31m.txt")
+    assert visible("a\u202eb\x9b\u2066") == "a\\u202eb\\x9b\\u2066"
+    assert visible("Grüße, 東京") == "Grüße, 東京"
+
+
+def test_what_lies_inside_a_file_is_a_document_of_its_own(reader: ReaderProcess, tmp_path: Path) -> None:
+    (tmp_path / "box").write_bytes(
+        b"From a Fri May 31 10:00:00 2024\nSubject: first\n\none\n\n"
+        b"From b Fri May 31 10:00:00 2024\nSubject: second\n\ntwo\n"
+    )
+    found = read_file(tmp_path / "box", reader)
+    assert [(d.title, d.member, d.key) for d in found.documents] == [
+        ("first", "1.eml", f"{tmp_path}/box!1.eml"),
+        ("second", "2.eml", f"{tmp_path}/box!2.eml"),
     ]
-    named = list(read_documents([tmp_path / "notes" / ".hidden"]))
-    assert isinstance(named[0], Document)
+    assert {d.path for d in found.documents} == {str(tmp_path / "box")}
 
 
-def test_a_name_that_is_not_utf8_can_still_be_stored(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
-    document = read(path, "words")
-    assert document.key.encode().endswith(rb"caf\xe9.txt")
+def test_an_empty_file_is_a_document(reader: ReaderProcess, tmp_path: Path) -> None:
+    assert read(reader, tmp_path / "empty.txt", "").text == ""
 
 
-def test_an_empty_file_is_a_document(tmp_path: Path) -> None:
-    assert read(tmp_path / "empty.txt", "").text == ""
+def test_a_missing_extra_is_one_line_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flocklet.device.readers.portable import read_pdf
+    from flocklet.device.readers.reading import Budget, MissingPackageError
+
+    monkeypatch.setitem(sys.modules, "pypdf", None)
+    (tmp_path / "x.pdf").write_bytes(pdf_of(["words"]))
+    with (tmp_path / "x.pdf").open("rb") as source, pytest.raises(MissingPackageError) as caught:
+        read_pdf(source, "x.pdf", Budget())
+    assert caught.value.remedy == "pip install '.[pdf]'"

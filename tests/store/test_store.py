@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flocklet.errors import StoreError, UsageError
-from flocklet.store.store import Click, Person, Store, StoredDocument
+from flocklet.store.documents import StoredDocument
+from flocklet.store.store import Click, Person, Store
 
 BIG = (1 << 64) - 5
 
