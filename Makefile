@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | pi-smoke | clean.   Nothing is installed outside .venv.
+# make demo | test | test-slow | fuzz | browser | lint | docs | bench | pi-smoke | clean.   Nothing is installed outside .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,14 +6,28 @@ BIN := $(VENV)/bin
 PIP := PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
 SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o -name '*.in' -o -name py.typed | LC_ALL=C sort)
 
-.PHONY: demo test lint bench pi-smoke clean
+.PHONY: demo test test-slow fuzz browser lint docs bench pi-smoke clean
 
 demo: $(VENV)/installed
 	@$(BIN)/flocklet demo
 
 # One BLAS thread: the matrices are small, and on a busy machine a second thread only waits for the first.
+PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# What is marked slow, fuzz or browser is left out by pyproject.toml; each has a target of its own.
 test: $(VENV)/developing
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+# Real processes, emulators, long documented commands, examples, more seeds.
+test-slow: $(VENV)/developing
+	$(PYTEST) -m slow
+
+# Hostile bytes and broken lines. pytest says 5 when no test has the mark: that is no failure.
+fuzz: $(VENV)/developing
+	@$(PYTEST) -m fuzz || { code=$$?; test $$code -eq 5 && echo "make fuzz: no test is marked fuzz yet" || exit $$code; }
+
+browser: $(VENV)/developing
+	@$(PYTEST) -m browser || { code=$$?; test $$code -eq 5 && echo "make browser: there is no page yet, so there is nothing to test in a browser" || exit $$code; }
 
 lint: $(VENV)/developing
 	$(BIN)/ruff format --check .
@@ -21,6 +35,11 @@ lint: $(VENV)/developing
 	$(BIN)/mypy -p flocklet
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# The manual and the reference of the Python face, as a site in build/site.
+docs: $(VENV)/documenting
+	$(BIN)/mkdocs build --strict -q
+	@echo "the site is in build/site"
 
 bench: $(VENV)/developing
 	$(BIN)/python benchmarks/all.py
@@ -45,6 +64,10 @@ $(VENV)/developing: $(VENV)/bin/python pyproject.toml $(SOURCES)
 	@if test -e $@ && test $@ -nt pyproject.toml; \
 	 then $(PIP) install --no-deps --no-build-isolation -e . --config-settings editable_mode=strict; \
 	 else $(PIP) install --no-build-isolation -e '.[dev]' --config-settings editable_mode=strict; fi
+	@touch $@
+
+$(VENV)/documenting: $(VENV)/developing
+	@test -e $@ && test $@ -nt pyproject.toml || $(PIP) install --no-build-isolation -e '.[docs]' --config-settings editable_mode=strict
 	@touch $@
 
 clean:
