@@ -24,7 +24,10 @@ def add_parser(verbs: Any) -> None:
         "With PEER and a sign: record your opinion, signed. '+' trusts, '-' distrusts, '0' takes it back.",
     )
     trust.add_argument(
-        "peer", nargs="?", metavar="PEER", help="a device id, a name here, or an origin in hex"
+        "peer",
+        nargs="?",
+        metavar="PEER",
+        help="a name, or an id as 'flocklet peers' or 'flocklet id' prints it",
     )
     trust.add_argument("sign", nargs="?", metavar="+|-|0", help="the opinion")
     trust.add_argument("-n", "--limit", type=int, default=20, metavar="N", help="rows to show")

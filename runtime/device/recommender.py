@@ -34,6 +34,7 @@ from flocklet.store.store import Store
 __all__ = ["LIKED_STARS", "Taste"]
 
 _log = logging.getLogger("flocklet.device")
+_LEAST_DIGITS = 6
 _SNAPSHOT = "graph.npz"
 _SMALL_PAGES = 32
 STALE_S = 30.0
@@ -205,7 +206,10 @@ class Taste:
         }
 
     def origin_called(self, text: str) -> bytes:
-        """Return the origin that a name, a device id, 32 hex digits or the start of a known origin means.
+        """Return the origin that a name, a device id, the short id of `flocklet peers` or 32 hex digits means.
+
+        Six digits or more of what is known here are enough: of people in the graph, and of every peer that ever proved
+        its key to us, whether or not it said anything yet.
 
         Raises:
             UsageError: nobody is called so, or several are.
@@ -217,16 +221,27 @@ class Taste:
             return self._people()[text].origin
         with contextlib.suppress(IdentityError):
             return parse_id(text)[:16]
-        known = [o for o in self.graph.people.all() if o.hex().startswith(text.lower())]
-        if len(known) == 1 and len(text) >= 6:
-            return known[0]
+        peers = {peer.device_id[:16]: peer.name for peer in self.store.peers()}
+        start = text.lower()
+        known = {
+            origin
+            for origin in [*self.graph.people.all(), *peers]
+            if (len(start) >= _LEAST_DIGITS and origin.hex().startswith(start)) or peers.get(origin) == text
+        }
+        if len(known) == 1:
+            return known.pop()
         with contextlib.suppress(ValueError):
             if len(raw := bytes.fromhex(text)) == 16:
                 return raw
-        what = "means several people" if len(known) > 1 else "is nobody that is known here"
+        if len(known) > 1:
+            one, other, *_ = sorted(origin.hex()[:16] for origin in known)
+            raise UsageError(
+                f"{text!r} means several people, {one} and {other}",
+                remedy="give more digits, or the device id",
+            )
         raise UsageError(
-            f"{text!r} {what}",
-            remedy="give a device id ('flocklet peers'), or more digits of 'flocklet trust'",
+            f"{text!r} is nobody that is known here",
+            remedy="give what 'flocklet peers' prints for a linked peer, or what 'flocklet id' prints there",
         )
 
     # -- snapshot --

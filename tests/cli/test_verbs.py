@@ -14,7 +14,9 @@ import pytest
 
 from flocklet.cli import VERBS, main
 from flocklet.device.membership import load_membership
+from flocklet.identity.key import format_id, short_id
 from flocklet.store.home import Home
+from flocklet.store.store import Store
 
 Run = Callable[..., int]
 
@@ -333,3 +335,40 @@ def test_two_processes_take_turns(home: Path, notes: Path) -> None:
         assert process.returncode == 0
         ids.append(json.loads(out)["query_id"])
     assert sorted(ids) == [1, 2, 3, 4]
+
+
+def test_a_new_flock_keeps_what_the_device_holds(
+    run: Run, home: Path, notes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What SECURITY.md says: `init` alone changes nothing and names the way, `leave` and `init` make a new flock."""
+    assert run("add", notes) == 0
+    before = {path: path.read_bytes() for path in (home / "key.pem", home / "flock")}
+    capsys.readouterr()
+    assert run("init") == 3
+    assert "'flocklet leave' first" in one_line(capsys.readouterr().err)
+    assert {path: path.read_bytes() for path in before} == before
+    secrets = set(load_membership(Home(home)).roster.secrets)
+    assert run("leave") == 0
+    assert run("init") == 0
+    assert secrets.isdisjoint(load_membership(Home(home)).roster.secrets)
+    assert (home / "key.pem").read_bytes() == before[home / "key.pem"]
+    capsys.readouterr()
+    assert run("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["documents"] == 3
+
+
+def test_trust_takes_what_peers_prints(run: Run, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A peer that only proved its key is not in the graph of trust yet; its short id and its name are enough."""
+    assert run("init") == 0
+    friend, twin = bytes(range(32)), bytes([0, 1, 2, *range(40, 69)])
+    with Store(home / "state.db") as store:
+        store.remember_peer(friend, "kitchen", [("10.0.0.2", 4710)], 1.0)
+        store.remember_peer(twin, "attic", [("10.0.0.3", 4710)], 1.0)
+    for called in (short_id(friend), "kitchen", format_id(friend), friend[:16].hex()):
+        assert run("trust", called, "+", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["peer"] == friend[:16].hex()
+    assert run("trust", "000102", "+") == 2
+    assert "means several people, 0001020304050607" in capsys.readouterr().err
+    for stranger in ("123456789abc", "cellar", "0001"):
+        assert run("trust", stranger, "+") == 2
+        assert "nobody that is known here" in one_line(capsys.readouterr().err)
