@@ -70,7 +70,7 @@ class ClickFeed:
         """Return the next question of the pull."""
         return turn.pull.request
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         """Answer either question of a peer's pull."""
         if isinstance(request, ClickDigest):
             return answer_digest(self._log, request)

@@ -55,7 +55,7 @@ class DeltaFeed:
             return Content(turn.stale.body["content"], MODEL_LIMITS.max_bytes)
         return None
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         """Answer with what is newer here."""
         if not isinstance(request, DeltaQuestion):
             raise WireError(f"{request.kind!r} asks for no deltas", reason="type")

@@ -73,7 +73,7 @@ class EdgeFeed:
         want = b"".join(item.to_bytes(8, "big") for item in unnamed)
         return question(taste.pool, secrets.token_bytes(8), want=want)
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         """Answer with pages that the asker lacks and with names that peers may know."""
         if not isinstance(request, EdgeQuestion):
             raise WireError(f"{request.kind!r} asks for no edges", reason="type")

@@ -12,6 +12,7 @@ from flocklet.device.click_feed import ClickFeed
 from flocklet.device.delta_feed import DeltaFeed
 from flocklet.device.device import Device
 from flocklet.device.edge_feed import EdgeFeed
+from flocklet.device.flock_feed import FlockFeed
 from flocklet.events.feed import Feed
 
 __all__ = ["FEEDS", "MakeFeed"]
@@ -20,6 +21,7 @@ MakeFeed: TypeAlias = Callable[[Device], Feed[Any]]
 """Make a feed over the state of a device."""
 
 FEEDS: Sequence[MakeFeed] = (
+    lambda device: FlockFeed(device.devices),
     lambda device: ClickFeed(device.store, device.log, device.ranker, device.clock, device.own),
     lambda device: EdgeFeed(device.taste),
     lambda device: DeltaFeed(device.lessons, device.trust_in),

@@ -70,8 +70,8 @@ class Feed(Protocol[T]):
         """Return what to ask next, None at the end."""
         ...
 
-    def answer(self, request: Message) -> Steps[Message]:
-        """Answer what a peer asks; raise WireError when no honest peer asks that."""
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
+        """Answer what the peer of this device id asks; raise WireError when no honest peer asks that."""
         ...
 
     def absorb(self, turn: T, answer: Message | bytes | None) -> Steps[None]:
@@ -113,7 +113,7 @@ def exchange(asker: Feed[T], asked: Feed[Any], *, peer: bytes = b"peer", linked:
         if isinstance(request, Content):
             finish(take(asker, turn, None))
             continue
-        told = finish(asked.answer(_carried(asked, request)))
+        told = finish(asked.answer(_carried(asked, request), peer))
         finish(take(asker, turn, _carried(asker, told)))
     return turn
 

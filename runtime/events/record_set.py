@@ -200,7 +200,7 @@ class RecordFeed:
         have += b"".join(_short(salt, id) for id in list(self._declined)[:room])
         return self._question(turn.asked, salt, bytes(have))
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         """Answer either question."""
         if isinstance(request, RecordDigest):
             ours = self._all_digests()

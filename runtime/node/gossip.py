@@ -257,7 +257,7 @@ class Gossip:
                 await link.fail(frame, "missing")
                 return True
             request = schema_of(self._kinds[frame.type]).read(frame.body)
-            told = await self._steps(feed, link, feed.answer(request))
+            told = await self._steps(feed, link, feed.answer(request, link.peer.device_id))
             self.counts["answers"] += 1
             await link.reply(frame, told.kind, body_of(told))
         return True

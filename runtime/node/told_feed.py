@@ -63,7 +63,7 @@ class ToldFeed:
         turn.is_asked = True
         return PeersQuestion()
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         """Answer with peers that proved themselves here."""
         yield
         return PeersAnswer(encode_told(self._table.shareable(MAX_TOLD)))

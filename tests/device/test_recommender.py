@@ -53,7 +53,7 @@ class Home:
         return asked
 
     def answer(self, asked: EdgeQuestion) -> EdgeAnswer:
-        told = finish(self.feed.answer(asked))
+        told = finish(self.feed.answer(asked, b"peer"))
         assert isinstance(told, EdgeAnswer)
         return told
 

@@ -155,7 +155,7 @@ def test_answers_of_the_wrong_stage_and_questions_of_another_feed_are_refused() 
     with pytest.raises(WireError, match="something else"):
         finish(feed.absorb(turn, RecordAnswer(0, ())))
     with pytest.raises(WireError, match="asks for no notes"):
-        finish(feed.answer(RecordAnswer(0, ())))
+        finish(feed.answer(RecordAnswer(0, ()), b"peer"))
     assert isinstance(feed.kinds[2](1, bytes(8), b""), RecordQuestion)  # type: ignore[call-arg]
 
 

@@ -238,8 +238,8 @@ async def test_a_wrong_signature_is_refused_and_counted(tmp_path: Path, notes: P
         feed = next(feed for feed in a.gossip.feeds if isinstance(feed, ClickFeed))
         honest = feed.answer
 
-        def forged(request: Message) -> Steps[Message]:
-            answer = yield from honest(request)
+        def forged(request: Message, peer: bytes) -> Steps[Message]:
+            answer = yield from honest(request, peer)
             return replace(answer, s=bytes(len(answer.s))) if isinstance(answer, ClickAnswer) else answer
 
         feed.answer = forged  # type: ignore[method-assign]
