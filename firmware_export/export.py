@@ -16,12 +16,14 @@ from flocklet.firmware_export.c.blob import blob_bytes
 from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
 from flocklet.firmware_export.c.vectors import golden
 from flocklet.firmware_export.packages.frameworks import PACKAGES, package_files
+from flocklet.firmware_export.plan.judge import Comparison, compare
 from flocklet.firmware_export.plan.plan import Plan, make_plan
 from flocklet.firmware_export.plan.reference import forward, forward_exact, observations
 from flocklet.firmware_export.read.model_file import load_network, save_network
 from flocklet.firmware_export.read.network import Network
-from flocklet.firmware_export.read.onnx_reader import read
+from flocklet.firmware_export.read.onnx_reader import Reading, interpret
 from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, spec_from_json, spec_to_json
+from flocklet.onnx_io.external_data import parse_file
 
 __all__ = ["FORMAT", "Artifact", "describe", "export_policy", "load_artifact", "outputs"]
 
@@ -100,15 +102,21 @@ def export_policy(
     max_error: float | None = None,
     activation: str | None = None,
     output: str | None = None,
+    uncompared: bool = False,
 ) -> Artifact:
     """Write a policy as C with its packages and manifest; return the artifact.
 
-    model: a network, or the path of an ONNX file. samples: the owner's own observations (n, n_in) float32,
+    model: a network, or the path of an ONNX file, which onnxruntime runs first: what we read must agree with it (unless
+    `uncompared`, which the manifest says). samples: the owner's own observations (n, n_in) float32,
     against which the error of a quantised export is measured; w8 is refused unless `samples` and
     `max_error` prove it. Raises `ExportError` before anything is written where the policy cannot be
     exported.
     """
-    network = model if isinstance(model, Network) else read(model, output=output, activation=activation)
+    if isinstance(model, Network):
+        reading, network = None, model
+    else:
+        reading = interpret(parse_file(model), output=output, activation=activation)
+        network = reading.network
     plan = make_plan(name, network, dtype=dtype, obs=obs, action=action, cached=cached)
     unknown = set(packages) - set(PACKAGES)
     if unknown:
@@ -125,6 +133,9 @@ def export_policy(
         if samples is None
         else samples.astype(np.float32)
     )
+    compared: dict[str, Any] | str = "not a file"
+    if reading is not None:
+        compared = "not compared" if uncompared else _compared(Path(str(model)), reading, samples).to_json()
     errors = errors_of(plan, x)
     if dtype == "w8" and (not own or max_error is None):
         raise ExportError(
@@ -148,6 +159,7 @@ def export_policy(
         "parameters": network.n_parameters,
         "weights_bytes": len(plan.payload),
         "proofs": plan.proofs,
+        "compared": compared,
         "error": errors | {"observations": "owner" if own else "synthetic", "count": len(x)},
         "golden_crc32": vectors.crc32,
         "packages": list(packages),
@@ -160,6 +172,12 @@ def export_policy(
     directory = Path(out_dir).resolve()
     _write(directory, files, network)
     return Artifact(directory, plan, manifest)
+
+
+def _compared(path: Path, reading: Reading, samples: npt.NDArray[np.float32] | None) -> Comparison:
+    """Compare a reading with its file on synthetic observations and on the owner's."""
+    x = observations(np.random.default_rng(0), 64, reading.network.n_in)
+    return compare(path, reading, x if samples is None else np.concatenate([x, samples.astype(np.float32)]))
 
 
 def _write(directory: Path, files: dict[str, str | bytes], network: Network) -> None:
@@ -189,6 +207,8 @@ def load_artifact(directory: Path | str) -> Artifact:
         ) from error
     if manifest.get("format") != FORMAT:
         raise ExportError(f"{directory} was written in format {manifest.get('format')}, not {FORMAT}")
+    if "model_sha256" not in manifest:
+        raise ExportError(f"{directory} holds trees, not a network", remedy="use flocklet verify or report")
     network = load_network(directory / "model.npz")
     if network.sha256() != manifest["model_sha256"]:
         raise ExportError(f"{directory}: model.npz is not the model that the manifest names")

@@ -197,6 +197,7 @@ uint32_t status = {_call(plan)};
 {wired}
 
 ## What is known
+- {_compared(manifest)}
 - Error against float64: at most {error["max"]:.1e} over {error["count"]} {error["observations"]} observations.
 - What was run, on which compiler, core and emulator, stands in `manifest.json` under `verified`; nothing else was.
 - Model SHA-256: `{manifest["model_sha256"]}`.
@@ -204,6 +205,18 @@ uint32_t status = {_call(plan)};
   10.8, 11.5, 12.1, 12.3, 13.3, 13.5, 14.2, 15.5, 15.7, 17.8, 18.4 and 19.2 (pointer arithmetic, changed parameters,
   precedence without brackets, unions that read the bits of a float, several exits). Inline assembler is one more.
 """
+
+
+def _compared(manifest: dict[str, Any]) -> str:
+    found = manifest.get("compared", "not a file")
+    if found == "not a file":
+        return "The network was made in Python; there is no file to compare it with."
+    if isinstance(found, str):
+        return "The ONNX file: not compared. Nothing shows that it was read rightly."
+    return (
+        f"The ONNX file was run by {found['with']} on {found['observations']} observations: the same outputs within "
+        f"{found['largest_difference']:.1e}."
+    )
 
 
 def _short(value: float | tuple[float, ...]) -> str:

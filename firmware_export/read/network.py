@@ -173,6 +173,11 @@ class Network:
         return found
 
     @property
+    def recurrent(self) -> tuple[Gru, ...]:
+        """Return the layers that keep hidden values."""
+        return tuple(layer for layer in self.layers if isinstance(layer, Gru))
+
+    @property
     def n_parameters(self) -> int:
         """Return the number of trained values."""
         return sum(array.size for layer in self.layers for array in _arrays(layer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -23,6 +24,7 @@ __all__ = [
     "int_of",
     "is_usable",
     "matrix",
+    "one_row",
     "settle",
     "spread",
     "takes_bias",
@@ -34,15 +36,35 @@ Coefficients: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Flow:
-    """Hold a value that depends on the inputs: their names and widths, and the layers so far."""
+    """Hold a value that depends on the inputs: their names and widths, the layers so far, and its shape.
+
+    The elements lie in the order of the shape, last axis fastest. states: per GRU among the layers, the input of the
+    file that its hidden values come in by ("" for none).
+    """
 
     inputs: tuple[tuple[str, int], ...]
     layers: tuple[Layer, ...]
-    width: int
+    shape: tuple[int, ...]
+    states: tuple[str, ...] = ()
 
-    def then(self, layer: Layer) -> Flow:
-        """Append a layer."""
-        return replace(self, layers=(*self.layers, layer), width=layer.n_out)
+    @property
+    def width(self) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> int:
+        """Return the number of vectors along the last axis."""
+        return math.prod(self.shape[:-1])
+
+    def then(self, layer: Layer, shape: tuple[int, ...] | None = None) -> Flow:
+        """Append a layer; `shape` is that of its result, by default the last axis changes alone."""
+        wanted = (*self.shape[:-1], layer.n_out) if shape is None else shape
+        return replace(self, layers=(*self.layers, layer), shape=wanted)
+
+    def shaped(self, shape: tuple[int, ...]) -> Flow:
+        """Return the same elements in the same order in another shape."""
+        return self if shape == self.shape else replace(self, shape=shape)
 
     def activated(self, activation: Activation) -> Flow:
         """Apply an activation: merged into the last layer where that has none yet."""
@@ -51,7 +73,7 @@ class Flow:
             if isinstance(last, Dense | Affine) and last.activation.kind == "identity":
                 return replace(self, layers=(*self.layers[:-1], replace(last, activation=activation)))
         ones = np.ones(self.width, np.float32)
-        return self.then(Affine(ones, np.zeros(self.width, np.float32), activation))
+        return self.then(Affine(ones, np.zeros(self.width, np.float32), activation), self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +104,8 @@ def settle(value: Value, node: Node) -> Flow:
     if len(den) == 1 and len(num) <= 2:
         offset, scale = (float(num[i]) if len(num) > i else 0.0 for i in (0, 1))
         width = value.base.width
-        return value.base.then(Affine(np.full(width, scale, np.float32), np.full(width, offset, np.float32)))
+        affine = Affine(np.full(width, scale, np.float32), np.full(width, offset, np.float32))
+        return value.base.then(affine, value.base.shape)
     raise ExportError(
         f"{node.label} reads element-wise arithmetic that is no known activation",
         remedy="use Tanh, Relu, LeakyRelu, Sigmoid, Clip or the FAST_TANH form behind a clip to [-3, 3]",
@@ -94,8 +117,15 @@ def constant_of(node: Node) -> Tensor:
     for key in ("value", "value_float", "value_int", "value_floats", "value_ints"):
         if key in node.attributes:
             item = node.attributes[key]
-            found: Any = {"value": item.t, "value_float": item.f, "value_int": item.i}.get(key)
-            return np.asarray(found if found is not None else item.floats or item.ints)
+            if key == "value" and item.t is None:
+                break
+            if key in {"value_float", "value_floats"}:
+                return np.array(item.f if key == "value_float" else item.floats, np.float32)
+            return (
+                np.asarray(item.t)
+                if key == "value"
+                else np.array(item.i if key == "value_int" else item.ints)
+            )
     raise ExportError(f"{node.label} holds no numbers")
 
 
@@ -116,11 +146,30 @@ def matrix(array: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.float64
     return array
 
 
-def spread(array: npt.NDArray[np.float64], width: int, node: Node) -> npt.NDArray[np.float64]:
-    """Return constants as one per element."""
-    if array.size not in {1, width}:
-        raise ExportError(f"{node.label} combines {array.size} constants with {width} values")
-    return np.broadcast_to(array.reshape(-1), (width,)).astype(np.float64)
+def spread(
+    array: npt.NDArray[np.float64], shape: tuple[int, ...], node: Node
+) -> tuple[npt.NDArray[np.float64], tuple[int, ...]]:
+    """Return constants as one per element of a value of some shape, and the shape of the two combined."""
+    try:
+        joined = np.broadcast_shapes(array.shape, shape)
+    except ValueError:
+        joined = ()
+    if math.prod(joined) != math.prod(shape) or len(joined) < len(shape):
+        raise ExportError(
+            f"{node.label} combines constants of shape {array.shape} with values of shape {shape}, "
+            "which cannot be exported"
+        )
+    return np.broadcast_to(array, joined).reshape(-1).astype(np.float64), joined
+
+
+def one_row(flow: Flow, node: Node) -> Flow:
+    """Return a flow that is one vector; refuse several rows, each of which the node would treat by itself."""
+    if flow.rows != 1:
+        raise ExportError(
+            f"{node.label} works on {flow.rows} rows at once (shape {flow.shape}); one can be exported",
+            remedy="export the file with a batch of 1, one time step per call",
+        )
+    return flow
 
 
 def fraction(value: Value) -> tuple[Flow | None, Coefficients, Coefficients]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from flocklet.errors import ExportError
 
-__all__ = ["FlatTrees", "ObliviousTrees", "Trees", "fit_oblivious", "round_down"]
+__all__ = ["FlatTrees", "ObliviousTrees", "Trees", "fit_oblivious", "round_down", "round_up"]
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -31,6 +31,11 @@ def round_down(values: npt.NDArray[np.floating]) -> F32:
     values = np.asarray(values, np.float64)
     near = values.astype(np.float32)
     return np.where(near.astype(np.float64) > values, np.nextafter(near, np.float32(-np.inf)), near)
+
+
+def round_up(values: npt.NDArray[np.floating]) -> F32:
+    """Return the smallest float32 that is not below each value."""
+    return -round_down(-np.asarray(values, np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +79,9 @@ class FlatTrees:
 
     Root (trees,), and per node feature (255: leaf), left offset, value.
 
-    Each tree adds to output `target[tree]`; value is a threshold at a split and the result at a leaf.
+    Each tree adds to output `target[tree]`; value is a threshold at a split and the result at a leaf. nan_left: 1 per
+    node where a NaN goes left (None: everywhere). complement: with two outputs, the first is this number minus the
+    second, and no tree adds to it.
     """
 
     root: npt.NDArray[np.uint32]
@@ -84,6 +91,8 @@ class FlatTrees:
     value: F32
     base: F32
     n_in: int
+    nan_left: npt.NDArray[np.uint8] | None = None
+    complement: float | None = None
 
     @property
     def n_out(self) -> int:
@@ -91,10 +100,17 @@ class FlatTrees:
         return int(self.base.size)
 
     @property
+    def missing(self) -> str:
+        """Return where a NaN goes at the splits: "left", "right", or "mixed" by `nan_left`."""
+        found = set() if self.nan_left is None else set(self.nan_left[self.feature != 255].tolist())
+        return "mixed" if len(found) == 2 else "right" if found == {0} else "left"
+
+    @property
     def table_bytes(self) -> int:
         """Return the bytes of the constant tables."""
         arrays = (self.root, self.target, self.feature, self.left, self.value, self.base)
-        return int(sum(array.nbytes for array in arrays))
+        flags = 0 if self.nan_left is None or self.missing != "mixed" else self.nan_left.nbytes
+        return int(flags + sum(array.nbytes for array in arrays))
 
     def predict(self, x: F32) -> F32:
         """Return (n, n_out) float32 for (n, n_in) float32."""
@@ -103,14 +119,21 @@ class FlatTrees:
         rows = np.arange(len(x))
         for root, target in zip(self.root, self.target, strict=True):
             node = np.full(len(x), int(root))
-            for _ in range(64):
+            for _ in range(len(self.value)):  # a step goes down, so no path is longer than all nodes
                 split = self.feature[node] != 255
                 if not split.any():
                     break
                 feature = np.where(split, self.feature[node], 0)
-                right = (x[rows, feature] > self.value[node]).astype(np.int64)
-                node = np.where(split, int(root) + self.left[node] + right, node)
+                found = x[rows, feature]
+                left = found <= self.value[node]
+                if self.nan_left is None:
+                    left |= np.isnan(found)
+                else:
+                    left |= np.isnan(found) & (self.nan_left[node] != 0)
+                node = np.where(split, int(root) + self.left[node] + ~left, node)
             total[:, target] = total[:, target] + self.value[node]
+        if self.complement is not None:
+            total[:, 0] = np.float32(self.complement) - total[:, 1]
         return total
 
 

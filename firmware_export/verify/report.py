@@ -15,7 +15,7 @@ from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.verify.cycles import BAND
 from flocklet.firmware_export.verify.proof import Report
 
-__all__ = ["bars_svg", "difference", "report_lines", "summary"]
+__all__ = ["bars_svg", "comparison_lines", "difference", "report_lines", "summary", "tree_summary"]
 
 _BUDGET_CYCLES = 168e6 * 0.002
 
@@ -52,6 +52,7 @@ def summary(artifact: Artifact) -> list[str]:
         f"error against float64: max {error['max']:.2e}, rms {error['rms']:.2e} "
         f"({error['count']} {error['observations']} observations)",
     ]
+    lines += comparison_lines(m)
     if m["proofs"]:
         margins = ", ".join(f"{v:.1%}" for v in m["proofs"]["overflow_margin"])
         lines.append(f"no integer sum can overflow; margins {margins}")
@@ -78,6 +79,33 @@ def summary(artifact: Artifact) -> list[str]:
     else:
         lines.append("verified" if m["verification"]["verified"] else "NOT verified")
     return lines
+
+
+def comparison_lines(manifest: dict[str, Any]) -> list[str]:
+    """Return what is known about the file that was exported: that onnxruntime agrees, or that nobody asked it."""
+    found = manifest.get("compared", "not compared")
+    if isinstance(found, str):
+        return (
+            []
+            if found == "not a file"
+            else ["not compared: onnxruntime did not run the file, so nothing shows that it was read rightly"]
+        )
+    return [
+        f"compared with the file: {found['with']} agrees on {found['observations']} observations "
+        f"(largest difference {found['largest_difference']:.1e})"
+    ]
+
+
+def tree_summary(manifest: dict[str, Any]) -> list[str]:
+    """Return what `flocklet export report` prints of an export of trees."""
+    rows = [row for row in manifest.get("verification", {}).get("rows", []) if row["result"] != "not run"]
+    verified = "verified" if manifest.get("verification", {}).get("verified") else "NOT verified"
+    return [
+        f"{manifest['name']}: {manifest['trees']} trees, {manifest['inputs']} inputs, {manifest['outputs']} outputs, "
+        f"{manifest['table_bytes']} bytes of tables",
+        *comparison_lines(manifest),
+        verified if rows else "not verified yet: run 'flocklet verify DIR'",
+    ]
 
 
 def difference(left: Artifact, right: Artifact) -> dict[str, Any]:

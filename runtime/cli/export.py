@@ -41,6 +41,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--blob", action="store_true", help="also write NAME.bin and NAME_load()")
     parser.add_argument("--observations", type=Path, help="your own observations, .npy (n, inputs)")
     parser.add_argument("--max-error", type=float, help="refuse the export where its error is larger")
+    parser.add_argument(
+        "--uncompared",
+        action="store_true",
+        help="do not compare with onnxruntime first; the manifest says so",
+    )
     parser.add_argument("--verify", action="store_true", help="verify right after the export")
     _verify_options(parser)
     parser.set_defaults(run=run, export_verb="export")
@@ -87,9 +92,9 @@ def _build(args: argparse.Namespace, source: str) -> int:
 
     from flocklet.firmware_export.export import export_policy
     from flocklet.firmware_export.packages.frameworks import PACKAGES
+    from flocklet.firmware_export.trees.tree_model import has_trees
     from flocklet.firmware_export.verify.report import summary
 
-    obs, action = _specs(args)
     samples = None
     if args.observations is not None:
         try:
@@ -98,6 +103,9 @@ def _build(args: argparse.Namespace, source: str) -> int:
             raise ExportError(
                 f"cannot read {args.observations}: {error}", remedy="save it with numpy.save"
             ) from error
+    if has_trees(Path(source)):
+        return _build_trees(args, Path(source), samples)
+    obs, action = _specs(args)
     artifact = export_policy(
         Path(source),
         args.out or Path(Path(source).stem),
@@ -111,6 +119,7 @@ def _build(args: argparse.Namespace, source: str) -> int:
         max_error=args.max_error,
         activation=args.activation,
         output=args.output,
+        uncompared=args.uncompared,
     )
     if args.verify:
         return _verify(args, str(artifact.directory))
@@ -118,13 +127,62 @@ def _build(args: argparse.Namespace, source: str) -> int:
     return 0
 
 
+def _build_trees(args: argparse.Namespace, source: Path, samples: Any) -> int:
+    """Export a file of trees: a table and a loop; the options of networks do not apply."""
+    from flocklet.firmware_export.trees.tree_model import export_tree_model
+    from flocklet.firmware_export.verify.report import tree_summary
+
+    given = {
+        "--dtype": args.dtype != "f32", "--preset": args.preset, "--spec": args.spec, "--activation": args.activation,
+        "--blob": args.blob, "--max-error": args.max_error is not None, "--package": set(args.package or ()) - {"plain"},
+    }  # fmt: skip
+    for option, is_given in given.items():
+        if is_given:
+            raise UsageError(f"{option} does not apply to trees, which are exported as tables of plain C")
+    out = (args.out or Path(source.stem)).resolve()
+    manifest = export_tree_model(
+        source, out, name=args.name, output=args.output, samples=samples, uncompared=args.uncompared
+    )
+    if args.verify:
+        return _verify(args, str(out))
+    _print(args, manifest, [f"wrote {out}", *tree_summary(manifest)])
+    return 0
+
+
+def _verify_trees(args: argparse.Namespace, directory: Path, name: str) -> int:
+    """Prove an export of trees on emulated cores."""
+    from flocklet.firmware_export.trees.tree_file import load_trees
+    from flocklet.firmware_export.trees.tree_model import probes
+    from flocklet.firmware_export.trees.tree_proof import verify_trees
+    from flocklet.firmware_export.verify.report import report_lines
+    from flocklet.firmware_export.verify.toolchain import CORES
+
+    trees = load_trees(directory / "model.npz")
+    cores = args.target or ["cortex-m4"]
+    report = verify_trees(
+        trees,
+        directory,
+        name=name,
+        x=probes(trees),
+        cores=list(CORES) if "all" in cores else cores,
+        cc=args.cc or ("zig", "gcc"),
+        flags=(args.flags or ["-std=c99 -O2"])[0],
+    )
+    _print(args, report.to_json(), report_lines(report))
+    return 0 if report.verified else 8
+
+
 def _verify(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.trees.tree_file import tree_name
     from flocklet.firmware_export.verify import qemu_engine, unicorn_engine
     from flocklet.firmware_export.verify.proof import verify
     from flocklet.firmware_export.verify.report import report_lines, summary
     from flocklet.firmware_export.verify.toolchain import CORES, available
 
+    name = tree_name(Path(directory))
+    if name is not None:
+        return _verify_trees(args, Path(directory).resolve(), name)
     artifact = load_artifact(directory)
     cores = args.target or ["cortex-m4"]
     report = verify(
@@ -165,8 +223,13 @@ def _picture(args: argparse.Namespace, directory: str) -> None:
 
 def _report(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.verify.report import summary
+    from flocklet.firmware_export.trees.tree_file import tree_name
+    from flocklet.firmware_export.verify.report import summary, tree_summary
 
+    if tree_name(Path(directory)) is not None:
+        manifest = json.loads((Path(directory) / "manifest.json").read_text())
+        _print(args, manifest, tree_summary(manifest))
+        return 0
     artifact = load_artifact(directory)
     _picture(args, directory)
     _print(args, artifact.manifest, summary(artifact))

@@ -29,6 +29,7 @@ __all__ = [
     "encode_mlp",
     "encode_trees",
     "save",
+    "with_output",
 ]
 
 Floats = NDArray[np.float32]
@@ -280,19 +281,40 @@ def save(path: Path, data: bytes) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 
 
+def with_output(data: bytes, name: str) -> bytes:
+    """Return an ONNX file with a tensor of its graph as one more output.
+
+    Protobuf joins messages by appending them: the graph of the second is merged into that of the first.
+    """
+    return data + _field(7, _field(12, _field(1, name)))
+
+
 class OnnxSession:
     """Any ONNX file, ready to run with onnxruntime on one thread; inputs and outputs are NumPy arrays by
     name.
     """
 
-    def __init__(self, model: bytes | Path, *, threads: int = 1) -> None:
+    def __init__(
+        self, model: bytes | Path, *, threads: int = 1, folder: Path | None = None, literal: bool = False
+    ) -> None:
+        """Open a model; `folder` is where bytes of a model find the numbers that they keep in other files.
+
+        literal: compute node by node as the file says, without merging (merged kernels may round otherwise).
+        """
         try:
             import onnxruntime
-        except ImportError as error:
+        except (ImportError, OSError) as error:
             raise MissingExtra("onnxruntime", "dev", "running an ONNX file") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 4
+        if literal:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder)
+            )
+        self.engine = f"onnxruntime {onnxruntime.__version__}"
         try:
             data = model.read_bytes() if isinstance(model, Path) else model
             self._session: Any = onnxruntime.InferenceSession(

@@ -8,6 +8,7 @@ come through a function of the caller, or are refused: this module opens no file
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ __all__ = [
     "Model",
     "Node",
     "Tensor",
+    "UnreadableTensor",
     "ValueInfo",
     "parse_model",
 ]
@@ -49,14 +51,25 @@ _RAW_DTYPES = {
     1: "<f4",
     2: "|u1",
     3: "|i1",
+    4: "<u2",
     5: "<i2",
     6: "<i4",
     7: "<i8",
     9: "|b1",
     10: "<f2",
     11: "<f8",
+    12: "<u4",
+    13: "<u8",
 }
-_TYPE_NAMES = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 8: "string"}
+_TYPE_NAMES = {
+    8: "string",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8",
+    21: "uint4",
+    22: "int4",
+}
 
 
 @dataclass(frozen=True)
@@ -101,13 +114,25 @@ class ValueInfo:
 
 @dataclass(frozen=True)
 class Graph:
-    """Hold a graph: nodes in topological order, constants by name, inputs that are not constants, outputs."""
+    """Hold a graph: nodes in topological order, constants by name, inputs that are not constants, outputs.
+
+    unreadable: constants of an element type that is not read, with the reason; harmless where nothing needs them.
+    """
 
     name: str
     nodes: tuple[Node, ...]
     initializers: dict[str, Tensor]
     inputs: tuple[ValueInfo, ...]
     outputs: tuple[ValueInfo, ...]
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+class UnreadableTensor(ExportError):
+    """Report a tensor of an element type that is not read; `name` is the tensor's."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclass(frozen=True)
@@ -139,7 +164,7 @@ def _tensor(data: memoryview, what: str, external: External | None = None) -> tu
             kind = value
         elif number in {4, 10}:
             parts.append(array_of(value, "<f4" if number == 4 else "<f8", what))
-        elif number in {5, 7}:
+        elif number in {5, 7, 11}:
             parts.append(np.array(integers_of(value, what), dtype=np.int64))
         elif number == 8:
             name = text_of(value, what)
@@ -161,7 +186,9 @@ def _tensor(data: memoryview, what: str, external: External | None = None) -> tu
         if count > MAX_ELEMENTS:
             raise ExportError(f"{label} has more than {MAX_ELEMENTS} elements")
     if kind not in _RAW_DTYPES:
-        raise ExportError(f"{label} has element type {_TYPE_NAMES.get(kind, kind)}, which cannot be read")
+        raise UnreadableTensor(
+            name, f"{label} has element type {_TYPE_NAMES.get(kind, kind)}, which cannot be read"
+        )
     dtype = _RAW_DTYPES[kind]
     if raw is not None:
         array = array_of(raw, dtype, label)
@@ -211,7 +238,8 @@ def _attribute(data: memoryview, what: str) -> Attribute:
         elif number == 4:
             got["s"] = bytes(bytes_of(value, what))
         elif number == 5:
-            got["t"] = _tensor(bytes_of(value, what), what)[1]
+            with contextlib.suppress(UnreadableTensor):  # refused by whoever reads it
+                got["t"] = _tensor(bytes_of(value, what), what)[1]
         elif number == 7:
             floats += array_of(value, "<f4", what).tolist()
         elif number == 8:
@@ -287,22 +315,26 @@ def _graph(data: memoryview, external: External | None) -> Graph:
     tensors: dict[str, Tensor] = {}
     inputs: list[ValueInfo] = []
     outputs: list[ValueInfo] = []
+    unreadable: dict[str, str] = {}
     for number, _, value in records(data, "the graph"):
         if number == 1:
             nodes.append(_node(bytes_of(value, "the graph")))
         elif number == 2:
             name = text_of(value, "the graph")
         elif number == 5:
-            key, tensor = _tensor(bytes_of(value, "the graph"), "an initialiser", external)
-            tensors[key] = tensor
+            try:
+                key, tensor = _tensor(bytes_of(value, "the graph"), "an initialiser", external)
+                tensors[key] = tensor
+            except UnreadableTensor as error:
+                unreadable[error.name] = str(error)
         elif number == 11:
             inputs.append(_value_info(bytes_of(value, "the graph")))
         elif number == 12:
             outputs.append(_value_info(bytes_of(value, "the graph")))
         elif number == 15:
             raise ExportError("the graph holds a sparse initialiser, which cannot be exported")
-    free = tuple(item for item in inputs if item.name not in tensors)
-    return Graph(name, tuple(nodes), tensors, free, tuple(outputs))
+    free = tuple(item for item in inputs if item.name not in tensors and item.name not in unreadable)
+    return Graph(name, tuple(nodes), tensors, free, tuple(outputs), unreadable)
 
 
 def parse_model(data: bytes, external: External | None = None) -> Model:
