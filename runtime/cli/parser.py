@@ -48,6 +48,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
         "join": ("setup", "join a flock by its code"),
         "leave": ("devices", "leave the flock"),
         "devices": ("devices", "list, name, remove the devices of the flock"),
+        "log": ("log", "show joins, removals, refusals, bans, clocks and clones"),
         "peers": ("peer", "show the peers that are near"),
     },
     "Together": {

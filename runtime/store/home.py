@@ -62,6 +62,11 @@ class Home:
         return self.path / "config.toml"
 
     @property
+    def security_log(self) -> Path:
+        """What concerned security, a line each."""
+        return self.path / "security.log"
+
+    @property
     def models(self) -> Path:
         """Model files: the index snapshot, learned versions."""
         return self.path / "models"
