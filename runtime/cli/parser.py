@@ -27,6 +27,8 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
         "doctor": ("doctor", "explain what is wrong, or that all is well"),
         "service": ("peer", "print a systemd unit that runs the peer"),
         "demo": ("demo", "watch a flock of real peers learn together"),
+        "backup": ("backup", "write a file of this home, without its keys unless asked"),
+        "restore": ("backup", "make a home from a backup"),
         "config": ("config", "show and set settings; shell completion and the manual page"),
     },
     "Documents": {

@@ -59,6 +59,8 @@ class RememberedPeer:
     banned: str | None
 
 
+SEQ_FLOOR = "seq_floor:"
+"""Under this and the hex of an origin stands the least number of its next entry, in a home that was restored."""
 _COUNTED = (
     "documents",
     "people",
@@ -165,9 +167,8 @@ class Store(DocumentTables):
 
     def next_seq(self, origin: bytes) -> int:
         """Return the sequence number of the next entry of `origin`, counting from 1."""
-        return int(
-            self._rows("SELECT coalesce(max(seq), 0) + 1 FROM clicks WHERE origin = ?", (origin,))[0][0]
-        )
+        last = self._rows("SELECT coalesce(max(seq), 0) FROM clicks WHERE origin = ?", (origin,))[0][0]
+        return max(int(last) + 1, int(self.get_meta(SEQ_FLOOR + origin.hex()) or 1))
 
     def add_clicks(self, clicks: Iterable[Click], *, query_id: int | None = None) -> int:
         """Keep entries, own or of peers, and return how many were new; one transaction."""
