@@ -31,6 +31,7 @@ from flocklet.link.link import LinkSettings
 from flocklet.link.tls import client_context
 from flocklet.testing.mutate_frames import mutated, specimens
 from flocklet.wire.frame import Decoder, encode_hop
+from flocklet.wire.kinds import Ping
 
 FLOCK = Flock.closed(bytes(16))
 VICTIM = Identity.from_seed(b"v" * 32)
@@ -145,7 +146,7 @@ class Attackers:
         self.before = [item for item in specimens(seed) if not item[0]]
         self.after = [item for item in specimens(seed) if item[0]]
         self.context = client_context()
-        self.flood = encode_hop("ping", {}) * 4000
+        self.flood = encode_hop(Ping(0)) * 4000
         self.members = [member_of(Identity.generate()) for _ in range(20)]
 
     async def stranger(self) -> None:
@@ -187,7 +188,7 @@ async def sockets_run(count: int, seed: int) -> dict[str, object]:
             "127.0.0.1", port, expected=VICTIM.device_id
         )
         began = time.perf_counter()
-        await link.request("get", {})
+        await link.request("offer", {})
         latency.append(time.perf_counter() - began)
 
     for number in range(100):

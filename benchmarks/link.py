@@ -94,9 +94,7 @@ async def measure(rounds: int, mib: int) -> dict[str, float]:
     async def answer(link):
         server = ContentServer(shelf)
         async for message in link:
-            if message.type == "get" and "id" in message.body:
-                await server.answer(link, message)
-            elif "rid" in message.header:
+            if not await server.answer(link, message) and "rid" in message.header:
                 await link.reply(message, "ok", {})
 
     ours, theirs, bare = Endpoint(party(flock)), Endpoint(party(flock)), BareTls()
@@ -114,7 +112,7 @@ async def measure(rounds: int, mib: int) -> dict[str, float]:
     for _ in range(rounds):
         start = time.perf_counter()
         link = await ours.connect("127.0.0.1", port, expected=theirs.party.identity.device_id)
-        await link.request("get", {})
+        await link.request("offer", {})
         link_ms.append(1e3 * (time.perf_counter() - start))
         await link.close()
         start = time.perf_counter()
@@ -131,8 +129,8 @@ async def measure(rounds: int, mib: int) -> dict[str, float]:
     for _ in range(5):
         start = time.perf_counter()
         for _ in range(count):
-            await link.send("chunk", {"data": data})
-        await link.request("get", {})
+            await link.send("data!", {"data": data})
+        await link.request("offer", {})
         stream.append(mib / (time.perf_counter() - start))
         bare.awaited = count * FRAME
         start = time.perf_counter()

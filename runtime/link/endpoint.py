@@ -13,6 +13,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from flocklet.clock import Clock, SystemClock
 from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
@@ -25,6 +26,8 @@ from flocklet.link.refusal import refusal
 from flocklet.link.replay import ReplayWindow
 from flocklet.link.sockets import Listener, Network, SocketNetwork
 from flocklet.link.tls import Pipe, Turns, client_context, server_context
+from flocklet.link.transfer import CONTENT_KINDS
+from flocklet.wire.door import Door
 from flocklet.wire.frame import DATA_LIMITS, Decoder, Frame, Limits
 
 __all__ = ["Endpoint"]
@@ -37,7 +40,7 @@ class Endpoint:
 
     `on_link(link)` is called for every new link, whoever opened it. `on_refused(error)` hears of every connection
     that came to nothing for a reason, on either side (`error.reason`, see PROTOCOL.md). `may_join(device_id)` can
-    narrow who is let in beyond the flock.
+    narrow who is let in beyond the flock. `door` says which kinds of message are taken, here and by the peers.
     """
 
     def __init__(
@@ -49,10 +52,12 @@ class Endpoint:
         may_join: Callable[[bytes], bool] = lambda device_id: True,
         settings: LinkSettings | None = None,
         data_limits: Limits = DATA_LIMITS,
+        door: Door | None = None,
         clock: Clock | None = None,
         network: Network | None = None,
     ) -> None:
-        self.party = party
+        self.door = door if door is not None else Door(CONTENT_KINDS, is_loose=True)
+        self.party = replace(party, features=self.door.features)
         self.settings = settings or LinkSettings()
         self.clock = clock or SystemClock()
         self.guard = Guard(self.clock, max_rejects=self.settings.max_rejects, ban_s=self.settings.ban_s)
@@ -185,6 +190,7 @@ class Endpoint:
             guard=self.guard,
             replay=self.replay,
             on_closed=self._forget,
+            door=self.door,
         )
         pipe.handler = link
         pipe.send(answer)
@@ -218,7 +224,7 @@ class _Greeting:
         self._endpoint = endpoint
         self._expected = expected
         self._handshake: Handshake | None = None
-        decoder = Decoder(data_limits=endpoint._data_limits)
+        decoder = Decoder(data_limits=endpoint._data_limits, door=endpoint.door)
         self.pipe = Pipe(context, decoder, endpoint._turns, self, is_server=is_server)
         endpoint._greetings[self] = None
         self._timer = asyncio.ensure_future(self._expire()) if is_server else None

@@ -12,6 +12,7 @@ from collections import deque
 
 from flocklet.errors import WireError
 from flocklet.wire.frame import Size
+from flocklet.wire.kinds import MAX_CREDITS
 
 __all__ = ["Credits"]
 
@@ -44,8 +45,8 @@ class Credits:
                 self._waiting[size].remove(future)
 
     def granted(self, size: Size, count: int) -> None:
-        """Add what the peer granted."""
-        self._may_send[size] += count
+        """Add what the peer granted; never more than 65,536 in hand."""
+        self._may_send[size] = min(self._may_send[size] + count, MAX_CREDITS)
         for _ in range(min(count, len(self._waiting[size]))):
             self._wake(self._waiting[size])
 

@@ -8,7 +8,7 @@
 
     transcript = BLAKE2b-256(client hello frame || server hello frame || hash of the server's certificate in TLS
                              || hash of the client's certificate), personalised "flocklet-link"
-    signature  = Ed25519("flocklet proof 1 " || role || " " || transcript)
+    signature  = Ed25519("flocklet proof 2 " || role || " " || transcript)
     mac        = HMAC-SHA256(flock proof key, the same message); empty in an open flock
 
 The role stops reflection, the nonces in the hellos stop replay, the server's certificate binds the proof to this
@@ -20,21 +20,26 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from flocklet.errors import PeerRefused
+from flocklet.errors import PeerRefused, WireError
 from flocklet.identity.certificate import certificate_hash, certificate_key
 from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity, device_id_of, is_small_order, short_id, verify
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.wire.frame import PROTOCOL_VERSION, Frame, encode_hop
+from flocklet.wire.kinds import Hello, Proof, Refuse, Welcome
+from flocklet.wire.schema import Message, schema_of
 
 __all__ = ["Handshake", "Nonces", "Party", "PeerInfo"]
 
 NONCE_BYTES = 32
 RUN_BYTES = 8
 MAX_SCHEMAS = 32
+
+M = TypeVar("M", bound=Message)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Party:
     data_credits: int = 32
     control_credits: int = 64
     versions: tuple[int, int] = (PROTOCOL_VERSION, PROTOCOL_VERSION)
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class PeerInfo:
     max_frame_bytes: int
     data_credits: int
     control_credits: int
+    features: frozenset[str] = frozenset()  # the kinds that it speaks beyond those of every link
 
     @property
     def name(self) -> str:
@@ -89,21 +96,6 @@ class Nonces:
         self._seen[nonce] = None
         if len(self._seen) > self._size:
             self._seen.popitem(last=False)
-
-
-@dataclass(frozen=True)
-class _Hello:
-    """The checked content of a hello."""
-
-    key: bytes
-    certificate: bytes
-    nonce: bytes
-    run: bytes
-    tag: str
-    versions: tuple[int, int]
-    compressors: tuple[str, ...]
-    schemas: tuple[bytes, ...]
-    max_frame_bytes: int
 
 
 class Handshake:
@@ -135,8 +127,10 @@ class Handshake:
         self._nonce = random_bytes(NONCE_BYTES)
         self._server_key = b""
         self._own_hello = b""
-        self._hello: _Hello | None = None
+        self._hello: Hello | None = None
         self._message = b""  # what both sides prove, without the role
+        self._theirs: tuple[int, int] | None = None
+        self._claimed = ""  # the short id of the key that the other side announced
         self.by_peer = False
         self.peer: PeerInfo | None = None
 
@@ -150,18 +144,18 @@ class Handshake:
                     "key", f"expected {short_id(self._expected)}, found {short_id(device_id_of(key))}"
                 )
         self._own_hello = encode_hop(
-            "hello",
-            {
-                "versions": list(party.versions),
-                "key": party.identity.public_key,
-                "certificate": b"" if self._is_server else party.certificate,
-                "nonce": self._nonce,
-                "run": party.run,
-                "tag": party.flock.tag,
-                "compressors": list(party.compressors),
-                "schemas": list(party.schemas[:MAX_SCHEMAS]),
-                "frame": party.max_frame_bytes,
-            },
+            Hello(
+                versions=party.versions,
+                key=party.identity.public_key,
+                certificate=b"" if self._is_server else party.certificate,
+                nonce=self._nonce,
+                run=party.run,
+                tag=party.flock.tag,
+                compressors=party.compressors,
+                schemas=party.schemas[:MAX_SCHEMAS],
+                frame=party.max_frame_bytes,
+                features=party.features,
+            )
         )
         return self._own_hello
 
@@ -169,7 +163,9 @@ class Handshake:
         """Return what to send in answer to a handshake message."""
         if frame.type == "refuse":
             self.by_peer = True
-            raise refusal(heard_reason(frame.body.get("reason")), self._address, by_peer=True)
+            reason = heard_reason(frame.body.get("reason"))
+            detail = self._who_is_old() if reason == "version" else ""
+            raise refusal(reason, self._address, by_peer=True, detail=detail)
         if frame.type == "hello" and self._hello is None:
             return self._receive_hello(frame)
         awaited = "proof" if self._is_server else "welcome"
@@ -179,16 +175,15 @@ class Handshake:
 
     def refuse(self, error: PeerRefused) -> bytes:
         """Return the message that tells the peer why; empty if it was the peer who refused."""
-        return b"" if self.by_peer else encode_hop("refuse", {"reason": error.reason})
+        return b"" if self.by_peer else encode_hop(Refuse(error.reason))
 
     def _refused(self, reason: str, detail: str = "") -> PeerRefused:
         return refusal(reason, self._address, detail=detail)
 
     def _receive_hello(self, frame: Frame) -> bytes:
-        hello = self._hello = self._read_hello(frame)
         party = self._party
-        if not max(party.versions[0], hello.versions[0]) <= min(party.versions[1], hello.versions[1]):
-            raise self._refused("version", f"ours {party.versions}, theirs {hello.versions}")
+        self._read_versions(frame.body)
+        hello = self._hello = self._read(Hello, frame)
         if hello.nonce == self._nonce:
             raise self._refused("reflected")
         if hello.nonce in self._nonces:
@@ -207,63 +202,44 @@ class Handshake:
         digest.update(certificate_hash(self._server_certificate))
         digest.update(certificate_hash(client_certificate))
         self._message = digest.digest()
-        return b"" if self._is_server else self._proof("proof")
+        return b"" if self._is_server else self._proof(Proof)
 
-    def _read_hello(self, frame: Frame) -> _Hello:
-        body = frame.body
+    def _read_versions(self, body: Mapping[str, Any]) -> None:
+        """Judge what every version's hello has, before anything that they may not have in common."""
+        ours, theirs, key = self._party.versions, body.get("versions"), body.get("key")
+        if type(theirs) is not list or len(theirs) != 2 or any(type(v) is not int for v in theirs):
+            raise self._refused("garbage", "a hello without versions")
+        self._theirs = (theirs[0], theirs[1])
+        if type(key) is bytes and len(key) == 32:
+            self._claimed = short_id(device_id_of(key))
+        if not max(ours[0], theirs[0]) <= min(ours[1], theirs[1]):
+            raise self._refused("version", self._who_is_old())
+
+    def _who_is_old(self) -> str:
+        """Return who has to be updated; the name is what the other side says, which nothing has proved yet."""
+        ours, theirs = self._party.versions, self._theirs
+        if theirs is None:
+            return ""
+        name = f"{self._claimed} at {self._address}" if self._claimed else self._address
+        spoken = f"it speaks {theirs[0]} to {theirs[1]}, we {ours[0]} to {ours[1]}"
+        return f"update {'this device' if theirs[0] > ours[1] else name}: {spoken}"
+
+    def _read(self, message: type[M], frame: Frame) -> M:
         try:
-            versions = tuple(body["versions"])
-            hello = _Hello(
-                key=body["key"],
-                certificate=body["certificate"],
-                nonce=body["nonce"],
-                run=body["run"],
-                tag=body["tag"],
-                versions=(versions[0], versions[1]),
-                compressors=tuple(body["compressors"]),
-                schemas=tuple(body["schemas"]),
-                max_frame_bytes=body["frame"],
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise self._refused("garbage", "a hello lacks a field") from error
-        sizes = ((hello.key, 32), (hello.nonce, NONCE_BYTES), (hello.run, RUN_BYTES))
-        is_sound = (
-            all(type(value) is bytes and len(value) == size for value, size in sizes)
-            and type(hello.certificate) is bytes
-            and type(hello.tag) is str
-            and all(type(version) is int for version in hello.versions)
-            and all(type(name) is str for name in hello.compressors)
-            and all(type(schema) is bytes and len(schema) == 16 for schema in hello.schemas)
-            and type(hello.max_frame_bytes) is int
-            and hello.max_frame_bytes >= 4096
-        )
-        if not is_sound:
-            raise self._refused("garbage", "a field of a hello is wrong")
-        return hello
+            read: M = schema_of(message).read(frame.body)
+            return read
+        except WireError as error:
+            raise self._refused("garbage", str(error)) from error
 
-    def _proof(self, type: str) -> bytes:
-        party, message = self._party, _proven(self._message, is_server=self._is_server)
-        return encode_hop(
-            type,
-            {
-                "signature": party.identity.sign(message),
-                "mac": party.flock.prove(message),
-                "data": party.data_credits,
-                "control": party.control_credits,
-            },
-        )
+    def _proof(self, message: type[Proof] | type[Welcome]) -> bytes:
+        party, proven = self._party, _proven(self._message, is_server=self._is_server)
+        signature, mac = party.identity.sign(proven), party.flock.prove(proven)
+        return encode_hop(message(signature, mac, party.data_credits, party.control_credits))
 
-    def _receive_proof(self, frame: Frame, hello: _Hello) -> bytes:
-        party, body = self._party, frame.body
-        signature, mac, credits = (
-            body.get("signature"),
-            body.get("mac"),
-            (body.get("data"), body.get("control")),
-        )
-        if type(signature) is not bytes or type(mac) is not bytes:
-            raise self._refused("garbage", "a proof lacks its signature or mac")
-        if any(type(credit) is not int or not 1 <= credit <= 65536 for credit in credits):
-            raise self._refused("garbage", "a proof grants no credits")
+    def _receive_proof(self, frame: Frame, hello: Hello) -> bytes:
+        party = self._party
+        proof: Proof | Welcome = self._read(Proof, frame) if self._is_server else self._read(Welcome, frame)
+        signature, mac = proof.signature, proof.mac
         message = _proven(self._message, is_server=not self._is_server)
         if not verify(hello.key, signature, message):
             # The opposite role or our own key: somebody sends our own proof back.
@@ -290,12 +266,13 @@ class Handshake:
             version=min(party.versions[1], hello.versions[1]),
             compressors=tuple(name for name in party.compressors if name in hello.compressors),
             schemas=tuple(schema for schema in hello.schemas if schema in party.schemas),
-            max_frame_bytes=hello.max_frame_bytes,
-            data_credits=body["data"],
-            control_credits=body["control"],
+            max_frame_bytes=hello.frame,
+            data_credits=proof.data,
+            control_credits=proof.control,
+            features=frozenset(hello.features),
         )
-        return self._proof("welcome") if self._is_server else b""
+        return self._proof(Welcome) if self._is_server else b""
 
 
 def _proven(transcript: bytes, *, is_server: bool) -> bytes:
-    return b"flocklet proof 1 " + (b"server" if is_server else b"client") + b" " + transcript
+    return b"flocklet proof 2 " + (b"server" if is_server else b"client") + b" " + transcript

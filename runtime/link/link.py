@@ -23,15 +23,16 @@ from flocklet.link.handshake import Party, PeerInfo
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.link.replay import ReplayWindow
 from flocklet.link.tls import Pipe
-from flocklet.wire.frame import Frame, Size, encode_hop, frame_type, message_of
+from flocklet.wire.door import Door
+from flocklet.wire.frame import Frame, Size, encode_hop, frame_type
+from flocklet.wire.kinds import Bye, Credit, Fail, Ping, Pong, Role
+from flocklet.wire.schema import Message
 
 __all__ = ["Link", "LinkSettings"]
 
 log = logging.getLogger("flocklet.link")
 
-LINK_MESSAGES = frozenset(("ping", "pong", "credit", "bye"))
 MAX_PENDING_REQUESTS = 256
-MAX_GRANT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ class LinkSettings:
     burst_bytes: int = 4 * 1024 * 1024
 
 
-def _size_of(type: str) -> Size:
-    message = message_of(type)
-    if message is None:
-        raise WireError(f"{type!r} is no message of this protocol", reason="type")
-    return message.size
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that waits: its reply, and which kinds that may be (none named: any)."""
+
+    reply: asyncio.Future[Frame]
+    answers: tuple[str, ...]
 
 
 class Link:
@@ -73,6 +75,7 @@ class Link:
         guard: Guard,
         replay: ReplayWindow,
         on_closed: Callable[[Link], None],
+        door: Door | None = None,
     ) -> None:
         self.peer = peer
         self.address = pipe.address
@@ -80,6 +83,9 @@ class Link:
         self.opened_s = clock.monotonic()
         self.error: LinkError | None = None  # why the link ended
         self.rtt_s: float | None = None
+        self.clock_ahead_s: float | None = (
+            None  # how far the peer's wall clock is ahead of ours, to the minute
+        )
         self.bytes_in = 0
         self.bytes_out = 0
         self.dropped: Counter[str] = Counter()  # author messages seen before; not the neighbour's fault
@@ -89,13 +95,14 @@ class Link:
         self._guard = guard
         self._replay = replay
         self._on_closed = on_closed
+        self._door = door if door is not None else Door(is_loose=True)
         self._credits = Credits(
             {Size.DATA: peer.data_credits, Size.CONTROL: peer.control_credits},
             {Size.DATA: party.data_credits, Size.CONTROL: party.control_credits},
         )
         self._queue: deque[Frame] = deque()
         self._receivers: deque[asyncio.Future[None]] = deque()
-        self._pending: dict[int, asyncio.Future[Frame]] = {}
+        self._pending: dict[int, _Asked] = {}
         self._last_rid = 0
         self._heard_s = self.opened_s
         self._ping_s: float | None = None
@@ -115,49 +122,81 @@ class Link:
 
     # -- sending
 
+    def speaks(self, message: type[Message]) -> bool:
+        """Whether the peer announced this kind; others are not sent to it."""
+        return message.kind in self.peer.features
+
+    async def ask(self, message: Message, *, timeout_s: float | None = None) -> Any:
+        """Send a request and return the message that answers it, of one of the kinds that may.
+
+        Raises PeerRefused if the peer says `fail`, or does not speak this kind.
+        """
+        if not self.speaks(type(message)):
+            raise refusal("kind", self.peer.name, detail=f"{message.kind!r}")
+        kind = self._door.kind(message.kind)
+        reply = await self._ask(
+            kind.name, kind.size, kind.answers, timeout_s, lambda rid: encode_hop(message, rid=rid)
+        )
+        return reply.body
+
+    async def answer(self, request: Frame, message: Message, *, timeout_s: float | None = None) -> None:
+        """Answer a request that was received on this link."""
+        await self._send(None, encode_hop(message, re=request.header["rid"]), timeout_s)
+
     async def send(self, type: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
         """Send a hop message that needs no reply; waits for credit and for the peer's pace."""
-        await self._send(_size_of(type), encode_hop(type, body), timeout_s)
+        await self._send(self._door.kind(type).size, encode_hop(type, body), timeout_s)
 
     async def send_sealed(self, sealed: bytes, *, timeout_s: float | None = None) -> None:
         """Send an author message as `flocklet.wire.frame.seal` made it, our own or somebody else's."""
-        message = message_of(frame_type(sealed))
-        if message is None or not message.is_authored:
+        kind = self._door.kind(frame_type(sealed))
+        if not kind.is_authored:
             raise WireError("only author messages are sealed", reason="type")
-        await self._send(message.size, sealed, timeout_s)
+        await self._send(kind.size, sealed, timeout_s)
 
     async def request(self, type: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> Frame:
-        """Send a hop message and return its reply; raise PeerRefused if the peer answered `fail`."""
+        """Send a hop message without a schema and return its reply; `ask` is for the others."""
+        size = self._door.kind(type).size
+        return await self._ask(type, size, (), timeout_s, lambda rid: encode_hop(type, body, rid=rid))
+
+    async def _ask(
+        self,
+        type: str,
+        size: Size,
+        answers: tuple[str, ...],
+        timeout_s: float | None,
+        encode: Callable[[int], bytes],
+    ) -> Frame:
         if len(self._pending) >= MAX_PENDING_REQUESTS:
             raise LinkError(f"{MAX_PENDING_REQUESTS} requests to {self.peer.name} have no reply yet")
         self._last_rid = rid = self._last_rid % 0xFFFFFFFF + 1
-        data = encode_hop(type, body, rid=rid)
+        data = encode(rid)
         timeout_s = self._settings.operation_s if timeout_s is None else timeout_s
         future: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
-        self._pending[rid] = future
+        self._pending[rid] = _Asked(future, answers)
         try:
             async with deadline(self._clock, timeout_s):
-                await self._write(_size_of(type), data)
+                await self._write(size, data)
                 reply = await future
         except TimeoutError as error:
             raise self._too_slow(f"answer {type!r}", timeout_s) from error
         finally:
             del self._pending[rid]
             future.cancel()
-        if reply.type == "fail":
-            reason = heard_reason(reply.body.get("reason"))
+        if isinstance(reply.body, Fail):
+            reason = heard_reason(reply.body.reason)
             raise refusal(reason, f"{self.peer.name}", by_peer=True, detail=f"asked for {type!r}")
         return reply
 
     async def reply(
         self, request: Frame, type: str, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> None:
-        """Answer a request that was received on this link."""
+        """Answer a request that was received on this link, by a message without a schema."""
         await self._send(None, encode_hop(type, body, re=request.header["rid"]), timeout_s)
 
     async def fail(self, request: Frame, reason: str) -> None:
         """Answer a request with the reason code why there is no answer: one of `flocklet.link.refusal.REASONS`."""
-        await self.reply(request, "fail", {"reason": reason[:64]})
+        await self.answer(request, Fail(reason[:64]))
 
     async def _send(self, size: Size | None, data: bytes, timeout_s: float | None) -> None:
         # The common case waits for nothing and needs no timer.
@@ -210,7 +249,7 @@ class Link:
                 except TimeoutError as error:
                     raise self._too_slow("send a message", timeout_s) from error
         frame = self._queue.popleft()
-        self._used_up(_size_of(frame.type))
+        self._used_up(self._door.kind(frame.type).size)
         return frame
 
     async def __aiter__(self) -> AsyncIterator[Frame]:
@@ -242,7 +281,7 @@ class Link:
 
     def _used_up(self, size: Size) -> None:
         if (count := self._credits.used_up(size)) and self.error is None:
-            self._pipe.send(encode_hop("credit", {size.value: count}))
+            self._pipe.send(encode_hop(Credit(**{size.value: count})))
 
     # -- ending
 
@@ -250,7 +289,7 @@ class Link:
         """End the link at once, telling the peer why; `close` also waits until it is gone."""
         if self.error is not None:
             return
-        self._pipe.send(encode_hop("bye", {"reason": reason}))
+        self._pipe.send(encode_hop(Bye(reason)))
         self._finish(
             refusal(reason, self.peer.name) if reason != "closing" else LinkError("the link was closed here")
         )
@@ -272,9 +311,9 @@ class Link:
         self.error = error
         for task in self._tasks:
             task.cancel()
-        for future in self._pending.values():
-            if not future.done():
-                future.set_exception(error)
+        for asked in self._pending.values():
+            if not asked.reply.done():
+                asked.reply.set_exception(error)
         self._credits.wake_all()
         receivers, self._receivers = self._receivers, deque()
         for waiting in receivers:
@@ -308,25 +347,34 @@ class Link:
             self._spawn(self._resume(-self._allowance / rate))
 
     def frame_broken(self, error: WireError) -> None:
-        """Count a bad frame; end the link if the stream lost its frame borders."""
+        """Count a bad frame; tell who waits for it; end the link if the stream lost its frame borders."""
+        header = self._pipe.decoder.refused
         self.reject(error.reason)
         if self._pipe.decoder.is_fatal:
             log.info("peer %s at %s: %s", self.peer.name, self.address, error)
             self.end("garbage")
+            return
+        asked = self._pending.get(header.get("re", 0))
+        if asked is not None and not asked.reply.done():
+            asked.reply.set_exception(refusal("garbage", self.peer.name, detail=str(error)))
+        elif "rid" in header and self.error is None and not self._pipe.is_clogged:
+            self._pipe.send(encode_hop(Fail("garbage"), re=header["rid"]))
 
     def frame_received(self, frame: Frame) -> None:
         """Sort a frame: the link's own, a reply, or one for the owner of the link."""
         if self.error is not None:
             return
-        if frame.type in LINK_MESSAGES:
+        kind = self._door.kind(frame.type)
+        if kind.role is Role.LINK:
             self._own_message(frame)
         elif "re" in frame.header:
             self._reply_received(frame)
+        elif kind.role is Role.REPLY or (kind.role is Role.REQUEST and "rid" not in frame.header):
+            self.reject("header")  # an answer to nothing, or a question that cannot be answered
         else:
-            self._message_received(frame)
+            self._message_received(frame, kind.size)
 
-    def _message_received(self, frame: Frame) -> None:
-        size = _size_of(frame.type)
+    def _message_received(self, frame: Frame, size: Size) -> None:
         try:
             self._credits.received(size)
         except WireError as error:
@@ -348,30 +396,38 @@ class Link:
                 break
 
     def _reply_received(self, frame: Frame) -> None:
-        future = self._pending.get(frame.header["re"])
-        if future is not None and not future.done():
-            future.set_result(frame)
-        elif frame.header["re"] > self._last_rid:
-            self.reject("order")  # never asked for; a reply that comes too late is dropped silently
+        asked = self._pending.get(frame.header["re"])
+        if asked is None or asked.reply.done():
+            if frame.header["re"] > self._last_rid:
+                self.reject("order")  # never asked for; a reply that comes too late is dropped silently
+        elif asked.answers and frame.type not in (*asked.answers, "fail"):
+            self.reject("type")  # the request waits on: its time is bounded
+        else:
+            asked.reply.set_result(frame)
 
     def _own_message(self, frame: Frame) -> None:
-        body = frame.body
-        if frame.type == "ping":
-            if not self._pipe.is_clogged:  # who does not read gets no answers
-                self._pipe.send(encode_hop("pong", {}))
-        elif frame.type == "pong":
-            if self._ping_s is not None:
-                self.rtt_s, self._ping_s = self._clock.monotonic() - self._ping_s, None
-        elif frame.type == "bye":
-            self._finish(refusal(heard_reason(body.get("reason")), self.peer.name, by_peer=True))
-            self._pipe.close()
-        else:
-            for size in (Size.DATA, Size.CONTROL):
-                count = body.get(size.value, 0)
-                if type(count) is not int or not 0 <= count <= MAX_GRANT:
-                    self.reject("garbage")
-                    return
-                self._credits.granted(size, count)
+        match frame.body:
+            case Ping(clock=minutes):
+                self._clock_heard(minutes)
+                if not self._pipe.is_clogged:  # who does not read gets no answers
+                    self._pipe.send(encode_hop(Pong(self._minutes())))
+            case Pong(clock=minutes):
+                self._clock_heard(minutes)
+                if self._ping_s is not None:
+                    self.rtt_s, self._ping_s = self._clock.monotonic() - self._ping_s, None
+            case Bye(reason=reason):
+                self._finish(refusal(heard_reason(reason), self.peer.name, by_peer=True))
+                self._pipe.close()
+            case Credit(data=data, control=control):
+                self._credits.granted(Size.DATA, data)
+                self._credits.granted(Size.CONTROL, control)
+
+    def _minutes(self) -> int:
+        """Return our wall clock as a hint for the peer's doctor; nothing is ever ordered or judged by it."""
+        return min(max(int(self._clock.time() // 60), 0), 0xFFFFFFFF)
+
+    def _clock_heard(self, minutes: int) -> None:
+        self.clock_ahead_s = 60.0 * (minutes - self._minutes())
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
@@ -393,4 +449,4 @@ class Link:
             self._pipe.decoder.trim()
             if silence_s >= settings.heartbeat_s and not self._pipe.is_clogged:
                 self._ping_s = self._clock.monotonic()
-                self._pipe.send(encode_hop("ping", {}))
+                self._pipe.send(encode_hop(Ping(self._minutes())))

@@ -40,6 +40,10 @@ REASONS: dict[str, tuple[str, str]] = {
     "timeout": ("it was silent for too long", "'flocklet doctor' checks the network"),
     "closing": ("it is shutting down", "it will be tried again"),
     "missing": ("it does not have what was asked for", "ask another peer"),
+    "kind": ("it does not speak this kind of message", "update flocklet on that device"),
+    "busy": ("it asks for more at once than its share", "nothing to do: it is answered later"),
+    "slow": ("it took too long", "nothing to do: it is asked again later"),
+    "internal": ("an error of our own", "'flocklet doctor' shows it; please report it"),
     "other": ("for a reason that this version does not know", "update both devices"),
 }
 

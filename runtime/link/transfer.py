@@ -11,20 +11,75 @@ import asyncio
 import hashlib
 import os
 from collections import OrderedDict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, ClassVar, Protocol
 
 from flocklet.errors import StoreError, WireError
 from flocklet.link.link import Link
 from flocklet.wire.frame import Frame, content_id
+from flocklet.wire.kinds import Kind
+from flocklet.wire.schema import Within
 
-__all__ = ["CHUNK_BYTES", "ContentServer", "FileSink", "MemorySink", "Sink", "Source", "fetch"]
+__all__ = [
+    "CHUNK_BYTES",
+    "CONTENT_KINDS",
+    "ChunkAnswer",
+    "ChunkQuestion",
+    "ContentAnswer",
+    "ContentQuestion",
+    "ContentServer",
+    "FileSink",
+    "MemorySink",
+    "Sink",
+    "Source",
+    "fetch",
+]
 
 CHUNK_BYTES = 64 * 1024
 HASH_BYTES = 16
 MAX_CHUNKS = 60_000  # the table of hashes must fit into one data message
 IN_FLIGHT = 8
 KEPT_TABLES = 64
+_ID = Within(HASH_BYTES, HASH_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class ContentQuestion:
+    """Ask for the table of a content."""
+
+    kind: ClassVar[str] = "content?"
+    id: Annotated[bytes, _ID]
+
+
+@dataclass(frozen=True, slots=True)
+class ContentAnswer:
+    """Answer with the size and the hash of every chunk."""
+
+    kind: ClassVar[str] = "content!"
+    size: Annotated[int, Within(0, MAX_CHUNKS * CHUNK_BYTES)]
+    hashes: Annotated[bytes, Within(0, MAX_CHUNKS * HASH_BYTES, step=HASH_BYTES)]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkQuestion:
+    """Ask for chunk number `at` of a content, which has this hash."""
+
+    kind: ClassVar[str] = "chunk?"
+    id: Annotated[bytes, _ID]
+    at: Annotated[int, Within(0, MAX_CHUNKS - 1)]
+    hash: Annotated[bytes, _ID]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkAnswer:
+    """Answer with the bytes of a chunk."""
+
+    kind: ClassVar[str] = "chunk!"
+    data: Annotated[bytes, Within(1, CHUNK_BYTES)]
+
+
+CONTENT_KINDS = tuple(Kind.of(m) for m in (ContentQuestion, ContentAnswer, ChunkQuestion, ChunkAnswer))
 
 
 class Source(Protocol):
@@ -138,11 +193,9 @@ async def fetch(link: Link, id: bytes, sink: Sink, *, max_bytes: int, timeout_s:
     Raise LinkError if the link breaks (call again with the same sink to go on, with any peer), PeerRefused if the
     peer lacks it, WireError with reason `content` if the peer sent something else.
     """
-    table = await link.request("get", {"id": id}, timeout_s=timeout_s)
-    size, hashes = table.body.get("size"), table.body.get("hashes")
-    if table.type != "content" or type(size) is not int or type(hashes) is not bytes:
-        raise _wrong(link, "its table of content is malformed")
-    if not 0 <= size <= min(max_bytes, MAX_CHUNKS * CHUNK_BYTES):
+    table: ContentAnswer = await link.ask(ContentQuestion(id), timeout_s=timeout_s)
+    size, hashes = table.size, table.hashes
+    if size > max_bytes:
         raise WireError(f"a content of {size} bytes is larger than {max_bytes}", reason="size")
     count = -(-size // CHUNK_BYTES)
     if len(hashes) != count * HASH_BYTES:
@@ -154,9 +207,9 @@ async def fetch(link: Link, id: bytes, sink: Sink, *, max_bytes: int, timeout_s:
     async def work() -> None:
         for index in todo:
             wanted = _hash(hashes, index)
-            reply = await link.request("get", {"id": id, "at": index, "hash": wanted}, timeout_s=timeout_s)
-            data = reply.body.get("data")
-            if reply.type != "chunk" or type(data) is not bytes or len(data) != _chunk_size(index, size):
+            reply: ChunkAnswer = await link.ask(ChunkQuestion(id, index, wanted), timeout_s=timeout_s)
+            data = reply.data
+            if len(data) != _chunk_size(index, size):
                 raise _wrong(link, "a chunk is malformed")
             if content_id(data) != wanted:
                 raise _wrong(link, "a chunk does not match its hash")
@@ -203,29 +256,37 @@ class ContentServer:
         self._source = source
         self._tables: OrderedDict[bytes, bytes] = OrderedDict()
 
-    async def answer(self, link: Link, request: Frame) -> None:
-        """Answer one `get` that came on `link`; a malformed one is rejected, an unknown id is told so."""
-        id, at, wanted = request.body.get("id"), request.body.get("at"), request.body.get("hash")
-        is_sound = type(id) is bytes and len(id) == HASH_BYTES and "rid" in request.header
-        if not is_sound or (at is not None and (type(at) is not int or not 0 <= at < MAX_CHUNKS)):
-            link.reject("garbage")
-            if "rid" in request.header:
-                await link.fail(request, "garbage")
-            return
-        assert isinstance(id, bytes)  # noqa: S101 - for the type checker
+    async def answer(self, link: Link, request: Frame) -> bool:
+        """Answer a question for content that came on `link`, an unknown id too; False when it asks something else."""
+        match request.body:
+            case ContentQuestion(id=id):
+                await self._tell_table(link, request, id)
+            case ChunkQuestion():
+                await self._tell_chunk(link, request, request.body)
+            case _:
+                return False
+        return True
+
+    async def _tell_table(self, link: Link, request: Frame, id: bytes) -> None:
         size = self._source.size(id)
         if size is None or size > MAX_CHUNKS * CHUNK_BYTES:
             await link.fail(request, "missing")
-            return
-        if at is None:
-            await link.reply(request, "content", {"size": size, "hashes": await self._table(id, size)})
-            return
+        else:
+            await link.answer(request, ContentAnswer(size, await self._table(id, size)))
+
+    async def _tell_chunk(self, link: Link, request: Frame, asked: ChunkQuestion) -> None:
+        id, at, size = asked.id, asked.at, self._source.size(asked.id)
         # Compared with the table, not hashed again: the receiver verifies the bytes.
-        if at * CHUNK_BYTES >= size or wanted != _hash(await self._table(id, size), at):
+        if (
+            size is None
+            or size > MAX_CHUNKS * CHUNK_BYTES
+            or at * CHUNK_BYTES >= size
+            or asked.hash != _hash(await self._table(id, size), at)
+        ):
             await link.fail(request, "missing")
             return
         data = self._source.read(id, at * CHUNK_BYTES, _chunk_size(at, size))
-        await link.reply(request, "chunk", {"data": data})
+        await link.answer(request, ChunkAnswer(data))
 
     async def _table(self, id: bytes, size: int) -> bytes:
         table = self._tables.get(id)

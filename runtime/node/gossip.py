@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from flocklet.link.transfer import MemorySink, fetch
 from flocklet.node.owner import Owner
 from flocklet.node.told_feed import ToldFeed
 from flocklet.wire.frame import Frame
-from flocklet.wire.schema import Message, body_of, schema_of
+from flocklet.wire.schema import Message, body_of
 
 __all__ = ["Budget", "Gossip"]
 
@@ -104,9 +103,7 @@ class Gossip:
         self._turns = 0
         self._busy: dict[bytes, asyncio.Task[None]] = {}
         self._slow: dict[bytes, tuple[int, float]] = {}  # device id -> (times in a row, not before)
-        self._kinds = {kind.kind: kind for feed in self.feeds for kind in feed.kinds}
         self._asked = {name: feed for feed in self.feeds for name in (k.kind for k in feed.kinds)}
-        self._lacks: WeakKeyDictionary[Link, set[str]] = WeakKeyDictionary()
         self._causes: set[str] = set()
 
     @property
@@ -169,8 +166,8 @@ class Gossip:
         """Ask feed after feed; return how it ended: `done`, `more` (the budget did), `slow` or `broken`."""
         self.counts["turns"] += 1
         for feed in self.feeds:
-            if feed.name in self._lacks.get(link, ()):
-                continue
+            if not all(link.speaks(kind) for kind in feed.kinds):
+                continue  # an older version: it announced what it answers
             if feed.name in names or (not names and feed.is_due(number)):
                 ended = await self._ask(link, feed, spent, total)
                 if ended in ("more", "slow") or link.is_closed:
@@ -212,12 +209,8 @@ class Gossip:
         try:
             if isinstance(request, Content):
                 return await self._content(link, request, left_s)
-            told = await link.request(request.kind, body_of(request), timeout_s=max(0.0, left_s))
-        except PeerRefused as error:
-            if error.reason == "missing" and not isinstance(
-                request, Content
-            ):  # an older version: it is not asked again on this link
-                self._lacks.setdefault(link, set()).add(request.kind.rstrip("?").partition(".")[0])
+            answer: Message = await link.ask(request, timeout_s=max(0.0, left_s))
+        except PeerRefused:
             raise
         except LinkError as error:
             if not link.is_closed and self._clock.monotonic() - begun_s >= left_s:
@@ -226,9 +219,6 @@ class Gossip:
             raise
         finally:
             spent.waited_s += self._clock.monotonic() - begun_s
-        if told.type != request.kind[:-1] + "!":
-            raise WireError(f"a {request.kind!r} was answered by a {told.type!r}", reason="type")
-        answer: Message = schema_of(self._kinds[told.type]).read(told.body)
         spent.size_bytes += sum(len(v) for v in body_of(answer).values() if isinstance(v, bytes))
         return answer
 
@@ -243,23 +233,14 @@ class Gossip:
     # -- answers --
 
     async def answer(self, link: Link, frame: Frame) -> bool:
-        """Answer a request of one of the feeds; False when it is no question. Never raises for the peer.
-
-        A question of a feed that is not here is answered by `fail`: a newer version may ask it.
-        """
-        if not frame.type.endswith("?"):
-            return False
+        """Answer a question of one of the feeds; False when it is none of theirs. Never raises for the peer."""
         feed = self._asked.get(frame.type)
-        async with self._ladder(link, feed.name if feed is not None else frame.type):
-            if "rid" not in frame.header:
-                raise WireError(f"a {frame.type!r} does not say where its answer goes", reason="field")
-            if feed is None:
-                await link.fail(frame, "missing")
-                return True
-            request = schema_of(self._kinds[frame.type]).read(frame.body)
-            told = await self._steps(feed, link, feed.answer(request, link.peer.device_id))
+        if feed is None or not frame.type.endswith("?"):
+            return False
+        async with self._ladder(link, feed.name):
+            told = await self._steps(feed, link, feed.answer(frame.body, link.peer.device_id))
             self.counts["answers"] += 1
-            await link.reply(frame, told.kind, body_of(told))
+            await link.answer(frame, told)
         return True
 
     @asynccontextmanager

@@ -41,18 +41,21 @@ from flocklet.discovery import (
 )
 from flocklet.discovery.remembered import RememberedPeer
 from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
+from flocklet.events.feed import Feed
 from flocklet.identity.key import format_id, short_id
 from flocklet.link.dialer import Dialer
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import Link
-from flocklet.link.transfer import ContentServer
+from flocklet.link.transfer import CONTENT_KINDS, ContentServer
 from flocklet.node.control import ControlServer
 from flocklet.node.gossip import Gossip
 from flocklet.node.owner import Owner, Rank
 from flocklet.node.told_feed import ToldFeed
 from flocklet.store.home import Home, default_home
 from flocklet.store.store import Store
+from flocklet.wire.door import Door
+from flocklet.wire.kinds import Kind
 
 __all__ = ["Node", "NodeSettings"]
 
@@ -159,18 +162,20 @@ class Node:
             own_id, membership.flock.tag, self._rng, TableSettings(allow_loopback=allow_loopback)
         )
         party = Party(membership.identity, membership.certificate, membership.flock)
-        self.endpoint = Endpoint(party, on_link=self._linked, on_refused=self._refused, clock=self.clock)
-        self._stack.push_async_callback(self.endpoint.close)
-        self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
-        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
         told = ToldSource(allow_loopback=allow_loopback)
-        feeds = await self.owner.run(lambda: [make(self.device) for make in self._make_feeds])
+        feeds = [*(await self.owner.run(self._feeds)), ToldFeed(self.table, told)]
+        door = Door([*CONTENT_KINDS, *(Kind.of(message) for feed in feeds for message in feed.kinds)])
+        self.endpoint = Endpoint(
+            party, on_link=self._linked, on_refused=self._refused, clock=self.clock, door=door
+        )
+        self._stack.push_async_callback(self.endpoint.close)
+        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
         self.gossip = Gossip(
-            [*feeds, ToldFeed(self.table, told)], self.owner, self.endpoint.links, self.clock, self._rng,
-            every_s=self.settings.gossip_s,
-        )  # fmt: skip
+            feeds, self.owner, self.endpoint.links, self.clock, self._rng, every_s=self.settings.gossip_s
+        )
         self._contents = ContentServer(self.device.lessons)
         self._remembered = RememberedSource(await self.owner.run(_AddressBook, self.device.store, self.clock))
+        self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),
             self._remembered,
@@ -189,6 +194,9 @@ class Node:
         for work in (self._dialer.run(), self.gossip.run(), self._tick()):
             self._keep(asyncio.create_task(work))
         self._stack.push_async_callback(self._cancel_work)
+
+    def _feeds(self) -> list[Feed[Any]]:
+        return [make(self.device) for make in self._make_feeds]
 
     async def stop(self) -> None:
         """Say goodbye, finish what is being written and release everything; safe to call twice."""
@@ -244,9 +252,9 @@ class Node:
         try:
             async for frame in link:
                 try:
-                    if frame.type == "get":
-                        await self._contents.answer(link, frame)
-                    elif not await self.gossip.answer(link, frame):
+                    if not (
+                        await self._contents.answer(link, frame) or await self.gossip.answer(link, frame)
+                    ):
                         link.reject("type")
                 except FlockletError as error:
                     _log.warning("peer %s got no answer: %s", link.peer.name, error)

@@ -9,6 +9,7 @@ import numpy as np
 
 from flocklet.identity.key import Identity
 from flocklet.wire.frame import Deflated, Quantised, Sparse, encode_hop, seal
+from flocklet.wire.kinds import Credit, Ping
 
 __all__ = ["mutated", "specimens"]
 
@@ -29,7 +30,7 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
     small = Deflated(rng.standard_normal((40, 30)).astype(np.float16))
     quantised = Quantised((100,), 4, 10, np.ones(10, np.float32), rng.integers(-8, 8, 100).astype(np.int8))
     hello = {
-        "versions": [1, 1],
+        "versions": [2, 2],
         "key": author.public_key,
         "certificate": rng.bytes(256),
         "nonce": bytes(32),
@@ -38,21 +39,21 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
         "compressors": ["zlib"],
         "schemas": [bytes(16)],
         "frame": 1 << 20,
+        "features": ["edges?"],
     }
-    have = {rng.bytes(16): int(number) for number in rng.integers(0, 1 << 30, 40)}
     return [
         (False, encode_hop("hello", hello)),
         (False, encode_hop("proof", {"signature": bytes(64), "mac": bytes(32), "data": 32, "control": 64})),
         (False, encode_hop("refuse", {"reason": "flock"})),
-        (True, encode_hop("ping", {})),
-        (True, encode_hop("credit", {"data": 16})),
-        (True, encode_hop("clicks?", {"have": have, "max": 512}, rid=9)),
+        (True, encode_hop(Ping(28_000_000))),
+        (True, encode_hop(Credit(data=16))),
+        (True, encode_hop("clicks?", {"have": rng.bytes(400), "max": 512}, rid=9)),
         (True, encode_hop("clicks!", {"entries": [rng.bytes(200) for _ in range(20)], "more": False}, re=9)),
-        (True, encode_hop("chunk", {"data": rng.bytes(4096)}, re=1)),
-        (True, encode_hop("offer", {"w": w, "s": sparse, "q": quantised, "x": [1.5, None, True, "text"]})),
+        (True, encode_hop("chunk!", {"data": rng.bytes(4096)}, re=1)),
+        (True, encode_hop("offer", {"x": [1.5, None, True, "text"]})),
         (True, seal(author, "send", {"w": w, "q": quantised}, run=bytes(8), seq=3, round=2, base=bytes(16))),
         (True, seal(author, "send", {"w": small, "s": many}, run=bytes(8), seq=5, round=2, base=bytes(16))),
-        (True, seal(author, "gossip", {"s": sparse, "n": {"a": 1, "b": [1, 2]}}, run=bytes(8), seq=4)),
+        (True, seal(author, "gossip", {"s": sparse, "n": {"a": 1, "b": 2}}, run=bytes(8), seq=4)),
     ]
 
 

@@ -27,6 +27,7 @@ from flocklet.identity.key import Identity
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import Link, LinkSettings
+from flocklet.wire.door import Door
 
 __all__ = ["Fault", "FaultPlan", "MemoryNetwork", "TestPeer", "fragile", "peers"]
 
@@ -293,10 +294,11 @@ async def peers(
     network: MemoryNetwork | None = None,
     first_seed: int = 1,
     on_link: Callable[[Link], None] | None = None,
+    door: Callable[[], Door] | None = None,
 ) -> AsyncIterator[list[TestPeer]]:
     """Start `count` listening peers of one closed flock in one network; close them all at the end.
 
-    Their identities come from `first_seed`, so they are the same in every run.
+    Their identities come from `first_seed`, so they are the same in every run. `door` makes what each of them takes.
     """
     network = network or MemoryNetwork(clock=clock, plan=plan)
     flock = flock or Flock.closed(bytes(range(16)))
@@ -313,7 +315,12 @@ async def peers(
 
             party = Party(identity, make_certificate(identity), flock)
             endpoint = Endpoint(
-                party, on_link=opened, settings=settings, clock=network.clock, network=network
+                party,
+                on_link=opened,
+                settings=settings,
+                clock=network.clock,
+                network=network,
+                door=door() if door is not None else None,
             )
             made.append(TestPeer(endpoint, await endpoint.serve(), links))
         try:

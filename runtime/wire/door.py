@@ -22,6 +22,7 @@ import msgpack
 from flocklet.errors import WireError
 from flocklet.wire.body import Limits, unpack_body
 from flocklet.wire.kinds import HANDSHAKE_KINDS, LINK_KINDS, Kind, Role, Size
+from flocklet.wire.messages import message_of
 
 __all__ = ["BLAMED", "Door"]
 
@@ -46,16 +47,21 @@ DTYPE_BYTES = 8  # at most, of one element
 class Door:
     """The kinds that this process takes, and how each is read; `refused` counts what was not let in, by reason."""
 
-    def __init__(self, kinds: Iterable[Kind] = ()) -> None:
-        """Put the kinds of all rooms together with the link's own; raise TypeError when two have one name."""
+    def __init__(self, kinds: Iterable[Kind] = (), *, is_loose: bool = False) -> None:
+        """Put the kinds of all rooms together with the link's own; raise TypeError when two have one name.
+
+        `is_loose` also takes the kinds that have no schema yet (`flocklet.wire.messages`): a swarm's.
+        """
         self._kinds: dict[str, Kind] = {}
+        self._is_loose = is_loose
         self._layouts: dict[str, Layout] = {}
         self.refused: Counter[str] = Counter()
         for kind in (*HANDSHAKE_KINDS, *LINK_KINDS, *kinds):
             held = self._kinds.setdefault(kind.name, kind)
             if held != kind:
                 raise TypeError(f"two kinds of message are called {kind.name!r}")
-            kind.schema  # noqa: B018 - compiles it: a class that cannot travel shows here, not at a peer's first message
+            if kind.message is not None:
+                kind.schema  # noqa: B018 - compiles it: a class that cannot travel shows here, not at a peer's message
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(self._kinds.values())
@@ -63,9 +69,14 @@ class Door:
     def __contains__(self, name: object) -> bool:
         return name in self._kinds
 
+    def find(self, name: object) -> Kind | None:
+        """Return the kind of this name; None for one that this process does not take."""
+        kind = self._kinds.get(name) if type(name) is str else None
+        return message_of(name) if kind is None and self._is_loose else kind
+
     def kind(self, name: object) -> Kind:
         """Return the kind of this name; raise WireError, reason `type`, for one that this process does not take."""
-        kind = self._kinds.get(name) if type(name) is str else None
+        kind = self.find(name)
         if kind is None:
             raise WireError(f"message type {str(name)[:32]!r} is not one of this protocol", reason="type")
         return kind
@@ -86,6 +97,8 @@ class Door:
 
     def announced_bytes(self, kind: Kind, size: int) -> int:
         """Return how many bytes a body of `size` bytes of this kind may unpack to; nothing is decoded for that."""
+        if kind.message is None:
+            return size + ITEM_BYTES * min(size, DATA_ITEMS)
         schema = kind.schema
         bytes_ = size + schema.unpacks
         if schema.has_lists:
@@ -95,9 +108,14 @@ class Door:
             bytes_ += DTYPE_BYTES * sum(math.prod(shape) for shape in layout.values())
         return bytes_
 
-    def read(self, kind: Kind, data: bytes | memoryview) -> Any:
-        """Return the message in the body bytes `data`; raise WireError, and count it, for anything else."""
+    def read(self, kind: Kind, data: bytes | memoryview, limits: Limits | None = None) -> Any:
+        """Return the message in the body bytes `data`; raise WireError, and count it, for anything else.
+
+        A kind without a schema is decoded under `limits` to a map.
+        """
         try:
+            if kind.message is None:
+                return unpack_body(data, limits or Limits(max_elements=0))
             schema = kind.schema
             body = _flat(data, len(schema.rules)) if schema.is_flat else self._walked(kind, data)
             return schema.read(body)
@@ -139,7 +157,7 @@ def _flat(data: bytes | memoryview, n_fields: int) -> dict[str, Any]:
     try:
         count = unpacker.read_map_header()
         if count > n_fields:
-            raise WireError(f"a body has {count} fields; at most {n_fields}", reason="items")
+            raise WireError(f"a body has {count} fields; at most {n_fields}", reason="field")
         for _ in range(count):
             key = unpacker.unpack()
             body[key] = unpacker.unpack()

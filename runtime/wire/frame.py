@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,15 +25,17 @@ from flocklet.errors import WireError
 from flocklet.identity.key import Identity, device_id_of, verify
 from flocklet.wire.arrays import ArrayValue, Deflated, Quantised, Sparse
 from flocklet.wire.body import Body, Limits, pack_body, unpack_body
+from flocklet.wire.door import CONTROL_ITEMS, DATA_ITEMS, MAX_DEPTH, Door
+from flocklet.wire.kinds import Kind, Role, Size
 from flocklet.wire.messages import (
+    HANDSHAKE_VERSION,
     MESSAGES,
     PROTOCOL_VERSION,
-    Message,
-    Size,
     check_header,
     message_of,
     parse_header,
 )
+from flocklet.wire.schema import Message, body_of
 
 __all__ = [
     "CONTROL_LIMITS",
@@ -47,7 +49,6 @@ __all__ = [
     "Deflated",
     "Frame",
     "Limits",
-    "Message",
     "Quantised",
     "Size",
     "Sparse",
@@ -67,14 +68,20 @@ MAX_HEADER_BYTES = 512
 FLOOR_BUFFER = 32 * 1024
 PREFIX = struct.Struct(">IH")
 
-HANDSHAKE_LIMITS = Limits(max_bytes=4096, max_items=32, max_total_items=64, max_depth=2, max_elements=0)
-CONTROL_LIMITS = Limits(max_bytes=64 * 1024)
-DATA_LIMITS = Limits(max_bytes=1024 * 1024, max_total_items=32768)
+HANDSHAKE_LIMITS = Limits(max_bytes=4096, max_items=128, max_total_items=256, max_depth=2, max_elements=0)
+CONTROL_LIMITS = Limits(
+    max_bytes=64 * 1024, max_items=CONTROL_ITEMS, max_total_items=CONTROL_ITEMS, max_depth=MAX_DEPTH
+)
+DATA_LIMITS = Limits(
+    max_bytes=1024 * 1024, max_items=DATA_ITEMS, max_total_items=DATA_ITEMS, max_depth=MAX_DEPTH
+)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded message: its header fields beside `type`, its body as a map, and for author messages its bytes.
+    """One decoded message: its header fields beside `type`, its body, and for author messages its bytes.
+
+    The body is the dataclass of its kind, or a map where the kind has none.
 
     Header fields: hop `rid` (a request), `re` (a reply to it); author `src` (public key of the author), `run` (8 B
     nonce of its process), `seq`, and `round`, `base`, `codec`, `n`, `K`, `dur` (milliseconds) where they apply.
@@ -82,14 +89,13 @@ class Frame:
 
     type: str
     header: Mapping[str, Any]
-    body: Body
+    body: Any
     raw: bytes = field(default=b"", repr=False)  # kept for author and handshake messages only
 
     @property
     def is_authored(self) -> bool:
         """Whether the frame carries its author's verified signature."""
-        message = message_of(self.type)
-        return message is not None and message.is_authored
+        return "src" in self.header  # the header was checked: author messages have one, others do not
 
     @cached_property
     def author(self) -> bytes:
@@ -107,17 +113,25 @@ def content_id(data: bytes | memoryview) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def encode_hop(type: str, body: Mapping[str, Any], *, rid: int | None = None, re: int | None = None) -> bytes:
-    """Return the bytes of a hop message; `rid` asks for a reply, `re` is one."""
-    message = message_of(type)
-    if message is None or message.is_authored:
-        raise WireError(f"{type!r} is not a hop message", reason="type")
-    header: dict[str, Any] = {"v": PROTOCOL_VERSION, "type": type}
+def encode_hop(
+    type: str | Message,
+    body: Mapping[str, Any] | None = None,
+    *,
+    rid: int | None = None,
+    re: int | None = None,
+) -> bytes:
+    """Return the bytes of a hop message, a dataclass or a type and its map; `rid` asks for a reply, `re` is one."""
+    name, values = (type, body or {}) if isinstance(type, str) else (type.kind, body_of(type))
+    kind = message_of(name)
+    if kind is None or kind.is_authored:
+        raise WireError(f"{name!r} is not a hop message", reason="type")
+    version = HANDSHAKE_VERSION if kind.role is Role.HANDSHAKE else PROTOCOL_VERSION
+    header: dict[str, Any] = {"v": version, "type": name}
     if rid is not None:
         header["rid"] = rid
     if re is not None:
         header["re"] = re
-    return _join(header, pack_body(body))
+    return _join(header, pack_body(values))
 
 
 def seal(
@@ -145,9 +159,9 @@ def seal(
     return _join(header, pack_body(body), identity)
 
 
-def open_frame(data: bytes, limits: Limits | None = None) -> Frame:
+def open_frame(data: bytes, limits: Limits | None = None, door: Door | None = None) -> Frame:
     """Return the one frame that `data` holds, wholly checked and, if authored, verified; raise WireError."""
-    decoder = Decoder(data_limits=limits or DATA_LIMITS, is_open=True)
+    decoder = Decoder(data_limits=limits or DATA_LIMITS, is_open=True, door=door)
     found = decoder.feed(data)
     if len(found) != 1 or decoder.buffered:
         raise WireError("these bytes are not exactly one frame", reason="length")
@@ -189,7 +203,8 @@ def _digest(header_size: int, header: bytes | memoryview, body: bytes | memoryvi
 class Decoder:
     """Turn a stream of bytes into frames, judging each length and header before the bytes behind it are kept.
 
-    Before authentication (`is_open` false) only handshake messages of at most 4 KiB pass; `open()` lifts that.
+    `door` says which kinds are taken and reads their bodies. Before authentication (`is_open` false) only handshake
+    messages of at most 4 KiB pass; `open()` lifts that.
     At most one frame plus one read is buffered. After an error with `is_fatal` the stream has lost its frame
     borders; after any other the bad frame is gone and decoding can go on.
     """
@@ -200,7 +215,9 @@ class Decoder:
         data_limits: Limits = DATA_LIMITS,
         control_limits: Limits = CONTROL_LIMITS,
         is_open: bool = False,
+        door: Door | None = None,
     ) -> None:
+        self._door = door if door is not None else Door(is_loose=True)
         self._data_limits = data_limits
         self._control_limits = control_limits
         self._is_open = False
@@ -211,6 +228,9 @@ class Decoder:
         self._body_limits = HANDSHAKE_LIMITS
         self._need = PREFIX.size  # bytes from _start that the next step needs
         self.is_fatal = False
+        self.refused: Mapping[
+            str, Any
+        ] = {}  # the header of the frame that was just refused, if that was sound
         if is_open:
             self.open()
 
@@ -277,6 +297,7 @@ class Decoder:
         """Return the next complete frame, or None until more bytes come; raise WireError for a bad one."""
         if self.is_fatal:
             raise WireError("the stream is broken already", reason="length")
+        self.refused = {}
         while self._end - self._start >= self._need:
             if self._header is not None:
                 return self._finish()
@@ -303,11 +324,11 @@ class Decoder:
     def _judge_header(self, length: int, header_size: int) -> None:
         at = self._start + PREFIX.size
         try:
-            header = parse_header(bytes(self._buffer[at : at + header_size]))
+            header = parse_header(bytes(self._buffer[at : at + header_size]), self._door.find)
         except WireError:
             self.is_fatal = True
             raise
-        message = self._message(header)
+        message = self._door.kind(header["type"])
         if (message.size is Size.HANDSHAKE) is self._is_open:
             raise self._fatal(f"a {header['type']!r} does not belong here", "order")
         if message.size is Size.CONTROL:
@@ -320,34 +341,34 @@ class Decoder:
             )
         if message.is_authored and length < 2 + header_size + SIGNATURE_BYTES:
             raise self._fatal(f"a {header['type']!r} has no signature", "length")
+        if not message.brings_arrays and limits.max_elements:
+            limits = replace(limits, max_elements=0)
         self._header, self._body_limits = header, limits
-
-    @staticmethod
-    def _message(header: Mapping[str, Any]) -> Message:
-        message = message_of(header["type"])
-        assert message is not None  # noqa: S101 - the header was checked
-        return message
 
     def _finish(self) -> Frame:
         header, self._header = self._header, None
         assert header is not None  # noqa: S101 - the caller looked
+        self.refused = header
         start, end = self._start, self._start + self._need
         self._start, self._need = end, PREFIX.size
-        message = self._message(header)
+        message = self._door.kind(header["type"])
         header_size = PREFIX.unpack_from(self._buffer, start)[1]
         body_at = start + PREFIX.size + header_size
         view = memoryview(self._buffer)
         try:
             if message.size is not Size.HANDSHAKE and not message.is_authored:
-                return Frame(header["type"], header, unpack_body(view[body_at:end], self._body_limits))
+                return Frame(header["type"], header, self._read(message, view[body_at:end]))
             raw = bytes(view[start:end])
         finally:
             view.release()
         if not message.is_authored:
-            return Frame(header["type"], header, unpack_body(raw[body_at - start :], self._body_limits), raw)
+            return Frame(header["type"], header, self._read(message, raw[body_at - start :]), raw)
         packed = memoryview(raw)
         body = packed[body_at - start : -SIGNATURE_BYTES]
         digest = _digest(header_size, packed[PREFIX.size : body_at - start], body)
         if not verify(header["src"], raw[-SIGNATURE_BYTES:], digest):
             raise WireError(f"the signature of a {header['type']!r} is not its author's", reason="signature")
-        return Frame(header["type"], header, unpack_body(body, self._body_limits), raw)
+        return Frame(header["type"], header, self._read(message, body), raw)
+
+    def _read(self, kind: Kind, body: bytes | memoryview) -> Any:
+        return self._door.read(kind, body, self._body_limits)

@@ -65,7 +65,7 @@ class Kind:
     """One row of the table: the name in the header, the body, and the rest of what the docstring above says."""
 
     name: str
-    message: type[Message]
+    message: type[Message] | None  # None: the body stays a map, and whoever takes it checks it
     role: Role
     size: Size
     answers: tuple[str, ...] = ()  # the kinds that may answer a request
@@ -101,8 +101,17 @@ class Kind:
 
     @property
     def schema(self) -> Schema[Any]:
-        """The compiled schema of the body; raises TypeError for a class that cannot travel."""
+        """The compiled schema of the body; raises TypeError for a class that cannot travel, or when there is none."""
+        if self.message is None:
+            raise TypeError(f"{self.name!r} has no schema")
         return schema_of(self.message)
+
+    @property
+    def brings_arrays(self) -> bool:
+        """Whether a body of this kind may hold arrays at all."""
+        if self.message is not None:
+            return schema_of(self.message).tensors is not None
+        return self.is_authored and self.size is Size.DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,7 @@ class Hello:
     certificate: Annotated[bytes, Within(0, 2_048)]
     nonce: Annotated[bytes, Within(32, 32)]
     run: Annotated[bytes, Within(8, 8)]
-    tags: Annotated[tuple[bytes, ...], Many(4), Within(8, 8)]  # none: an open flock
+    tag: Annotated[str, Within(0, 64)]
     compressors: Annotated[tuple[str, ...], Many(8), Within(1, 16)]
     schemas: Annotated[tuple[bytes, ...], Many(32), Within(16, 16)]
     frame: Annotated[int, Within(4_096, MAX_FRAME_BYTES)]
@@ -205,8 +214,10 @@ class Ok:
 
 
 HANDSHAKE_KINDS: tuple[Kind, ...] = tuple(
-    Kind.of(message, Role.HANDSHAKE, Size.HANDSHAKE) for message in (Hello, Proof, Welcome, Refuse)
+    Kind(message.kind, None, Role.HANDSHAKE, Size.HANDSHAKE) for message in (Hello, Proof, Welcome, Refuse)
 )
+"""The handshake reads these bodies itself: first the versions, since all else in a hello may differ between versions."""
+
 LINK_KINDS: tuple[Kind, ...] = (
     *(Kind.of(message, Role.LINK) for message in (Ping, Pong, Credit, Bye)),
     Kind.of(Fail, Role.REPLY),

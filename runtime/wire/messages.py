@@ -1,99 +1,64 @@
-"""The table of message types, and the header that names one of them (PROTOCOL.md, "Messages").
+"""The header that names a message, and the kinds whose bodies have no schema yet (PROTOCOL.md, "Messages").
 
-A type fixes three things that no sender can choose: how large the message may be, whether it may come before
-authentication, and whether its author signs it. Errors: WireError.
+A kind fixes what no sender can choose (`flocklet.wire.kinds`). Errors: WireError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import msgpack
 
 from flocklet.errors import WireError
+from flocklet.wire.kinds import HANDSHAKE_KINDS, LINK_KINDS, Kind, Role, Size
 
 __all__ = [
+    "HANDSHAKE_VERSION",
     "MESSAGES",
     "PROTOCOL_VERSION",
-    "Message",
-    "Size",
+    "Lookup",
     "check_header",
     "message_of",
     "parse_header",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+HANDSHAKE_VERSION = 1  # of the frames of a handshake: what tells versions apart has to be read by all of them
 
 
-class Size(Enum):
-    """How large a message may be, and when it may come."""
-
-    HANDSHAKE = "handshake"  # before authentication only: 4 KiB
-    CONTROL = "control"  # 64 KiB
-    DATA = "data"  # what the receiver announced; 1 MiB unless a model needs more
+def _loose(role: Role, size: Size, *names: str) -> list[Kind]:
+    return [Kind(name, None, role, size) for name in names]
 
 
-@dataclass(frozen=True)
-class Message:
-    """One row of the message table."""
-
-    size: Size
-    is_authored: bool = False
-
-
-_HOP = Message(Size.CONTROL)
-_HOP_DATA = Message(Size.DATA)
-_AUTHOR = Message(Size.CONTROL, is_authored=True)
-_AUTHOR_DATA = Message(Size.DATA, is_authored=True)
-
-MESSAGES: Mapping[str, Message] = {
-    # the handshake
-    "hello": Message(Size.HANDSHAKE),
-    "proof": Message(Size.HANDSHAKE),
-    "welcome": Message(Size.HANDSHAKE),
-    "refuse": Message(Size.HANDSHAKE),
-    # the link itself: answered at once, never queued
-    "ping": _HOP,
-    "pong": _HOP,
-    "credit": _HOP,
-    "bye": _HOP,
-    "fail": _HOP,  # the reply that says why there is none
-    # between neighbours
-    "ok": _HOP,
-    "offer": _HOP,
-    "get": _HOP,
-    "chunk": _HOP_DATA,
-    "content": _HOP_DATA,
-    # signed by their author
-    "agg_ack": _AUTHOR,
-    "member": _AUTHOR,
-    "verify": _AUTHOR,
-    "vote": _AUTHOR,
-    "send": _AUTHOR_DATA,
-    "trained": _AUTHOR_DATA,
-    "aggregated": _AUTHOR_DATA,
-    "gossip": _AUTHOR_DATA,
-    "swap": _AUTHOR_DATA,
-    "rows": _AUTHOR_DATA,
+MESSAGES: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        *HANDSHAKE_KINDS,
+        *LINK_KINDS,
+        *_loose(Role.NOTE, Size.CONTROL, "offer"),
+        *_loose(Role.AUTHOR, Size.CONTROL, "agg_ack", "member", "verify", "vote"),
+        *_loose(Role.AUTHOR, Size.DATA, "send", "trained", "aggregated", "gossip", "swap", "rows"),
+    )
 }
 
 _FEED_KIND = re.compile(r"[a-z][a-z_.]{0,29}[?!]")
 
+Lookup: TypeAlias = Callable[[object], Kind | None]
+"""Find what a type fixes; None when it is none that is taken."""
 
-def message_of(type: object) -> Message | None:
+
+def message_of(type: object) -> Kind | None:
     """Return what a type fixes, None when it is no type of this protocol.
 
-    Beside the table: what feeds ask (`name?`, control) and answer (`name!`, data), so a new feed needs no row.
+    Beside the table: what asks (`name?`, control) and answers (`name!`, data), so a new feed needs no row.
     """
     if not isinstance(type, str):
         return None
     found = MESSAGES.get(type)
     if found is None and _FEED_KIND.fullmatch(type):
-        return _HOP if type.endswith("?") else _HOP_DATA
+        found = Kind(type, None, Role.NOTE, Size.CONTROL if type.endswith("?") else Size.DATA)
     return found
 
 
@@ -111,8 +76,8 @@ def _no_duplicates(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
     return header
 
 
-def parse_header(data: bytes) -> dict[str, Any]:
-    """Return the header that `data` holds, checked."""
+def parse_header(data: bytes, lookup: Lookup = message_of) -> dict[str, Any]:
+    """Return the header that `data` holds, checked; `lookup` tells which types are taken."""
     try:
         header = msgpack.unpackb(
             data,
@@ -130,7 +95,7 @@ def parse_header(data: bytes) -> dict[str, Any]:
         raise WireError("a header is not valid msgpack", reason="header") from error
     if type(header) is not dict:
         raise WireError("a header is not a map", reason="header")
-    check_header(header)
+    check_header(header, lookup)
     return header
 
 
@@ -138,12 +103,13 @@ def _is_count(value: object, top: int) -> bool:
     return type(value) is int and 0 <= value <= top
 
 
-def check_header(header: Mapping[str, Any]) -> None:
+def check_header(header: Mapping[str, Any], lookup: Lookup = message_of) -> None:
     """Raise WireError unless the version, the type and every field are ones of this protocol."""
     version, name = header.get("v"), header.get("type")
-    if version != PROTOCOL_VERSION or type(version) is not int:
+    message = lookup(name)
+    wanted = HANDSHAKE_VERSION if message and message.role is Role.HANDSHAKE else PROTOCOL_VERSION
+    if version != wanted or type(version) is not int:
         raise WireError(f"a frame has protocol version {version!r}", reason="version")
-    message = message_of(name)
     if message is None:
         raise WireError(f"message type {str(name)[:32]!r} is not one of this protocol", reason="type")
     for key, value in header.items():

@@ -72,7 +72,7 @@ def test_right_key_and_secret_pass(flock):
     assert here.peer.device_id == BOB.device_id
     assert there.peer.device_id == ADA.device_id
     assert here.peer.data_credits == 32
-    assert there.peer.version == 1
+    assert there.peer.version == 2
 
 
 @pytest.mark.parametrize("other", [Flock.closed(b"t" * 16), Flock.open()])
@@ -199,7 +199,9 @@ def test_clone_is_told_on_both_sides_and_only_after_its_proof():
     assert reasons(*pair(thief, party(ADA))) == ["proof", "proof"]
 
 
-@pytest.mark.parametrize(("theirs", "reason"), [((2, 3), "version"), ((0, 0), "version"), ((1, 9), None)])
+@pytest.mark.parametrize(
+    ("theirs", "reason"), [((3, 4), "version"), ((1, 1), "version"), ((1, 9), None), ((2, 3), None)]
+)
 def test_versions(theirs, reason):
     assert reasons(*pair(party(ADA, versions=theirs), party(BOB))) == [reason, reason]
 
@@ -242,7 +244,7 @@ def test_every_wrong_field_of_a_hello_is_a_refusal(field, value):
     except (PeerRefused, WireError) as error:
         assert error.reason in ("garbage", "certificate", "flock", "version", "depth")
         return
-    assert field in ("compressors", "schemas")  # empty lists are fine
+    assert field in ("compressors", "schemas", "features")  # empty lists are fine
     assert value in ([], {}, "x", b"")
 
 

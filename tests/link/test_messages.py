@@ -1,7 +1,10 @@
 """Links between peers in memory, on a virtual clock: messages, credits, deadlines, heartbeats, bans, faults."""
 
 import asyncio
+import dataclasses
 import gc
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import pytest
 
@@ -9,12 +12,15 @@ from flocklet.clock import VirtualClock
 from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
 from flocklet.identity.certificate import make_certificate
 from flocklet.identity.flock import Flock
-from flocklet.identity.key import Identity
+from flocklet.identity.key import Identity, short_id
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import LinkSettings
 from flocklet.testing.network import Fault, FaultPlan, MemoryNetwork, fragile, peers
+from flocklet.wire.door import Door
 from flocklet.wire.frame import encode_hop, open_frame, seal
+from flocklet.wire.kinds import Kind
+from flocklet.wire.schema import Within
 
 
 async def linked(a, b):
@@ -26,7 +32,7 @@ async def linked(a, b):
 async def answer_all(link):
     async for message in link:
         if "rid" in message.header:
-            await link.reply(message, "ok", {"got": message.body})
+            await link.reply(message, "note!", {"got": message.body})
 
 
 async def turns(count=50):
@@ -50,7 +56,7 @@ async def test_messages_keep_their_order_both_ways():
 
         async def sender(link):
             for number in range(500):
-                await link.send("chunk" if number % 2 else "offer", {"n": number})
+                await link.send("data!" if number % 2 else "offer", {"n": number})
 
         async def receiver(link):
             return [(await link.recv()).body["n"] for _ in range(500)]
@@ -64,7 +70,7 @@ async def test_request_gets_its_own_reply():
         here, there = await linked(a, b)
         async with asyncio.TaskGroup() as group:
             server = group.create_task(answer_all(there))
-            replies = await asyncio.gather(*(here.request("get", {"n": n}) for n in range(40)))
+            replies = await asyncio.gather(*(here.request("note?", {"n": n}) for n in range(40)))
             assert [reply.body["got"]["n"] for reply in replies] == list(range(40))
             server.cancel()
 
@@ -72,7 +78,7 @@ async def test_request_gets_its_own_reply():
 async def test_fail_is_a_refusal_with_its_reason():
     async with peers(2) as (a, b):
         here, there = await linked(a, b)
-        question = asyncio.ensure_future(here.request("get", {}))
+        question = asyncio.ensure_future(here.request("note?", {}))
         await there.fail(await there.recv(), "missing")
         with pytest.raises(PeerRefused) as caught:
             await question
@@ -99,15 +105,15 @@ async def test_sender_stops_when_credits_are_spent_and_goes_on_when_granted():
     async with peers(2, clock=clock) as (a, b):
         here, there = await linked(a, b)
         for number in range(32):
-            await here.send("chunk", {"n": number})
-        blocked = asyncio.ensure_future(here.send("chunk", {"n": 32}, timeout_s=10))
+            await here.send("data!", {"n": number})
+        blocked = asyncio.ensure_future(here.send("data!", {"n": 32}, timeout_s=10))
         await turns()
         assert not blocked.done()
         await here.send("offer", {})  # control has a window of its own
         for _ in range(16):
             await there.recv()
         await blocked
-        late = [asyncio.ensure_future(here.send("chunk", {"n": n}, timeout_s=10)) for n in range(40)]
+        late = [asyncio.ensure_future(here.send("data!", {"n": n}, timeout_s=10)) for n in range(40)]
         await clock.advance(11)
         done = await asyncio.gather(*late, return_exceptions=True)
         assert any(isinstance(error, LinkError) for error in done)
@@ -118,7 +124,7 @@ async def test_peer_that_ignores_credits_is_cut_off():
     async with peers(2) as (a, b):
         here, there = await linked(a, b)
         for _ in range(33):
-            here._pipe.send(encode_hop("chunk", {}))
+            here._pipe.send(encode_hop("data!", {}))
         await turns()
         assert there.is_closed
         assert here.error.reason == "credit"
@@ -129,7 +135,7 @@ async def test_every_operation_has_a_deadline():
     clock = VirtualClock()
     async with peers(2, clock=clock, settings=LinkSettings(operation_s=3)) as (a, b):
         here, _ = await linked(a, b)
-        asked = asyncio.ensure_future(here.request("get", {}))
+        asked = asyncio.ensure_future(here.request("note?", {}))
         awaited = asyncio.ensure_future(here.recv(timeout_s=2))
         await clock.advance(4)
         for task in (asked, awaited):
@@ -142,7 +148,7 @@ async def test_late_reply_is_dropped_and_an_unasked_one_is_counted():
     clock = VirtualClock()
     async with peers(2, clock=clock) as (a, b):
         here, there = await linked(a, b)
-        asked = asyncio.ensure_future(here.request("get", {}, timeout_s=1))
+        asked = asyncio.ensure_future(here.request("note?", {}, timeout_s=1))
         request = await there.recv()
         await clock.advance(2)
         with pytest.raises(LinkError):
@@ -182,7 +188,7 @@ async def test_fast_peer_is_slowed_to_its_rate():
                 got.append(message.body["n"])
 
         reader = asyncio.ensure_future(receiver())
-        sender = asyncio.gather(*(here.send("chunk", {"n": n, "x": bytes(50_000)}) for n in range(30)))
+        sender = asyncio.gather(*(here.send("data!", {"n": n, "x": bytes(50_000)}) for n in range(30)))
         await clock.advance(5)
         assert 5 <= len(got) <= 20  # 500 kB in five seconds, and the burst
         await clock.advance(20)
@@ -232,10 +238,160 @@ async def test_hostile_credit_and_bye_messages():
         for body in ({"data": -1}, {"data": 1 << 40}, {"control": "x"}, {"data": 1.5}):
             here._pipe.send(encode_hop("credit", body))
         await turns()
-        assert b.endpoint.guard.rejects(a.identity.device_id) == {"garbage": 4}
+        assert b.endpoint.guard.rejects(a.identity.device_id) == {"field": 4}
         here._pipe.send(encode_hop("bye", {"reason": ["x"]}))
         await turns()
+        assert b.endpoint.guard.rejects(a.identity.device_id) == {"field": 4, "msgpack": 1}
+        assert not there.is_closed
+        here._pipe.send(encode_hop("bye", {"reason": "tired"}))
+        await turns()
+        assert there.error.reason == "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    kind: ClassVar[str] = "note?"
+    n: Annotated[int, Within(0, 99)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    kind: ClassVar[str] = "note!"
+    n: Annotated[int, Within(0, 99)]
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What a later release speaks: a new kind, and no new version."""
+
+    kind: ClassVar[str] = "later?"
+    n: Annotated[int, Within(0, 99)]
+
+
+@dataclass(frozen=True, slots=True)
+class LaterAnswer:
+    kind: ClassVar[str] = "later!"
+    n: Annotated[int, Within(0, 99)]
+
+
+NOTES = tuple(Kind.of(message) for message in (Question, Answer))
+LATER = (*NOTES, *(Kind.of(message) for message in (Later, LaterAnswer)))
+
+
+async def answering(link):
+    async for frame in link:
+        await link.answer(frame, Answer(frame.body.n + 1))
+
+
+async def test_a_question_gets_a_typed_answer_and_nothing_else_settles_it():
+    async with peers(2, door=lambda: Door(NOTES)) as (a, b):
+        here, there = await linked(a, b)
+        asked = asyncio.ensure_future(here.ask(Question(1)))
+        request = await there.recv()
+        assert request.body == Question(1)
+        wrong = [
+            encode_hop("note!", {"n": 100}, re=77),  # an answer to nothing asked
+            encode_hop("note?", {"n": 1}),  # a question without a number
+            encode_hop("note!", {"n": 1}),  # an answer without one
+            encode_hop("ok", {}, re=request.header["rid"]),  # another kind of answer
+        ]
+        for data in wrong:
+            there._pipe.send(data)
+        await turns()
+        assert not asked.done()
+        assert a.endpoint.guard.rejects(b.identity.device_id) == {"field": 1, "header": 2, "type": 1}
+        await there.answer(request, Answer(2))
+        there._pipe.send(encode_hop("note!", {"n": 3}, re=request.header["rid"]))  # a second answer
+        assert await asked == Answer(2)
+        await turns()
+        assert not here.is_closed
+
+
+async def test_a_malformed_answer_ends_the_wait_and_a_malformed_question_is_told():
+    async with peers(2, door=lambda: Door(NOTES)) as (a, b):
+        here, there = await linked(a, b)
+        asked = asyncio.ensure_future(here.ask(Question(1)))
+        request = await there.recv()
+        there._pipe.send(encode_hop("note!", {"n": "x"}, re=request.header["rid"]))
+        with pytest.raises(PeerRefused) as caught:
+            await asked
+        assert caught.value.reason == "garbage"
+        assert a.endpoint.guard.rejects(b.identity.device_id) == {"field": 1}
+        with pytest.raises(PeerRefused) as caught:
+            await here.request("note?", {"n": 1000})
+        assert caught.value.reason == "garbage"
+        assert b.endpoint.guard.rejects(a.identity.device_id) == {"field": 1}
+
+
+async def test_kinds_of_no_room_are_refused_by_their_header():
+    async with peers(2, door=lambda: Door(NOTES)) as (a, b):
+        here, there = await linked(a, b)
+        here._pipe.send(encode_hop("other?", {}, rid=1))
+        await turns()
+        assert b.endpoint.guard.rejects(a.identity.device_id) == {"type": 1}
         assert there.is_closed
+
+
+async def test_a_new_kind_needs_no_new_version():
+    doors = iter((Door(NOTES), Door(LATER)))
+    async with peers(2, door=lambda: next(doors)) as (old, new):
+        link = await new.connect(old)
+        serving = asyncio.ensure_future(answering(old.links[-1]))
+        assert link.speaks(Question)
+        assert not link.speaks(Later)
+        with pytest.raises(PeerRefused, match="kind") as caught:
+            await link.ask(Later(1))
+        assert caught.value.reason == "kind"
+        assert "update" in caught.value.remedy
+        assert await link.ask(Question(1)) == Answer(2)  # the control: what both speak goes on
+        assert not old.endpoint.guard.rejects(new.identity.device_id)
+        serving.cancel()
+
+
+@pytest.mark.parametrize(("versions", "spoken"), [((2, 3), 2), ((2, 2), 2)])
+async def test_two_versions_overlap_for_one_release(versions, spoken):
+    async with peers(2, door=lambda: Door(NOTES)) as (a, b):
+        b.endpoint.party = dataclasses.replace(b.endpoint.party, versions=versions)
+        link = await a.connect(b)
+        assert link.peer.version == b.links[-1].peer.version == spoken
+        serving = asyncio.ensure_future(answering(b.links[-1]))
+        assert await link.ask(Question(4)) == Answer(5)
+        serving.cancel()
+
+
+@pytest.mark.parametrize(("versions", "who"), [((1, 1), "update {b}"), ((3, 4), "update this device")])
+async def test_without_a_common_version_both_sides_say_who_is_old(versions, who):
+    async with peers(2) as (a, b):
+        b.endpoint.party = dataclasses.replace(b.endpoint.party, versions=versions)
+        with pytest.raises(PeerRefused) as caught:
+            await a.connect(b)
+        assert caught.value.reason == "version"
+        assert who.format(b=short_id(b.identity.device_id)) in str(caught.value)
+
+
+async def test_clocks_are_told_and_decide_nothing():
+    clock = VirtualClock()
+    async with peers(2, clock=clock) as (a, b):
+        b.endpoint.clock = ahead = _Ahead(clock, 3 * 86_400)
+        here, there = await linked(a, b)
+        there._clock = ahead
+        assert here.clock_ahead_s is None
+        await clock.advance(11)
+        await turns()
+        assert abs(here.clock_ahead_s - 3 * 86_400) <= 60
+        assert abs(there.clock_ahead_s + 3 * 86_400) <= 60
+        assert not here.is_closed
+
+
+class _Ahead:
+    """A device whose wall clock is wrong."""
+
+    def __init__(self, clock, by_s):
+        self._clock, self._by_s = clock, by_s
+        self.monotonic, self.sleep = clock.monotonic, clock.sleep
+
+    def time(self):
+        return self._clock.time() + self._by_s
 
 
 async def test_end_is_told_and_frees_everybody_who_waits():
@@ -244,8 +400,8 @@ async def test_end_is_told_and_frees_everybody_who_waits():
         await here.send("offer", {"last": True})
         waiting = [
             asyncio.ensure_future(here.recv()),
-            asyncio.ensure_future(here.request("get", {})),
-            *(asyncio.ensure_future(here.send("chunk", {})) for _ in range(40)),
+            asyncio.ensure_future(here.request("note?", {})),
+            *(asyncio.ensure_future(here.send("data!", {})) for _ in range(40)),
         ]
         await turns()
         await there.close()
@@ -431,8 +587,8 @@ async def test_large_message_is_refused_before_it_is_sent():
     async with peers(2) as (a, b):
         here, there = await linked(a, b)
         with pytest.raises(WireError, match="larger than"):
-            await here.send("chunk", {"data": bytes(2_000_000)})
-        await here.send("chunk", {"data": bytes(1_000_000)})
+            await here.send("data!", {"data": bytes(2_000_000)})
+        await here.send("data!", {"data": bytes(1_000_000)})
         assert len((await there.recv()).body["data"]) == 1_000_000
 
 
@@ -440,7 +596,7 @@ async def test_slow_reader_holds_the_sender_back():
     """Bytes wait at the sender's side, not in the memory of the receiver."""
     async with peers(2) as (a, b):
         here, there = await linked(a, b)
-        sender = asyncio.gather(*(here.send("chunk", {"data": bytes(500_000)}) for _ in range(100)))
+        sender = asyncio.gather(*(here.send("data!", {"data": bytes(500_000)}) for _ in range(100)))
         await turns(300)
         assert not sender.done()
         assert len(there._queue) <= 32

@@ -53,7 +53,7 @@ async def test_two_peers_talk_over_tls():
         tasks = []
         b.on_link = lambda link: tasks.append(asyncio.ensure_future(answer(link)))
         link = await a.connect("127.0.0.1", port, expected=b.party.identity.device_id)
-        assert (await link.request("get", {})).type == "ok"
+        assert (await link.request("note?", {})).type == "ok"
         assert link.address == f"127.0.0.1:{port}"
         await link.close()
         await asyncio.gather(*tasks)

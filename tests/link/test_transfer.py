@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flocklet.errors import LinkError, PeerRefused, StoreError, WireError
-from flocklet.link.transfer import CHUNK_BYTES, ContentServer, FileSink, MemorySink, fetch
+from flocklet.link.transfer import CHUNK_BYTES, ChunkQuestion, ContentServer, FileSink, MemorySink, fetch
 from flocklet.testing.network import Fault, FaultPlan, peers
 from flocklet.wire.frame import content_id
 
@@ -158,19 +158,24 @@ async def test_limits_and_missing_content(tmp_path):
         assert caught.value.reason == "size"
         with pytest.raises(StoreError, match="cannot keep"):
             await fetch(link, content_id(content), FileSink(tmp_path / "no" / "where"), max_bytes=1 << 30)
-        for body in (
-            {},
-            {"id": b"x"},
-            {"id": 5},
-            {"id": content_id(content), "at": -1},
-            {"id": bytes(16), "at": "x"},
+        id = content_id(content)
+        for kind, body in (
+            ("content?", {}),
+            ("content?", {"id": b"x"}),
+            ("content?", {"id": 5}),
+            ("content?", {"id": id, "at": 1}),
+            ("chunk?", {"id": id}),
+            ("chunk?", {"id": id, "at": -1, "hash": bytes(16)}),
+            ("chunk?", {"id": id, "at": "x", "hash": bytes(16)}),
+            ("chunk?", {"id": id, "at": 0, "hash": None}),
         ):
             with pytest.raises(PeerRefused) as caught:
-                await link.request("get", body)
+                await link.request(kind, body)
             assert caught.value.reason == "garbage"
-        for at, hash in ((0, bytes(16)), (99, bytes(16)), (0, None), (0, 5)):
+        assert b.endpoint.guard.rejects(a.identity.device_id) == {"field": 8}
+        for at, hash in ((0, bytes(16)), (99, bytes(16))):
             with pytest.raises(PeerRefused) as caught:
-                await link.request("get", {"id": content_id(content), "at": at, "hash": hash})
+                await link.ask(ChunkQuestion(id, at, hash))
             assert caught.value.reason == "missing"
 
 
@@ -190,6 +195,8 @@ async def test_hostile_tables(table):
     async with peers(2) as (a, b):
         link = await a.connect(b)
         attempt = asyncio.ensure_future(fetch(link, bytes(16), MemorySink(), max_bytes=1 << 63))
-        await b.links[0].reply(await b.links[0].recv(), "content", table)
-        with pytest.raises(WireError):
+        await b.links[0].reply(await b.links[0].recv(), "content!", table)
+        with pytest.raises((PeerRefused, WireError)) as caught:
             await attempt
+        assert caught.value.reason in ("garbage", "content")
+        assert sum(a.endpoint.guard.rejects(b.identity.device_id).values()) == 1

@@ -97,20 +97,23 @@ class FakeLink:
         self.replies: list[tuple[str, Any]] = []
         self.asked = 0
         self.refuses = ""
-        self.body: dict[str, Any] | None = None
+        self.is_old = False
         self._clock, self._delay_s, self._more = clock, delay_s, more
 
-    async def request(self, type: str, body: Any, *, timeout_s: float) -> Frame:
+    def speaks(self, kind: type[Message]) -> bool:
+        return not self.is_old
+
+    async def ask(self, message: Message, *, timeout_s: float) -> Message:
         self.asked += 1
         if self.refuses:
             raise PeerRefused("no", reason=self.refuses)
         await self._clock.sleep(min(self._delay_s, timeout_s))
         if self._delay_s > timeout_s:
             raise LinkError("too slow")
-        return Frame("drops!", {}, self.body or {"more": self._more, "number": 1})
+        return Drops(self._more, 1)
 
-    async def reply(self, frame: Frame, type: str, body: Any) -> None:
-        self.replies.append((type, body))
+    async def answer(self, frame: Frame, message: Message) -> None:
+        self.replies.append((message.kind, message))
 
     async def fail(self, frame: Frame, reason: str) -> None:
         self.replies.append(("fail", reason))
@@ -203,30 +206,23 @@ async def test_one_ladder_of_errors_for_asking_and_for_answering(
     assert (await gossip.pull(link)).new == 1, "the loop goes on"  # type: ignore[arg-type]
 
 
-async def test_a_wrong_answer_is_refused_and_a_missing_feed_is_not_asked_again() -> None:
+async def test_a_feed_that_the_peer_did_not_announce_is_not_asked() -> None:
     clock, feed = VirtualClock(), DropFeed()
     link = FakeLink(1, clock, 0.0)
     gossip = made([link], clock, feed)
-    link.body = {"more": 7, "number": 1}
+    link.is_old = True
     await gossip.pull(link)  # type: ignore[arg-type]
-    assert link.rejects == ["field"]
-    link.refuses, asked = "missing", link.asked
-    for _ in range(3):
-        await gossip.pull(link)  # type: ignore[arg-type]
-    assert link.asked == asked + 1
-    assert link.rejects == ["field"]
+    assert link.asked == 0
+    link.is_old = False
+    await gossip.pull(link)  # type: ignore[arg-type]
+    assert link.asked == 1  # the control
 
 
-async def test_questions_without_rid_and_of_no_feed_never_raise() -> None:
+async def test_questions_of_no_feed_are_left_to_others() -> None:
     clock = VirtualClock()
     link = FakeLink(1, clock)
     gossip = made([link], clock, DropFeed())
-    for name in ("drops?", "nothing?"):
-        assert await gossip.answer(link, Frame(name, {}, {}))  # type: ignore[arg-type]
-    assert link.rejects == ["field", "field"]
-    assert link.replies == []
-    assert await gossip.answer(link, Frame("nothing?", {"rid": 5}, {}))  # type: ignore[arg-type]
-    assert link.replies == [("fail", "missing")]
-    assert await gossip.answer(link, Frame("drops?", {"rid": 6}, {}))  # type: ignore[arg-type]
-    assert link.replies[-1] == ("drops!", {"more": False, "number": 1})
-    assert not await gossip.answer(link, Frame("drops!", {}, {}))  # type: ignore[arg-type]
+    assert not await gossip.answer(link, Frame("nothing?", {"rid": 5}, None))  # type: ignore[arg-type]
+    assert await gossip.answer(link, Frame("drops?", {"rid": 6}, Question()))  # type: ignore[arg-type]
+    assert link.replies == [("drops!", Drops(False, 1))]
+    assert not await gossip.answer(link, Frame("drops!", {}, Drops(False, 1)))  # type: ignore[arg-type]
