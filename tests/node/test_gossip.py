@@ -54,7 +54,7 @@ class DropFeed:
     def request(self, turn: DropTurn) -> Message | None:
         return None if turn.is_over else Question()
 
-    def answer(self, request: Message) -> Steps[Message]:
+    def answer(self, request: Message, peer: bytes) -> Steps[Message]:
         yield
         if self.fails is not None:
             raise self.fails
