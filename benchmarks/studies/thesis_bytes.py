@@ -12,7 +12,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from flocklet.events.click_log import ClickEntry, ClickLog, Limits
+from flocklet.events.click import ClickEntry
+from flocklet.events.click_log import ClickLog, Limits
 from flocklet.events.click_sync import Pull, answer
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity

@@ -5,13 +5,14 @@ Every entry is signed by the person who clicked (`flocklet.events.click`); what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flocklet.clock import Clock
 from flocklet.device.ranker import Ranker
 from flocklet.errors import WireError
-from flocklet.events.click_log import Absorbed, ClickLog, Proof
+from flocklet.events.click_log import ClickLog
+from flocklet.events.click_outcome import Absorbed, Proof
 from flocklet.events.click_sync import (
     ClickAnswer,
     ClickDigest,
@@ -39,7 +40,7 @@ class ClickTurn(Turn):
 
 
 class ClickFeed:
-    """Answer peers' pulls and take in what our own bring; `own()` are the origins of the people hosted here."""
+    """Answer peers' pulls and take in what our own bring; `regard()` tells the log who is a friend now."""
 
     name = "clicks"
     kinds: tuple[type[Message], ...] = (ClickDigest, DifferingBuckets, ClickQuestion, ClickAnswer)
@@ -50,13 +51,13 @@ class ClickFeed:
         log: ClickLog,
         ranker: Ranker,
         clock: Clock,
-        own: Callable[[], Collection[bytes]],
+        regard: Callable[[], None],
     ) -> None:
         self._store = store
         self._log = log
         self._ranker = ranker
         self._clock = clock
-        self._own = own
+        self._regard = regard
 
     def is_due(self, turns: int) -> bool:
         """Ask every time: when nothing is new, it costs 528 bytes."""
@@ -64,6 +65,7 @@ class ClickFeed:
 
     def start(self, peer: bytes, linked: int) -> ClickTurn:
         """Begin to ask a peer for the entries that we lack."""
+        self._regard()
         return ClickTurn(peer, linked, pull=Pull(self._log, via=peer))
 
     def request(self, turn: ClickTurn) -> Message | None:
@@ -90,24 +92,24 @@ class ClickFeed:
     def save(self, turn: ClickTurn) -> None:
         """Store and learn what was accepted, forget and unlearn what gave way for it."""
         got = turn.pull.news()
-        if got.accepted or got.evicted or got.proofs or got.keys:
+        if got.accepted or got.evicted or got.proofs or got.keys or got.forgotten:
             with self._store.transaction():
-                self._settle(got)
+                self._settle(got, turn.peer)
                 if got.accepted and turn.source is not None:
                     self._store.add_delta(turn.source[0], turn.peer, turn.source[1], self._clock.time())
                     turn.source = None
         turn.new += len(got.accepted)
         turn.outcomes = turn.pull.absorbed.refused
 
-    def _settle(self, got: Absorbed) -> None:
-        own = self._own()
+    def _settle(self, got: Absorbed, via: bytes) -> None:
         for entry in got.accepted:
             self._ranker.learn(entry)
         for entry in got.evicted:
             self._ranker.unlearn(entry)
-        self._store.add_origins([(origin_of(key), key) for key in got.keys])
+        self._store.add_origins([(origin_of(key), key) for key in got.keys], via=via)
         self._store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
-        self._store.remove_clicks([(e.origin, e.seq) for e in got.evicted if e.origin not in own])
+        self._store.remove_clicks([(e.origin, e.seq) for e in got.evicted])
+        self._store.remove_origins([origin for origin in got.forgotten if self._log.key_of(origin) is None])
         for proof in got.proofs:
             packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
             self._store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)

@@ -27,7 +27,9 @@ from flocklet.device.results import Found, PastClick, Results, snippet_of
 from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
 from flocklet.events.click import NO_CLICK, ClickEntry
 from flocklet.events.click_log import ClickLog
+from flocklet.events.click_outcome import Absorbed
 from flocklet.events.item import Document
+from flocklet.events.shares import Standing
 from flocklet.identity.key import Identity
 from flocklet.models.search.index.index import Index
 from flocklet.models.search.ranking.grank import GRank, Settings
@@ -68,6 +70,7 @@ class Device:
         self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
         self.devices = Devices(membership.roster, membership.identity, home.flock)
         self._taste: Taste | None = None
+        self._regarded = -1
         self._taught = 0
         self._open: dict[bytes, Event] = {}  # origin -> what was shown last and not clicked
         self._voices: tuple[int, bytes, dict[bytes, float] | None] = (-1, b"", None)
@@ -136,7 +139,7 @@ class Device:
         self.store.add_origins([(who.origin, who.public_key) for who in new.values()])
         for name, identity in new.items():
             self._people[name] = identity
-            self.log.learn_key(identity.public_key)
+            self.log.learn_key(identity.public_key, standing=Standing.OWN)
 
     def identity_of(self, person: str) -> Identity:
         """Return the identity of a hosted person; raise UsageError when nobody here has that name."""
@@ -352,8 +355,7 @@ class Device:
             )
         self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in entries], query_id=query_id)
         for entry in entries:
-            for evicted in self.log.restore(entry):
-                self.ranker.unlearn(evicted)
+            self._unlearn(self.log.restore(entry))
             self.ranker.learn(entry)
         return entries
 
@@ -368,12 +370,15 @@ class Device:
             self.add_people({OWNER: Identity.generate().seed})
         for name, seed in sorted(hosted.items(), key=lambda item: item[0] != OWNER):
             self._people[name] = Identity.from_seed(seed)
-            self.log.learn_key(self._people[name].public_key)
+            self.log.learn_key(self._people[name].public_key, standing=Standing.OWN)
 
     def _restore_clicks(self) -> None:
-        for _, public_key, proof in self.store.origins():
-            self.log.learn_key(public_key)
-            if proof is not None:
+        """Read what was kept, within the quotas of now: what has no room any more leaves the store as well."""
+        if self.store.count("clicks") > self.log.limits.stranger_entries:
+            self.regard_friends()
+        gone = Absorbed()
+        for _, public_key, proof, via in self.store.origins():
+            if self.log.learn_key(public_key, via=via, into=gone) is not None and proof is not None:
                 self.log.condemn(proof_of(public_key, proof))
         for click in self.store.clicks():
             try:
@@ -382,9 +387,25 @@ class Device:
             except WireError as error:
                 _log.warning("a stored click of %s is left out: %s", click.origin.hex()[:12], error)
                 continue
-            self.ranker.learn(entry)
-            for old in evicted:
-                self.ranker.unlearn(old)
+            if (entry.origin, entry.seq) in self.log or entry in evicted:
+                self.ranker.learn(entry)
+            self._unlearn(evicted)
+
+    def _unlearn(self, entries: Sequence[ClickEntry]) -> None:
+        """Take entries that gave way out of the models and the store."""
+        if entries:
+            for entry in entries:
+                self.ranker.unlearn(entry)
+            self.store.remove_clicks([(entry.origin, entry.seq) for entry in entries])
+
+    def regard_friends(self) -> None:
+        """Tell the log whom trust reaches, if that changed: friends do not give way to strangers."""
+        if self.store.count("edge_pages") == 0:
+            return
+        generation = self.taste.graph.trust_generation
+        if generation != self._regarded:
+            self._regarded = generation
+            self.log.regard(self.taste.reached())
 
     def facts(self) -> dict[str, Any]:
         """Return what `status` shows of this device."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flocklet.clock import Clock
 from flocklet.errors import UsageError
-from flocklet.events.click_log import ClickEntry
+from flocklet.events.click import ClickEntry
 from flocklet.models.search.index.index import Index
 from flocklet.models.search.ranking.grank import GRank, RankQuery, Settings
 from flocklet.models.search.ranking.posterior import Posterior, PosteriorSettings, text_prior

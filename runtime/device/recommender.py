@@ -136,7 +136,7 @@ class Taste:
         """The signed pages that may be passed on, read from the store on first use."""
         if self._pool is None:
             self._pool = EdgePool()
-            keys = {origin: key for origin, key, _ in self.store.origins()}
+            keys = {origin: key for origin, key, *_ in self.store.origins()}
             for _, src, raw in self.store.edge_pages():
                 if src in keys:
                     with contextlib.suppress(WireError):  # `_load` has said so already
@@ -157,7 +157,7 @@ class Taste:
         told: Counter[str] = Counter()
         rows = []
         gone: list[bytes] = []
-        friends = self._reached()
+        friends = self.reached()
         for page in pages:
             is_friend = not friends or page.src in friends
             taken = self.graph.add(page.edges, self.clock.time(), is_friend=is_friend)
@@ -171,7 +171,7 @@ class Taste:
             self.store.remove_edge_pages(map(_digest, gone))
         return told
 
-    def _reached(self) -> set[bytes]:
+    def reached(self) -> set[bytes]:
         """Return whom trust reaches from here, as of the last change of trust; empty when nobody trusts."""
         generation, friends = self._friends
         if generation != self.graph.trust_generation:
@@ -275,7 +275,7 @@ class Taste:
             _log.warning("the graph in %s is not used (%s); it is built anew", self._folder, error)
             self.graph, self._upto = Graph(own=self._own()), 0
         saved = self.graph.generation
-        friends = self._reached()
+        friends = self.reached()
         for _, src, raw in self.store.edge_pages(self._upto):
             try:
                 is_friend = not friends or src in friends

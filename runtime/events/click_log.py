@@ -5,6 +5,9 @@
 signature. The own ones and those read back from the store pass `restore`, which trusts them. What leaves
 the log by quota, or because its origin was condemned, is reported, so that a model can forget it too.
 
+When there is no room, strangers give way first (of the peer that brought most, the author with most, its oldest), then
+friends; people of this device never (`flocklet.events.shares`).
+
 Equivocation: two validly signed entries with the same (origin, seq) and different content condemn the
 origin for good. The two entries are the proof; anybody can check it, so it travels with the pulls
 (`flocklet.events.click_sync`).
@@ -16,96 +19,47 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left, insort
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from flocklet.errors import WireError
 from flocklet.events.click import (
-    MAX_QUERY_SIZE,
-    MAX_SHOWN,
-    NO_CLICK,
     ClickEntry,
     Signer,
-    normalise_query,
     split_entry,
 )
+from flocklet.events.click_outcome import Absorbed, Proof
+from flocklet.events.shares import Shares, Standing
 from flocklet.events.version_vector import MAX_SEQ, PREFIX_SIZE, SeqSet
 from flocklet.identity.key import origin_of, verify
 
-__all__ = [
-    "BUCKETS",
-    "MAX_QUERY_SIZE",
-    "MAX_SHOWN",
-    "NO_CLICK",
-    "Absorbed",
-    "ClickEntry",
-    "ClickLog",
-    "Limits",
-    "Proof",
-    "Signer",
-    "bucket_of",
-    "normalise_query",
-]
+__all__ = ["BUCKETS", "DIGEST_SIZE", "ClickLog", "Limits", "bucket_of"]
 
 BUCKETS = 64
 DIGEST_SIZE = 8
+_LOOKED_AT = 64  # origins of the worst introducer, oldest first, of which the one with least gives way
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bound a log: entries per origin and in all, origins in all and per introducing peer, entries per
-    second."""
+    """Bound a log: entries per origin, of strangers in all and of everybody; origins of strangers (and apart from them of
+    friends) in all and per introducing peer; entries per second.
+    """
 
     quota: int = 2_000
+    stranger_entries: int = 120_000
     max_entries: int = 250_000
-    max_origins: int = 8_192
+    max_origins: int = 4_096
     max_introduced: int = 2_048
     burst: float = 2_000.0
     per_second: float = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """Show that an origin signed two different entries under one number."""
-
-    public_key: bytes
-    first: bytes
-    second: bytes
-
-    def holds(self) -> bool:
-        """Return whether the two entries really condemn the owner of the key."""
-        try:
-            first, second = ClickEntry.decode(self.first), ClickEntry.decode(self.second)
-        except WireError:
-            return False
-        return (
-            (first.origin, first.seq) == (second.origin, second.seq)
-            and first.message() != second.message()
-            and first.verify(self.public_key)
-            and second.verify(self.public_key)
-        )
-
-
-@dataclass(slots=True)
-class Absorbed:
-    """Say what became of received entries: `accepted` and `evicted` go to the models and the store.
-
-    `refused` counts by reason: duplicate, condemned, old, key, rate, gaps, origins, signature, equivocation.
-    """
-
-    accepted: list[ClickEntry] = field(default_factory=list)
-    evicted: list[ClickEntry] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-    proofs: list[Proof] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
-    stuck: int = 0  # mask of the buckets with a refusal
 
 
 @dataclass(slots=True)
 class _Origin:
     key: bytes
     via: bytes
+    standing: Standing = Standing.STRANGER
     held: SeqSet = field(default_factory=SeqSet)
     seqs: list[int] = field(default_factory=list)
     entries: dict[int, bytes] = field(default_factory=dict)
@@ -127,12 +81,15 @@ class ClickLog:
         self._buckets: list[set[bytes]] = [set() for _ in range(BUCKETS)]
         self._digests: list[bytes | None] = [None] * BUCKETS
         self._proofs: dict[bytes, Proof] = {}
-        self._introduced: Counter[bytes] = Counter()
-        self._size = 0
+        self._brought: dict[
+            bytes, dict[bytes, None]
+        ] = {}  # device -> strangers that it introduced, oldest first
+        self._introduced = Shares()
+        self._shares = {standing: Shares() for standing in Standing}
 
     def __len__(self) -> int:
         """Return the number of entries held."""
-        return self._size
+        return sum(shares.total for shares in self._shares.values())
 
     def __contains__(self, key: tuple[bytes, int]) -> bool:
         origin = self._origins.get(key[0])
@@ -176,26 +133,104 @@ class ClickLog:
                     break
         return found
 
-    def learn_key(self, public_key: bytes, *, via: bytes = b"") -> bytes | None:
+    def learn_key(
+        self,
+        public_key: bytes,
+        *,
+        via: bytes = b"",
+        standing: Standing = Standing.STRANGER,
+        into: Absorbed | None = None,
+    ) -> bytes | None:
         """Remember whose entries this key checks; return the origin, None when there is no room for it.
 
-        `via` names the peer that told us: one peer may introduce at most `max_introduced` origins. Persons
-        of this device and peers that proved their key on a link come without `via` and are always taken.
+        `via` names the peer that told us: it may introduce at most `max_introduced` strangers. When there is no room for
+        another stranger, one of the peer that introduced most gives way, with its entries (`into`), unless that is `via`.
         """
         if type(public_key) is not bytes or len(public_key) != 32:
             raise WireError("a public key is not 32 bytes")
         origin = origin_of(public_key)
-        if origin in self._origins:
+        known = self._origins.get(origin)
+        if known is not None:
+            if standing > known.standing:
+                self._stand(origin, known, standing)
             return origin
-        if via:
-            full = len(self._origins) >= self.limits.max_origins
-            if full or self._introduced[via] >= self.limits.max_introduced:
-                return None
-            self._introduced[via] += 1
-        self._origins[origin] = _Origin(public_key, via, tokens=self.limits.burst)
+        if standing is Standing.STRANGER and not self._make_room(via, into):
+            return None
+        self._origins[origin] = _Origin(public_key, via, standing, tokens=self.limits.burst)
         self._buckets[bucket_of(origin)].add(origin)
+        if standing is Standing.STRANGER:
+            self._introduce(origin, via)
         self._touch(origin)
         return origin
+
+    def regard(self, friends: Collection[bytes]) -> None:
+        """Take note of whom trust reaches now: these are friends, everybody else is a stranger; own people stay own."""
+        for origin, known in self._origins.items():
+            if known.standing is not Standing.OWN:
+                self._stand(origin, known, Standing.FRIEND if origin in friends else Standing.STRANGER)
+
+    def held_by(self, standing: Standing) -> int:
+        """Return how many entries of such authors are held."""
+        return self._shares[standing].total
+
+    @property
+    def strangers(self) -> int:
+        """How many origins of strangers are known."""
+        return self._introduced.total
+
+    def _make_room(self, via: bytes, into: Absorbed | None) -> bool:
+        if via and self._introduced.of_device(via) >= self.limits.max_introduced:
+            return False
+        if self._introduced.total < self.limits.max_origins:
+            return True
+        worst = self._introduced.worst_device()
+        if (
+            worst is None
+            or worst == via
+            or self._introduced.of_device(via) >= self._introduced.of_device(worst)
+        ):
+            return False
+        brought = self._brought[worst]
+        some = [origin for origin, _ in zip(brought, range(_LOOKED_AT), strict=False)]
+        victim = min(
+            some, key=lambda o: (o in self._proofs, len(self._origins[o].seqs))
+        )  # of equals the oldest
+        self._forget(victim, into if into is not None else Absorbed())
+        return True
+
+    def _introduce(self, origin: bytes, via: bytes) -> None:
+        self._brought.setdefault(via, {})[origin] = None
+        self._introduced.add(via, origin)
+
+    def _release(self, origin: bytes, via: bytes) -> None:
+        self._introduced.add(via, origin, -1)
+        del self._brought[via][origin]
+        if not self._brought[via]:
+            del self._brought[via]
+
+    def _forget(self, origin: bytes, into: Absorbed) -> None:
+        """Drop a stranger with all its entries; it may be heard again."""
+        known = self._origins[origin]
+        while known.seqs:
+            into.evicted.append(self._evict(known, origin))
+        self._release(origin, known.via)
+        self._buckets[bucket_of(origin)].discard(origin)
+        self._touch(origin)
+        del self._origins[origin]
+        self._proofs.pop(origin, None)
+        into.forgotten.append(origin)
+
+    def _stand(self, origin: bytes, known: _Origin, standing: Standing) -> None:
+        if known.standing is standing:
+            return
+        if known.seqs:
+            self._shares[known.standing].add(known.via, origin, -len(known.seqs))
+            self._shares[standing].add(known.via, origin, len(known.seqs))
+        if known.standing is Standing.STRANGER:
+            self._release(origin, known.via)
+        elif standing is Standing.STRANGER:
+            self._introduce(origin, known.via)
+        known.standing = standing
 
     def next_seq(self, origin: bytes) -> int:
         """Return the number that the next own entry of `origin` carries."""
@@ -256,7 +291,8 @@ class ClickLog:
         known = self._origins[origin]
         dropped = [ClickEntry.decode(known.entries[seq]) for seq in known.seqs]
         self._proofs[origin] = proof
-        self._size -= len(dropped)
+        if dropped:
+            self._shares[known.standing].add(known.via, origin, -len(dropped))
         known.entries.clear()
         known.seqs.clear()
         known.held = SeqSet(MAX_SEQ)
@@ -296,7 +332,8 @@ class ClickLog:
         held = known.entries.get(entry.seq)
         if held is not None:
             return self._compare(known, entry, held, raw, into)
-        if len(known.seqs) >= self.limits.quota and entry.seq < known.seqs[0]:
+        is_full = known.standing is not Standing.OWN and len(known.seqs) >= self.limits.quota
+        if is_full and entry.seq < known.seqs[0]:
             known.held.give_up(known.seqs[0] - 1)
             self._touch(entry.origin)
         if entry.seq in known.held:
@@ -326,18 +363,28 @@ class ClickLog:
         known.entries[entry.seq] = raw
         insort(known.seqs, entry.seq)
         known.held.add(entry.seq)
-        self._size += 1
+        self._shares[known.standing].add(known.via, entry.origin)
         self._touch(entry.origin)
-        evicted = [self._evict(known, entry.origin)] if len(known.seqs) > self.limits.quota else []
-        if self._size > self.limits.max_entries:
-            richest = max(self._origins, key=lambda origin: len(self._origins[origin].seqs))
-            evicted.append(self._evict(self._origins[richest], richest))
+        evicted = []
+        if known.standing is not Standing.OWN and len(known.seqs) > self.limits.quota:
+            evicted.append(self._evict(known, entry.origin))
+        victim = self._victim()
+        if victim is not None:
+            evicted.append(self._evict(self._origins[victim], victim))
         return evicted
+
+    def _victim(self) -> bytes | None:
+        """Return who gives way for another entry: strangers first, then friends, nobody of this device."""
+        strangers, friends = self._shares[Standing.STRANGER], self._shares[Standing.FRIEND]
+        is_full = len(self) > self.limits.max_entries
+        if strangers.total > self.limits.stranger_entries or (is_full and strangers.total):
+            return strangers.worst()
+        return friends.worst() if is_full else None
 
     def _evict(self, known: _Origin, origin: bytes) -> ClickEntry:
         seq = known.seqs.pop(0)
         known.held.give_up(seq)
-        self._size -= 1
+        self._shares[known.standing].add(known.via, origin, -1)
         self._touch(origin)
         return ClickEntry.decode(known.entries.pop(seq))
 

@@ -27,7 +27,8 @@ from flocklet.events.click import (
     join_entry,
     split_entry,
 )
-from flocklet.events.click_log import BUCKETS, DIGEST_SIZE, Absorbed, ClickLog, Proof, bucket_of
+from flocklet.events.click_log import BUCKETS, DIGEST_SIZE, ClickLog, bucket_of
+from flocklet.events.click_outcome import Absorbed, Proof
 from flocklet.events.feed import Steps, finish
 from flocklet.events.version_vector import MAX_SEQ, PREFIX_SIZE, SeqSet, read_vector
 from flocklet.identity.key import origin_of
@@ -188,7 +189,7 @@ def absorb_steps(
     """
     for start in range(0, len(answer.k), KEY_SIZE):
         key = answer.k[start : start + KEY_SIZE]
-        origin = log.learn_key(key, via=via)
+        origin = log.learn_key(key, via=via, into=into)
         if origin is None:
             into.refused["origins"] += 1
             into.stuck |= 1 << bucket_of(origin_of(key))
@@ -220,7 +221,7 @@ class Pull:
         self._limit = limit
         self._pending = ALL_BUCKETS
         self._rounds = 0
-        self._told = (0, 0, 0, 0)
+        self._told = (0, 0, 0, 0, 0)
 
     def take_steps(
         self, answer: DifferingBuckets | ClickAnswer, now_s: float, *, step: int = _STEP
@@ -254,12 +255,19 @@ class Pull:
     def news(self) -> Absorbed:
         """Return what came in since the last call: it goes to the models and the store."""
         held, marks = self.absorbed, self._told
-        self._told = (len(held.accepted), len(held.evicted), len(held.proofs), len(held.keys))
+        self._told = (
+            len(held.accepted),
+            len(held.evicted),
+            len(held.proofs),
+            len(held.keys),
+            len(held.forgotten),
+        )
         return Absorbed(
             held.accepted[marks[0] :],
             held.evicted[marks[1] :],
             proofs=held.proofs[marks[2] :],
             keys=held.keys[marks[3] :],
+            forgotten=held.forgotten[marks[4] :],
         )
 
     def _asked(self) -> int:

@@ -135,4 +135,7 @@ MIGRATIONS: tuple[str, ...] = (
         added_s REAL NOT NULL
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE origins ADD COLUMN via BLOB NOT NULL DEFAULT x'';
+    """,
 )

@@ -118,23 +118,34 @@ class Store(DocumentTables):
         """Return everybody hosted here, by name."""
         return [Person(*row) for row in self._rows("SELECT name, origin, seed FROM people ORDER BY name")]
 
-    def add_origins(self, public_keys: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keep (origin, public key) pairs of people whose entries were accepted."""
+    def add_origins(self, public_keys: Iterable[tuple[bytes, bytes]], *, via: bytes = b"") -> None:
+        """Keep (origin, public key) pairs of people whose records were accepted; the peer `via` brought them."""
+        rows = [(origin, key, via) for origin, key in public_keys]
         with self.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO origins (origin, public_key) VALUES (?, ?)", public_keys)
+            db.executemany("INSERT OR IGNORE INTO origins (origin, public_key, via) VALUES (?, ?, ?)", rows)
+
+    def remove_origins(self, origins: Iterable[bytes]) -> None:
+        """Forget the keys of people of whom no record is left."""
+        with self.transaction() as db:
+            db.executemany(
+                "DELETE FROM origins WHERE origin = ?1 AND NOT EXISTS (SELECT 1 FROM clicks WHERE origin = ?1) "
+                "AND NOT EXISTS (SELECT 1 FROM edge_pages WHERE src = ?1)",
+                [(origin,) for origin in origins],
+            )
 
     def condemn_origin(self, origin: bytes, public_key: bytes, proof: bytes) -> None:
         """Keep the proof that `origin` signed two different entries with one sequence number; its clicks go."""
         with self.transaction() as db:
             db.execute(
-                "INSERT INTO origins VALUES (?, ?, ?) ON CONFLICT (origin) DO UPDATE SET proof = excluded.proof",
+                "INSERT INTO origins (origin, public_key, proof) VALUES (?, ?, ?) "
+                "ON CONFLICT (origin) DO UPDATE SET proof = excluded.proof",
                 (origin, public_key, proof),
             )
             db.execute("DELETE FROM clicks WHERE origin = ?", (origin,))
 
-    def origins(self) -> list[tuple[bytes, bytes, bytes | None]]:
-        """Return (origin, public key, proof of equivocation or None) of everybody known."""
-        return [tuple(row) for row in self._rows("SELECT origin, public_key, proof FROM origins")]
+    def origins(self) -> list[tuple[bytes, bytes, bytes | None, bytes]]:
+        """Return (origin, public key, proof of equivocation or None, peer that brought it) in the order of origins."""
+        return [tuple(row) for row in self._rows("SELECT origin, public_key, proof, via FROM origins")]
 
     # -- events and clicks --
 

@@ -1,13 +1,17 @@
 """The log refuses what is forged, replayed, too fast or too much, and condemns who signs two truths."""
 
 import dataclasses
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.events.click_log import Absorbed, ClickEntry, ClickLog, Limits, Proof
+from flocklet.events.click import ClickEntry
+from flocklet.events.click_log import ClickLog, Limits
+from flocklet.events.click_outcome import Absorbed, Proof
+from flocklet.events.shares import Standing
 from flocklet.events.version_vector import MAX_RANGES, SeqSet, read_vector
 from flocklet.identity.key import Identity
 
@@ -169,14 +173,97 @@ def test_the_whole_log_is_bounded_at_the_cost_of_the_loudest() -> None:
     assert (BERT.origin, 1) in log
 
 
+def people(first: int, count: int) -> list[Identity]:
+    return [Identity.from_seed(bytes([9]) + n.to_bytes(31, "big")) for n in range(first, first + count)]
+
+
 def test_one_peer_introduces_only_so_many_strangers() -> None:
     log = log_with(limits=Limits(max_introduced=2, max_origins=3))
-    people = [Identity.from_seed(bytes([n]) * 32) for n in range(5)]
-    got = [log.learn_key(person.public_key, via=b"mallory") for person in people[:3]]
-    assert got == [people[0].origin, people[1].origin, None]
-    assert log.learn_key(people[2].public_key, via=b"honest") == people[2].origin
-    assert log.learn_key(people[3].public_key, via=b"honest") is None  # full
-    assert log.learn_key(people[4].public_key) == people[4].origin  # a person of this device
+    who = people(0, 6)
+    got = [log.learn_key(person.public_key, via=b"mallory") for person in who[:3]]
+    assert got == [who[0].origin, who[1].origin, None]
+    assert log.learn_key(who[2].public_key, via=b"honest") == who[2].origin
+    assert log.learn_key(who[4].public_key, standing=Standing.OWN) == who[4].origin
+
+
+def test_a_full_table_hears_a_newcomer_at_the_cost_of_who_brought_most() -> None:
+    log = log_with(limits=Limits(max_introduced=8, max_origins=8))
+    made_up, honest = people(0, 8), people(100, 3)
+    for person in made_up:
+        assert log.learn_key(person.public_key, via=b"mallory") is not None
+    take(log, *(entry(1, person) for person in made_up[:7]))
+    into = Absorbed()
+    assert log.learn_key(honest[0].public_key, via=b"friend", into=into) == honest[0].origin
+    assert into.forgotten == [made_up[7].origin], "the one that said nothing goes first"
+    assert log.learn_key(honest[1].public_key, via=b"friend", into=into) == honest[1].origin
+    assert [one.origin for one in into.evicted] == [made_up[0].origin], (
+        "with its entries, so that they are unlearnt"
+    )
+    assert len(log) == 6
+    assert log.learn_key(people(50, 1)[0].public_key, via=b"mallory") is None, "who has most gets no more"
+    assert log.learn_key(honest[0].public_key, via=b"mallory") == honest[0].origin, "known is known"
+
+
+def test_strangers_give_way_to_friends_and_nobody_pushes_out_the_owner() -> None:
+    """Attack row 4: made-up persons push honest clicks out."""
+    limits = Limits(stranger_entries=60, max_entries=100, quota=40, max_introduced=1_000, max_origins=1_000)
+    log = ClickLog(limits)
+    owner, friend, honest = people(0, 3)
+    log.learn_key(owner.public_key, standing=Standing.OWN)
+    log.learn_key(friend.public_key, via=b"pi")
+    log.learn_key(honest.public_key, via=b"laptop")
+    log.regard({friend.origin})
+    for seq in range(1, 51):
+        log.restore(entry(seq, owner))
+    take(log, *(entry(seq, friend) for seq in range(1, 31)), *(entry(seq, honest) for seq in range(1, 11)))
+    evicted = []
+    for person in people(200, 120):
+        log.learn_key(person.public_key, via=b"mallory")
+        evicted += take(log, *(entry(seq, person) for seq in range(1, 4))).evicted
+    held = {who.origin: len(list(log.entries(who.origin))) for who in (owner, friend, honest)}
+    assert held == {owner.origin: 50, friend.origin: 30, honest.origin: 10}
+    assert len(log) == 100
+    assert {one.origin for one in evicted} <= {person.origin for person in people(200, 120)}
+    log.regard(set())  # the owner trusts nobody any more: the friend is one stranger among others
+    assert log.held_by(Standing.STRANGER) == 50
+    log.regard({friend.origin})
+    assert log.held_by(Standing.FRIEND) == 30
+
+
+def test_without_devices_to_tell_apart_made_up_persons_push_honest_clicks_out() -> None:
+    """The control: every person a share of its own, as before."""
+    log = ClickLog(Limits(stranger_entries=60, max_entries=100, max_introduced=1_000, max_origins=1_000))
+    honest = people(0, 1)[0]
+    log.learn_key(honest.public_key)
+    take(log, *(entry(seq, honest) for seq in range(1, 11)))
+    for person in people(200, 120):
+        log.learn_key(person.public_key)
+        take(log, entry(1, person))
+    assert len(list(log.entries(honest.origin))) < 3
+
+
+def test_own_entries_have_no_quota() -> None:
+    log = ClickLog(Limits(quota=3, max_entries=5, stranger_entries=5))
+    log.learn_key(ANNA.public_key, standing=Standing.OWN)
+    assert [gone for seq in range(1, 21) for gone in log.restore(entry(seq))] == []
+    assert len(log) == 20
+
+
+def test_making_room_looks_at_few_whoever_is_there() -> None:
+    log = ClickLog(Limits(stranger_entries=2_000, max_introduced=4_000, max_origins=4_000))
+    for n in range(2_000):
+        origin = log.learn_key(n.to_bytes(32, "big"), via=bytes([n % 7]))
+        assert origin is not None
+        log.restore(ClickEntry(origin, 1, "fox", (1,), 0, 0))
+    begun_s = time.process_time()
+    loud = [log.learn_key((5_000 + n).to_bytes(32, "big"), via=b"mallory") for n in range(10)]
+    for seq in range(1, 201):
+        for origin in loud:
+            assert origin is not None
+            log.restore(ClickEntry(origin, seq, "fox", (1,), 0, 0))
+    spent_s = time.process_time() - begun_s
+    assert len(log) == 2_000
+    assert spent_s < 2.0, "one scan of all origins for each entry takes longer than that"
 
 
 def test_a_relay_that_drops_every_second_entry_delays_but_loses_nothing() -> None:

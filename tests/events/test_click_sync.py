@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import WireError
-from flocklet.events.click_log import Absorbed, ClickEntry, ClickLog, Limits
+from flocklet.events.click import ClickEntry
+from flocklet.events.click_log import ClickLog, Limits
+from flocklet.events.click_outcome import Absorbed
 from flocklet.events.click_sync import (
     MAX_MESSAGE_SIZE,
     ClickAnswer,

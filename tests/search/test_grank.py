@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flocklet.errors import SchemaMismatch, WireError
-from flocklet.events.click_log import NO_CLICK, Absorbed, ClickEntry, ClickLog, Limits
+from flocklet.events.click import NO_CLICK, ClickEntry
+from flocklet.events.click_log import ClickLog, Limits
+from flocklet.events.click_outcome import Absorbed
 from flocklet.identity.key import Identity
 from flocklet.models.check import check_model
 from flocklet.models.search.ranking.grank import GRank, RankQuery, Settings

@@ -12,7 +12,8 @@ import pytest
 
 from flocklet.errors import WireError
 from flocklet.events.click import ClickEntry
-from flocklet.events.click_log import Absorbed, ClickLog, Limits
+from flocklet.events.click_log import ClickLog, Limits
+from flocklet.events.click_outcome import Absorbed
 from flocklet.identity.key import Identity
 from flocklet.models.search.evaluation.click_models import click_model
 from flocklet.models.search.ranking.grank import GRank, Settings

@@ -66,7 +66,7 @@ def test_condemned_origin_loses_its_clicks(tmp_path: Path) -> None:
         store.add_clicks([Click(b"a" * 16, 1, b"x"), Click(b"b" * 16, 1, b"y")])
         store.condemn_origin(b"a" * 16, b"k" * 32, b"proof")
         assert [c.origin for c in store.clicks()] == [b"b" * 16]
-        assert {o: p for o, _, p in store.origins()} == {b"a" * 16: b"proof", b"b" * 16: None}
+        assert {o: p for o, _, p, _ in store.origins()} == {b"a" * 16: b"proof", b"b" * 16: None}
 
 
 def test_people_models_deltas_and_peers_survive_a_reopening(tmp_path: Path) -> None:
