@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flocklet import Node, NodeSettings
+from flocklet import Node, NodeSettings, SearchResults
 
 
 async def main(folder: Path) -> None:
@@ -20,9 +20,7 @@ async def main(folder: Path) -> None:
             begun_s = time.monotonic()
             answer = await node.add([folder])
             seconds = time.monotonic() - begun_s
-            print(
-                f"{answer['added']} documents indexed in {seconds:.2f} s, {len(answer['skipped'])} left out"
-            )
+            print(f"{answer.added} documents indexed in {seconds:.2f} s, {len(answer.skipped)} left out")
 
             # Ask for the words of each document's own title: the right answer is known, so a rank can be measured.
             stored = await node.owner.run(lambda: list(node.device.store.documents()))
@@ -35,7 +33,7 @@ async def main(folder: Path) -> None:
                 rank = rank_of(title, results)
                 ranks_before.append(1 / rank if rank else 0.0)
                 if rank:
-                    await node.click(results["query_id"], rank)
+                    await node.click(results.query_id, rank)
             for title in titles:
                 rank = rank_of(title, await node.search(title))
                 ranks_after.append(1 / rank if rank else 0.0)
@@ -46,8 +44,8 @@ async def main(folder: Path) -> None:
             print(f"mean reciprocal rank: {sum(ranks_after) / count:.3f} after one click each")
 
 
-def rank_of(title: str, results: dict) -> int | None:
-    return next((hit["rank"] for hit in results["found"] if hit["title"] == title), None)
+def rank_of(title: str, results: SearchResults) -> int | None:
+    return next((hit.rank for hit in results.found if hit.title == title), None)
 
 
 if __name__ == "__main__":

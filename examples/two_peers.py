@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from flocklet import Node, NodeSettings
+from flocklet import Node, NodeSettings, SearchResults
 from flocklet.device.membership import create_membership
 from flocklet.identity.flock import Flock
 from flocklet.store.home import Home
@@ -48,25 +48,25 @@ async def main() -> None:
 
             # The laptop's owner looks for the same thing and clicks the note about the pump.
             results = await laptop.search("fuse")
-            right = next(hit for hit in results["found"] if hit["title"] == "pump.txt")
-            await laptop.click(results["query_id"], right["rank"])
+            right = next(hit for hit in results.found if hit.title == "pump.txt")
+            await laptop.click(results.query_id, right.rank)
 
             begun_s = time.monotonic()
-            while (await pi.status())["clicks"] == 0:  # gossip brings the signed click over
+            while (await pi.status()).clicks == 0:  # gossip brings the signed click over
                 await asyncio.sleep(0.01)
             after = await pi.search("fuse")
             print(f"{time.monotonic() - begun_s:.2f} s after the click the pi shows {order(after)}")
             print(f"rank of the right note on the pi: {rank(before)} before, {rank(after)} after")
-            sent = (await laptop.status())["bytes_out"]
+            sent = (await laptop.status()).bytes_out
             print(f"the laptop sent {sent} bytes in all")
 
 
-def order(results: dict) -> str:
-    return ", ".join(hit["title"] for hit in results["found"])
+def order(results: SearchResults) -> str:
+    return ", ".join(hit.title for hit in results.found)
 
 
-def rank(results: dict) -> int:
-    return next(hit["rank"] for hit in results["found"] if hit["title"] == "pump.txt")
+def rank(results: SearchResults) -> int:
+    return next(hit.rank for hit in results.found if hit.title == "pump.txt")
 
 
 if __name__ == "__main__":

@@ -82,14 +82,16 @@ def _up(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
         async with Node(home, settings) as node:
-            facts = await node.status()
+            status = await node.status()
             output.line(
-                f"{facts['short_id']} in a{'n' if facts['flock'] == 'open' else ''} {facts['flock']} flock, "
-                f"port {facts['port']}, {facts['documents']} documents; Ctrl-C stops"
+                f"{status.short_id} in a{'n' if status.flock == 'open' else ''} {status.flock} flock, "
+                f"port {status.port}, {status.documents} documents; Ctrl-C stops"
             )
-            for problem in facts["problems"]:
+            for problem in status.problems:
                 output.warning(f"{problem} ('flocklet doctor' explains)")
-            output.document({key: facts[key] for key in ("device_id", "short_id", "flock", "port", "pid")})
+            output.document(
+                {name: getattr(status, name) for name in ("device_id", "short_id", "flock", "port", "pid")}
+            )
             sys.stdout.flush()
             await stop.wait()
         output.remark("stopped")

@@ -23,7 +23,7 @@ from flocklet.device.membership import Membership
 from flocklet.device.ranker import Ranked, Ranker
 from flocklet.device.recommender import Taste
 from flocklet.device.rerankers import Lessons
-from flocklet.device.results import Found, PastClick, Results, snippet_of
+from flocklet.device.results import Hit, PastClick, SearchResults, snippet_of
 from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
 from flocklet.events.click import NO_CLICK, ClickEntry
 from flocklet.events.click_log import ClickLog
@@ -165,7 +165,7 @@ class Device:
         limit: int = SHOWN_MAX,
         model: str = "posterior",
         is_explained: bool = False,
-    ) -> Results:
+    ) -> SearchResults:
         """Answer a query and keep what was shown; raise UsageError when it holds no word.
 
         `model` is one of `flocklet.device.ranker.MODELS`. Once a query has clicks, the posterior gives little-seen documents
@@ -196,7 +196,7 @@ class Device:
         now_s = self.clock.time()
         query_id = self.store.add_event(identity.origin, query, shown, now_s)
         self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(shown), now_s)
-        return Results(query_id, query, found)
+        return SearchResults(query_id, query, found)
 
     def _note_silence(self, person: Identity) -> None:
         """Sign the person's last list as looked at and not clicked, if the person has clicked for that query before.
@@ -300,14 +300,14 @@ class Device:
                 own=self.own(),
             ).ids[:limit]
 
-    def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Found:
+    def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Hit:
         stored = self.store.document(item_id)
         score, votes, text = (float(column[at]) for column in (ranked.scores, ranked.votes, ranked.text))
         if stored is None:  # taken out by another process between two calls
-            return Found(at + 1, item_id, "(removed)", None, "", votes, text, score, why)
+            return Hit(at + 1, item_id, "(removed)", None, "", votes, text, score, why)
         snippet = snippet_of(stored.text, query)
         title = stored.title or stored.key
-        return Found(at + 1, item_id, title, stored.path, snippet, votes, text, score, why)
+        return Hit(at + 1, item_id, title, stored.path, snippet, votes, text, score, why)
 
     def click(self, query_id: int, rank: int) -> ClickEntry:
         """Complete an event: the owner chose result `rank`; return the signed entry once it is stored.

@@ -3,7 +3,7 @@
     async with Node("my-home") as node:
         await node.add(["notes"])
         results = await node.search("tent pegs")
-        await node.click(results["query_id"], 1)
+        await node.click(results.query_id, 1)
 
 Everything that touches the device runs on one thread of its own (`flocklet.node.owner` has the rule), and the event loop
 stays free for links.
@@ -28,6 +28,7 @@ from flocklet.device.commands import Added, paths_of, perform, read_batches
 from flocklet.device.device import Device
 from flocklet.device.feeds import FEEDS, MakeFeed
 from flocklet.device.membership import create_membership, has_membership, load_membership
+from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
     Address,
     Announcement,
@@ -52,6 +53,7 @@ from flocklet.node.control import ControlServer
 from flocklet.node.gossip import Gossip
 from flocklet.node.owner import Owner, Rank
 from flocklet.node.told_feed import ToldFeed
+from flocklet.node.verbs import Verbs
 from flocklet.store.home import Home, default_home
 from flocklet.store.store import Store
 from flocklet.wire.door import Door
@@ -100,7 +102,7 @@ class _AddressBook:
         self._store.remember_peer(peer.device_id, peer.name, addresses, self._clock.time())
 
 
-class Node:
+class Node(Verbs):
     """One running peer; use it as an asynchronous context manager.
 
     Raises on start:
@@ -308,7 +310,7 @@ class Node:
             case "add":
                 return await self._add(paths_of(values["paths"]))
             case "peers":
-                return self.peers()
+                return self._peer_rows()
             case "status":
                 return {**await self.owner.run(perform, self.device, "status", {}), **self._facts()}
             case "gossip":
@@ -327,28 +329,15 @@ class Node:
         await self.owner.run(self.device.save_index)
         return answer
 
-    async def add(self, paths: Sequence[Path | str]) -> dict[str, Any]:
-        """Index files and directories; the answer counts `added`, `unchanged`, `skipped` and all `documents`."""
-        return await self._add([Path(path).absolute() for path in paths])
-
-    async def search(self, query: str, *, person: str = "me", limit: int = 10) -> dict[str, Any]:
-        """Answer a query: `query_id` and `found`, a list of maps with rank, title, path, snippet, votes."""
-        return dict(await self.perform("search", {"query": query, "person": person, "limit": limit}))
-
-    async def click(self, query_id: int, rank: int) -> dict[str, Any]:
-        """Tell which result was right."""
-        return dict(await self.perform("click", {"query_id": query_id, "rank": rank}))
-
-    async def status(self) -> dict[str, Any]:
-        """Return what this peer holds and does."""
-        return dict(await self.perform("status", {}))
-
     async def pull(self) -> int:
         """Exchange with every linked peer now; return how many records were new."""
         return sum([(await self.gossip.pull(link)).new for link in list(self.endpoint.links.values())])
 
-    def peers(self) -> list[dict[str, Any]]:
+    def peers(self) -> tuple[PeerStatus, ...]:
         """Return every peer that is known, linked ones first."""
+        return tuple(build(PeerStatus, row) for row in self._peer_rows())
+
+    def _peer_rows(self) -> list[dict[str, Any]]:
         now_s = self.clock.monotonic()
         rows = []
         for record in [*self.table.peers(), *self.table.foreign()]:

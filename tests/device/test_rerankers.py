@@ -128,7 +128,7 @@ async def test_a_peer_takes_the_models_of_another_and_keeps_them(tmp_path: Path)
         assert all(after[name] != before[name] for name in before)
         assert await ask(b) == {}, "nothing newer, nothing sent"
         status = await b.status()
-        assert status["reranker"]["taken from peers"] == 2
+        assert status.reranker["taken from peers"] == 2
         strength = b.device.lessons.rankers.models["linear"].strength
     with Device(Home(tmp_path / "b"), load_membership(Home(tmp_path / "b")), SystemClock()) as again:
         assert {name: version_id(m.published()) for name, m in again.lessons.rankers.models.items()} == after

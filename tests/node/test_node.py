@@ -73,16 +73,16 @@ async def test_a_click_here_puts_a_result_first_there(tmp_path: Path, notes: Pat
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         for node in (a, b):
-            assert (await node.add([notes]))["added"] == 3
+            assert (await node.add([notes])).added == 3
         results = await a.search("tent")
-        last = results["found"][-1]
+        last = results.found[-1]
         before = await b.search("tent")
-        assert before["found"][0]["item_id"] != last["item_id"]
-        await a.click(results["query_id"], last["rank"])
+        assert before.found[0].item_id != last.item_id
+        await a.click(results.query_id, last.rank)
         assert await b.pull() == 1
         after = await b.search("tent")
-        assert after["found"][0]["item_id"] == last["item_id"]
-        assert after["found"][0]["votes"] > 0
+        assert after.found[0].item_id == last.item_id
+        assert after.found[0].votes > 0
         assert await b.pull() == 0, "nothing is taken twice"
 
 
@@ -93,8 +93,8 @@ async def test_the_same_file_elsewhere_is_the_same_item(tmp_path: Path, notes: P
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b") as b:
         await a.add([notes])
         await b.add([elsewhere])
-        first = (await a.search("pegs"))["found"][0]["item_id"]
-        assert (await b.search("pegs"))["found"][0]["item_id"] == first
+        first = (await a.search("pegs")).found[0].item_id
+        assert (await b.search("pegs")).found[0].item_id == first
 
 
 async def test_peers_meet_by_mdns_and_gossip_on_their_own(tmp_path: Path, notes: Path) -> None:
@@ -107,18 +107,18 @@ async def test_peers_meet_by_mdns_and_gossip_on_their_own(tmp_path: Path, notes:
         await linked(a, b, c)
         await a.add([notes])
         results = await a.search("bowline")
-        await a.click(results["query_id"], 1)
+        await a.click(results.query_id, 1)
         await until(lambda: len(b.device.log) == 1 and len(c.device.log) == 1)
-        ours = [row for row in a.peers() if not row["is_foreign"]]  # other flocks may be on this machine too
-        assert {row["liveness"] for row in ours} == {"alive"}
-        assert {source for row in ours for source in row["sources"]} >= {"mdns"}
+        ours = [row for row in a.peers() if not row.is_foreign]  # other flocks may be on this machine too
+        assert {row.liveness for row in ours} == {"alive"}
+        assert {source for row in ours for source in row.sources} >= {"mdns"}
 
 
 async def test_clicks_reach_a_peer_of_a_peer(tmp_path: Path, notes: Path) -> None:
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         await a.add([notes])
-        await a.click((await a.search("onions"))["query_id"], 1)
+        await a.click((await a.search("onions")).query_id, 1)
         await b.pull()
     async with peer(tmp_path / "b") as b, peer(tmp_path / "c", to=b) as c:
         await linked(b, c)
@@ -135,7 +135,7 @@ async def test_another_flock_is_refused_on_both_sides(tmp_path: Path) -> None:
         assert not a.endpoint.links
         assert not stranger.endpoint.links
         await until(
-            lambda: "flock" in stranger.peers()[0]["problem"]
+            lambda: "flock" in stranger.peers()[0].problem
         )  # the dialler notes it after the refusal is told
 
 
@@ -202,13 +202,13 @@ async def test_what_was_pulled_survives_a_restart(tmp_path: Path, notes: Path) -
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         await a.add([notes])
-        await a.click((await a.search("tent"))["query_id"], 2)
+        await a.click((await a.search("tent")).query_id, 2)
         assert await b.pull() == 1
         remembered = b.port
     async with peer(tmp_path / "b") as b:
         assert remembered
         assert len(b.device.log) == 1
-        assert (await b.status())["deltas"] == 1
+        assert (await b.status()).deltas == 1
         assert (await b.perform("peers", {}))[0]["sources"] == ["remembered"]
 
 
@@ -217,14 +217,14 @@ async def test_a_lost_store_never_signs_under_used_numbers(tmp_path: Path, notes
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         await a.add([notes])
-        await a.click((await a.search("tent"))["query_id"], 1)
+        await a.click((await a.search("tent")).query_id, 1)
         assert await b.pull() == 1
     for file in (tmp_path / "a").glob("state.db*"):
         file.unlink()
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         await a.add([notes])
-        await a.click((await a.search("tent"))["query_id"], 2)
+        await a.click((await a.search("tent")).query_id, 2)
         assert await b.pull() == 1
         assert not b.device.log.proofs
         assert await a.pull() == 1, "the old click comes back from the peer"
@@ -234,7 +234,7 @@ async def test_a_wrong_signature_is_refused_and_counted(tmp_path: Path, notes: P
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
         await a.add([notes])
-        await a.click((await a.search("tent"))["query_id"], 1)
+        await a.click((await a.search("tent")).query_id, 1)
         feed = next(feed for feed in a.gossip.feeds if isinstance(feed, ClickFeed))
         honest = feed.answer
 
