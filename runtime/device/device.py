@@ -26,7 +26,7 @@ from flocklet.device.rerankers import Lessons
 from flocklet.device.results import Hit, PastClick, SearchResults, snippet_of
 from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
 from flocklet.events.click import NO_CLICK, ClickEntry
-from flocklet.events.click_log import ClickLog
+from flocklet.events.click_log import ClickLog, Limits
 from flocklet.events.click_outcome import Absorbed
 from flocklet.events.item import Document
 from flocklet.events.shares import Standing
@@ -57,15 +57,23 @@ class Device:
         StoreError: from every method that reads or writes, when the store cannot be used.
     """
 
-    def __init__(self, home: Home, membership: Membership, clock: Clock, *, check: bool = False) -> None:
-        """Open the store of `home`; `check` looks for damage first."""
+    def __init__(
+        self,
+        home: Home,
+        membership: Membership,
+        clock: Clock,
+        *,
+        check: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        """Open the store of `home`; `check` looks for damage first, `limits` bound the log of clicks."""
         self.home = home
         self.membership = membership
         self.clock = clock
         self.store = Store(home.database, check=check)
         self._people: dict[str, Identity] = {}
         self.library = Library(home, self.store, clock)
-        self.log = ClickLog()
+        self.log = ClickLog(limits)
         votes = Settings() if membership.flock.is_open else Settings.among_friends()
         self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
         self.devices = Devices(membership.roster, membership.identity, home.flock)

@@ -85,6 +85,7 @@ class ClickLog:
             bytes, dict[bytes, None]
         ] = {}  # device -> strangers that it introduced, oldest first
         self._introduced = Shares()
+        self._friends: frozenset[bytes] = frozenset()
         self._shares = {standing: Shares() for standing in Standing}
 
     def __len__(self) -> int:
@@ -149,6 +150,8 @@ class ClickLog:
         if type(public_key) is not bytes or len(public_key) != 32:
             raise WireError("a public key is not 32 bytes")
         origin = origin_of(public_key)
+        if origin in self._friends:
+            standing = max(standing, Standing.FRIEND)
         known = self._origins.get(origin)
         if known is not None:
             if standing > known.standing:
@@ -165,6 +168,7 @@ class ClickLog:
 
     def regard(self, friends: Collection[bytes]) -> None:
         """Take note of whom trust reaches now: these are friends, everybody else is a stranger; own people stay own."""
+        self._friends = frozenset(friends)
         for origin, known in self._origins.items():
             if known.standing is not Standing.OWN:
                 self._stand(origin, known, Standing.FRIEND if origin in friends else Standing.STRANGER)
