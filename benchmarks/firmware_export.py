@@ -189,7 +189,7 @@ def ours(dtype: str, activation: str, core_name: str, where: Path) -> dict[str, 
     }
     seeds = [
         errors_of(make_plan("e", seeded_actor(np.random.default_rng(s), activation=activation), dtype=dtype, obs=obs, action=action),
-                  observations(np.random.default_rng(s), 64, 146))["max"]
+                  observations(np.random.default_rng(s), 64, 146)).max
         for s in range(5)
     ]  # fmt: skip
     error = float(np.median(seeds))

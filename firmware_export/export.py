@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from flocklet.firmware_export.c.blob import blob_bytes
 from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
 from flocklet.firmware_export.c.vectors import golden
 from flocklet.firmware_export.packages.frameworks import PACKAGES, package_files
+from flocklet.firmware_export.plan.gate import Accuracy, accuracy, admit
 from flocklet.firmware_export.plan.judge import Comparison, compare
 from flocklet.firmware_export.plan.plan import Plan, make_plan
 from flocklet.firmware_export.plan.reference import forward, forward_exact, observations
 from flocklet.firmware_export.read.model_file import load_network, save_network
-from flocklet.firmware_export.read.network import Network
+from flocklet.firmware_export.read.network import Activation, Network
 from flocklet.firmware_export.read.onnx_reader import Reading, interpret
 from flocklet.firmware_export.read.semantics import ActionSpec, ObsSpec, spec_from_json, spec_to_json
 from flocklet.onnx_io.external_data import parse_file
@@ -51,10 +52,9 @@ def outputs(plan: Plan, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return forward(plan.network, x, order=plan.order)
 
 
-def errors_of(plan: Plan, x: npt.NDArray[np.float32]) -> dict[str, float]:
-    """Return the largest and the root-mean-square difference to float64 with exact activations."""
-    difference = np.abs(outputs(plan, x) - forward_exact(plan.network, x))
-    return {"max": float(difference.max()), "rms": float(np.sqrt((difference**2).mean()))}
+def errors_of(plan: Plan, x: npt.NDArray[np.float32]) -> Accuracy:
+    """Return the errors of the data type of a plan against float64 with exact activations."""
+    return accuracy(outputs(plan, x), forward_exact(plan.network, x))
 
 
 def _version() -> str:
@@ -103,13 +103,18 @@ def export_policy(
     activation: str | None = None,
     output: str | None = None,
     uncompared: bool = False,
+    ranges: tuple[float, ...] | None = None,
+    min_agreement: float | None = None,
 ) -> Artifact:
     """Write a policy as C with its packages and manifest; return the artifact.
 
     model: a network, or the path of an ONNX file, which onnxruntime runs first: what we read must agree with it (unless
     `uncompared`, which the manifest says). samples: the owner's own observations (n, n_in) float32,
     against which the error of a quantised export is measured; w8 is refused unless `samples` and
-    `max_error` prove it. Raises `ExportError` before anything is written where the policy cannot be
+    `max_error` prove it. ranges: largest magnitude of the observed values, one for all or one each, in place of those in
+    `obs`. min_agreement: smallest share of observations with the same largest output (see `gate`).
+
+    Raises `ExportError` before anything is written where the policy cannot be
     exported.
     """
     if isinstance(model, Network):
@@ -117,6 +122,8 @@ def export_policy(
     else:
         reading = interpret(parse_file(model), output=output, activation=activation)
         network = reading.network
+    if ranges is not None:
+        obs = replace(obs or ObsSpec(network.n_in), range=ranges[0] if len(ranges) == 1 else ranges)
     plan = make_plan(name, network, dtype=dtype, obs=obs, action=action, cached=cached)
     unknown = set(packages) - set(PACKAGES)
     if unknown:
@@ -129,7 +136,7 @@ def export_policy(
         raise ExportError(f"the observations must be finite numbers of shape (n, {network.n_in})")
     own = samples is not None
     x = (
-        observations(np.random.default_rng(0), 64, network.n_in)
+        _inside(plan, observations(np.random.default_rng(0), 64, network.n_in))
         if samples is None
         else samples.astype(np.float32)
     )
@@ -142,11 +149,14 @@ def export_policy(
             "w8 loses much accuracy and needs a proof on your own observations",
             remedy="pass --observations FILE.npy and the largest error you accept (--max-error)",
         )
-    if max_error is not None and errors["max"] > max_error:
+    if max_error is not None and errors.max > max_error:
         raise ExportError(
-            f"the largest error of {dtype} is {errors['max']:.2e}, above the allowed {max_error:.2e}",
+            f"the largest error of {dtype} is {errors.max:.2e}, above the allowed {max_error:.2e}",
             remedy="use a wider data type (w16 or f32)",
         )
+    if dtype != "f32":
+        classifier = reading is not None and reading.is_classifier
+        admit(errors, dtype, classifier=classifier, min_agreement=min_agreement)
     info = describe(plan, loadable=blob)
     parts = code_parts(plan)
     vectors = golden(plan)
@@ -160,7 +170,7 @@ def export_policy(
         "weights_bytes": len(plan.payload),
         "proofs": plan.proofs,
         "compared": compared,
-        "error": errors | {"observations": "owner" if own else "synthetic", "count": len(x)},
+        "error": errors.to_json() | {"observations": "owner" if own else "synthetic", "count": len(x)},
         "golden_crc32": vectors.crc32,
         "packages": list(packages),
         "verified": [],
@@ -172,6 +182,21 @@ def export_policy(
     directory = Path(out_dir).resolve()
     _write(directory, files, network)
     return Artifact(directory, plan, manifest)
+
+
+def _inside(plan: Plan, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return observations that can occur: observed values in their declared ranges, past actions in their limits."""
+    state, past = x[:, : plan.obs.state], x[:, plan.obs.state :]
+    if plan.obs.range is not None:
+        limits = np.array(plan.obs.ranges, np.float32)
+        state = np.clip(state, -limits, limits)
+    if past.size:
+        low, high, _ = plan.action.bounds(plan.network.n_out)
+        if getattr(plan.network.layers[-1], "activation", Activation()).bounded:
+            low, high = np.maximum(low, np.float32(-1)), np.minimum(high, np.float32(1))
+        entries = past.shape[1] // plan.network.n_out
+        past = np.clip(past, np.tile(low, entries), np.tile(high, entries))
+    return np.concatenate([state, past], axis=1)
 
 
 def _compared(path: Path, reading: Reading, samples: npt.NDArray[np.float32] | None) -> Comparison:

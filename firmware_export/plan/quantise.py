@@ -52,6 +52,11 @@ class Rows:
     margin: float
 
 
+def _rounded(weight: F64, cap: F64) -> I64:
+    scaled = weight * cap[:, None]
+    return np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64)
+
+
 def quantise_rows(weight: F64, per_unit: float, largest: int, other: F64 | None = None) -> Rows:
     """Quantise rows whose inputs are integers of at most `per_unit` counts.
 
@@ -65,8 +70,15 @@ def quantise_rows(weight: F64, per_unit: float, largest: int, other: F64 | None 
     with np.errstate(divide="ignore"):
         cap = np.minimum((2**31 - 2**16) / per_unit / total, (largest - 0.5) / top)
     cap = np.where((top > 0) & np.isfinite(cap), cap, 1.0)
-    scaled = weight * cap[:, None]
-    q = np.trunc(scaled + np.copysign(0.5, scaled)).astype(np.int64)
+    q = _rounded(weight, cap)
+    reach = [sum(abs(int(v)) for v in row) * int(per_unit) for row in q]
+    if (
+        max(reach) >= _LIMIT
+    ):  # rounding alone adds up to half a count a weight: leave room for it in such rows
+        room = (2**31 - 2**16 - 0.5 * weight.shape[1] * per_unit) / per_unit
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cap = np.where([r >= _LIMIT for r in reach], np.minimum(cap, max(room, 0.0) / total), cap)
+        q = _rounded(weight, cap)
     worst = max(sum(abs(int(v)) for v in row) for row in q) * int(per_unit)
     if worst >= _LIMIT or int(np.abs(q).max(initial=0)) > largest:
         raise ExportError(f"an integer sum could reach {worst}, beyond 2^31", remedy="export as f32")
@@ -190,7 +202,9 @@ def _weights_only(
     split: tuple[F64, F64],
 ) -> WeightNetwork:
     largest, bits = (32767, 16) if dtype == "w16" else (127, 8)
-    bounds = interval_bounds(network, np.concatenate([obs.limits, np.ones(obs.history_width)]))
+    bounds = interval_bounds(
+        network, np.concatenate([np.minimum(obs.ranges, obs.limits), np.ones(obs.history_width)])
+    )
     state = split[1]
     small = dtype == "w16" and split[0].shape[1] > 0
     fields: list[Field] = []

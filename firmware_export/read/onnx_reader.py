@@ -17,12 +17,15 @@ from flocklet.onnx_io.parse import Model
 __all__ = ["Reading", "interpret", "lower", "read"]
 
 
+_LARGEST = {"ArgMax", "LogSoftmax", "Softmax", "TopK"}
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """Hold what a file says: its network, the tensor that is exported and where the hidden values come in.
 
     network: with the declared activation. as_written: with the file's own, which is what onnxruntime computes. shapes:
-    of the inputs, open sizes as 1.
+    of the inputs, open sizes as 1. is_classifier: what the file does with the tensor is to look for the largest.
     """
 
     network: Network
@@ -30,7 +33,7 @@ class Reading:
     output: str
     states: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
-    types: dict[str, int]
+    is_classifier: bool
 
 
 def interpret(model: Model, *, output: str | None = None, activation: str | None = None) -> Reading:
@@ -72,7 +75,7 @@ def interpret(model: Model, *, output: str | None = None, activation: str | None
         wanted,
         flow.states,
         shapes,
-        lowering.types,
+        any(item.op_type in _LARGEST and wanted in item.inputs for item in graph.nodes),
     )
 
 

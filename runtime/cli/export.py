@@ -40,6 +40,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--package", action="append", help="package to write (default: all that fit)")
     parser.add_argument("--blob", action="store_true", help="also write NAME.bin and NAME_load()")
     parser.add_argument("--observations", type=Path, help="your own observations, .npy (n, inputs)")
+    parser.add_argument(
+        "--range", help="largest |value| of the observations, for integers: one number, or one each: 1,1,4"
+    )
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        help="integers: share of observations with the same largest output (.99)",
+    )
     parser.add_argument("--max-error", type=float, help="refuse the export where its error is larger")
     parser.add_argument(
         "--uncompared",
@@ -87,6 +95,21 @@ def _specs(args: argparse.Namespace) -> tuple[ObsSpec | None, ActionSpec | None]
     return obs, action
 
 
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of --range."""
+    if text is None:
+        return None
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"--range {text}: no numbers", remedy="pass one, or one per value: --range 1,1,4"
+        ) from error
+    if not all(0 < value < float("inf") for value in found):
+        raise UsageError(f"--range {text}: a range is a number above 0")
+    return found
+
+
 def _build(args: argparse.Namespace, source: str) -> int:
     import numpy as np
 
@@ -120,6 +143,8 @@ def _build(args: argparse.Namespace, source: str) -> int:
         activation=args.activation,
         output=args.output,
         uncompared=args.uncompared,
+        ranges=_numbers(args.range),
+        min_agreement=args.min_agreement,
     )
     if args.verify:
         return _verify(args, str(artifact.directory))
@@ -134,7 +159,8 @@ def _build_trees(args: argparse.Namespace, source: Path, samples: Any) -> int:
 
     given = {
         "--dtype": args.dtype != "f32", "--preset": args.preset, "--spec": args.spec, "--activation": args.activation,
-        "--blob": args.blob, "--max-error": args.max_error is not None, "--package": set(args.package or ()) - {"plain"},
+        "--blob": args.blob, "--max-error": args.max_error is not None, "--range": args.range,
+        "--package": set(args.package or ()) - {"plain"},
     }  # fmt: skip
     for option, is_given in given.items():
         if is_given:

@@ -170,7 +170,7 @@ def test_errors_stay_within_their_promise_on_five_seeds(dtype, limit, activation
     obs, action = preset("learning-to-fly")
     for seed in range(5):
         plan = make_plan("e", actor(activation, seed), dtype=dtype, obs=obs, action=action)
-        assert errors_of(plan, observations(np.random.default_rng(seed), 64, 146))["max"] <= limit
+        assert errors_of(plan, observations(np.random.default_rng(seed), 64, 146)).max <= limit
 
 
 def test_no_sum_can_overflow_and_the_bound_is_nearly_reached():

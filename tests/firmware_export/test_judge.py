@@ -10,7 +10,6 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from flocklet.cli import build_parser
 from flocklet.errors import ExportError
 from flocklet.firmware_export.export import export_policy, load_artifact
 from flocklet.firmware_export.plan.judge import agreement
@@ -18,16 +17,10 @@ from flocklet.firmware_export.read.lowering import Lowering
 from flocklet.firmware_export.trees.trees import FlatTrees
 from flocklet.firmware_export.verify.report import summary
 from flocklet.onnx_io.model import Tree, encode_gru_cell, encode_mlp, encode_trees
+from kit.firmware import command
 from kit.made_graphs import floats, model
 
 node = helper.make_node
-
-
-def main(*words: object) -> int:
-    typed = [str(word) for word in words]
-    args = build_parser(typed).parse_args(typed)
-    args.json, args.quiet = getattr(args, "json", False), getattr(args, "quiet", True)
-    return int(args.run(args))
 
 
 def file_of(tmp_path, *, kind="tanh"):
@@ -137,7 +130,7 @@ def test_trees_go_through_the_documented_command(tmp_path, capsys):
     tree = Tree(*(np.array(v) for v in ([0, 0, 0], [0.5, 0, 0], [1, -1, -1], [2, -1, -1], [0.0, 0.25, -1.5])))
     path = tmp_path / "t.onnx"
     path.write_bytes(encode_trees([tree], 3, base=0.5))
-    assert main("export", path, "--out", tmp_path / "out", "--json") == 0
+    assert command("export", path, "--out", tmp_path / "out", "--json") == 0
     manifest = json.loads(capsys.readouterr().out)
     assert manifest["compared"]["observations"] == 256 and manifest["trees"] == 1
     assert (tmp_path / "out" / "policy.c").exists()
@@ -150,7 +143,7 @@ def test_trees_that_differ_are_not_written(tmp_path, monkeypatch):
     plain = FlatTrees.predict
     monkeypatch.setattr(FlatTrees, "predict", lambda self, x: plain(self, np.nan_to_num(x)))  # NaN goes left
     with pytest.raises(ExportError, match="differs between onnxruntime"):
-        main("export", path, "--out", tmp_path / "out")
+        command("export", path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

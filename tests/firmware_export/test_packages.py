@@ -12,6 +12,7 @@ import pytest
 
 from flocklet.firmware_export.export import export_policy, load_artifact
 from flocklet.firmware_export.packages.frameworks import PACKAGES
+from flocklet.firmware_export.plan.reference import observations
 from flocklet.firmware_export.read.semantics import preset
 from flocklet.firmware_export.verify.elf import read_elf
 from flocklet.firmware_export.verify.expected import expected_of
@@ -213,7 +214,7 @@ def test_cmake_and_cpp_users_can_link_it(artifact, tmp_path):
 @pytest.mark.parametrize("dtype", ["f32", "w16", "i16", "w8"])
 def test_no_warning_on_any_arm_core(tmp_path, dtype):
     obs, action = preset("rl-tools")
-    samples = np.zeros((4, 146), np.float32)
+    samples = observations(np.random.default_rng(0), 64, 146)
     how = {"samples": samples, "max_error": 1.0} if dtype == "w8" else {}
     made = export_policy(
         actor(), tmp_path, name="p", dtype=dtype, obs=obs, action=action, packages=("plain",), **how

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from flocklet.cli import build_parser
 from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
 from flocklet.firmware_export.c.vectors import golden
 from flocklet.firmware_export.export import describe
@@ -54,3 +55,11 @@ def write_c(plan: Plan, where: Path, *, loadable: bool = False, use_asm: bool = 
     (where / f"{plan.name}.c").write_text(emit_source(plan, parts, info, loadable=loadable))
     (where / f"{plan.name}_test_vectors.h").write_text(emit_vectors(plan, golden(plan)))
     return where
+
+
+def command(*words: object) -> int:
+    """Run a command line in this process; return its exit code, or raise what it raises."""
+    typed = [str(word) for word in words]
+    args = build_parser(typed).parse_args(typed)
+    args.json, args.quiet = getattr(args, "json", False), getattr(args, "quiet", True)
+    return int(args.run(args))
