@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.trees.trees import ObliviousTrees, fit_oblivious
+from flocklet.firmware_export.trees.fit import fit_oblivious
+from flocklet.firmware_export.trees.trees import ObliviousTrees
 
 __all__ = ["CartPole", "Distilled", "Environment", "distil", "mean_return"]
 

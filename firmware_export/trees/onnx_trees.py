@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flocklet.errors import ExportError
-from flocklet.firmware_export.trees.trees import FlatTrees, round_down, round_up
+from flocklet.firmware_export.trees.trees import FlatTrees, Trees, round_down, round_up
 from flocklet.onnx_io.external_data import parse_file
 from flocklet.onnx_io.parse import Model, Node
 
@@ -41,7 +41,7 @@ def _floats(node: Node, key: str) -> np.ndarray[Any, np.dtype[np.float64]]:
 class TreeReading:
     """Hold what a file says: its trees, the tensor that they give and the input they read."""
 
-    trees: FlatTrees
+    trees: Trees
     output: str
     source: str
 
@@ -53,7 +53,9 @@ def ensembles(model: Model) -> list[Node]:
 
 def lower_trees(model: Model) -> FlatTrees:
     """Return the tree ensemble of a parsed model; raise `ExportError` for unknown forms."""
-    return interpret_trees(model).trees
+    found = interpret_trees(model).trees
+    assert isinstance(found, FlatTrees)  # noqa: S101  (the general way gives no other)
+    return found
 
 
 def interpret_trees(model: Model, *, output: str | None = None) -> TreeReading:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from flocklet.errors import ExportError
@@ -16,6 +17,11 @@ from flocklet.firmware_export.trees.tree_file import save_trees
 from flocklet.firmware_export.trees.trees import FlatTrees, ObliviousTrees, Trees
 
 __all__ = ["export_trees", "tree_header", "tree_source"]
+
+_ABOVE = "      at |= (x[*f++] > *t++ ? 1u : 0u) << d;"
+_ABOVE_OR_EQUAL = """      const float v = x[*f & 0x7fu]; /* a high bit: is it this code? */
+      at |= ((*f++ & 0x80u ? v >= *t && v <= *t : v > *t) ? 1u : 0u) << d;
+      t++;"""
 
 
 def _table(kind: str, name: str, values: npt.NDArray[Any]) -> str:
@@ -67,8 +73,11 @@ def tree_source(name: str, trees: Trees) -> str:
     """Return NAME.c."""
     if isinstance(trees, ObliviousTrees):
         n, depth = trees.feature.shape
+        feature, passes = trees.feature, _ABOVE
+        if trees.equal is not None:
+            feature, passes = np.where(trees.equal, trees.feature | 0x80, trees.feature), _ABOVE_OR_EQUAL
         tables = [
-            _table("uint8_t", "feature", trees.feature),
+            _table("uint8_t", "feature", feature),
             _table("float", "threshold", trees.threshold),
             _table("float", "leaf", trees.leaf),
             _table("float", "base", trees.base),
@@ -76,6 +85,7 @@ def tree_source(name: str, trees: Trees) -> str:
         body = fill(
             "oblivious_trees.c.in",
             DEPTH=str(depth),
+            PASS=passes,
             LEAVES=str(trees.leaf.shape[1] * trees.n_out),
             IN=str(trees.n_in),
             OUT=str(trees.n_out),

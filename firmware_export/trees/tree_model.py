@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flocklet.errors import ExportError
 from flocklet.firmware_export.plan.judge import Comparison, agreement, open_file, run_file
+from flocklet.firmware_export.trees.oblivious_onnx import interpret_oblivious
 from flocklet.firmware_export.trees.onnx_trees import TreeReading, ensembles, interpret_trees
 from flocklet.firmware_export.trees.tree_export import export_trees
 from flocklet.firmware_export.trees.trees import FlatTrees, Trees
@@ -85,7 +86,8 @@ def export_tree_model(
     uncompared: bool = False,
 ) -> dict[str, Any]:
     """Write the trees of an ONNX file as C and return the manifest; nothing is written where the file disagrees."""
-    reading = interpret_trees(parse_file(path), output=output)
+    model = parse_file(path)
+    reading = interpret_oblivious(model, output=output) or interpret_trees(model, output=output)
     x = probes(reading.trees)
     if samples is not None:
         if samples.ndim != 2 or samples.shape[1] != reading.trees.n_in:

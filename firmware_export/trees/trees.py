@@ -6,8 +6,7 @@ trees are arrays of nodes in breadth order, so that the right child follows the 
 float64 threshold t becomes a float32 comparison by rounding t down, which decides the same for every
 float32 x.
 
-Fitting: greedy oblivious boosting on histograms (the CatBoost construction, Prokhorenkova et al. 2018,
-without its ordered part), squared error, NumPy only.
+A split marked `equal` is x[feature] == threshold instead: codes have no order.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import numpy.typing as npt
 
 from flocklet.errors import ExportError
 
-__all__ = ["FlatTrees", "ObliviousTrees", "Trees", "fit_oblivious", "round_down", "round_up"]
+__all__ = ["FlatTrees", "ObliviousTrees", "Trees", "round_down", "round_up"]
 
 F32: TypeAlias = npt.NDArray[np.float32]
 F64: TypeAlias = npt.NDArray[np.float64]
@@ -50,6 +49,11 @@ class ObliviousTrees:
     leaf: F32
     base: F32
     n_in: int
+    equal: npt.NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.equal is not None and self.n_in > 127:
+            raise ExportError("trees over codes take at most 127 inputs", remedy="fewer columns")
 
     @property
     def n_out(self) -> int:
@@ -58,17 +62,22 @@ class ObliviousTrees:
 
     @property
     def table_bytes(self) -> int:
-        """Return the bytes of the constant tables."""
+        """Return the bytes of the constant tables; `equal` travels in the high bits of the features."""
         return int(self.feature.nbytes + self.threshold.nbytes + self.leaf.nbytes + self.base.nbytes)
 
     def predict(self, x: F32) -> F32:
         """Return (n, n_out) float32 for (n, n_in) float32."""
         x = np.ascontiguousarray(x, np.float32)
         total = np.tile(self.base, (len(x), 1))
-        for feature, threshold, leaf in zip(self.feature, self.threshold, self.leaf, strict=True):
+        equal = np.zeros(self.feature.shape, bool) if self.equal is None else self.equal
+        for feature, threshold, leaf, is_equal in zip(
+            self.feature, self.threshold, self.leaf, equal, strict=True
+        ):
             index = np.zeros(len(x), np.int64)
             for d in range(len(feature)):
-                index |= (x[:, feature[d]] > threshold[d]).astype(np.int64) << d
+                column = x[:, feature[d]]
+                passed = column == threshold[d] if is_equal[d] else column > threshold[d]
+                index |= passed.astype(np.int64) << d
             total = total + leaf[index]
         return total
 
@@ -138,77 +147,3 @@ class FlatTrees:
 
 
 Trees: TypeAlias = ObliviousTrees | FlatTrees
-
-
-def fit_oblivious(
-    x: npt.NDArray[np.floating],
-    y: npt.NDArray[np.floating],
-    *,
-    trees: int = 10,
-    depth: int = 3,
-    bins: int = 32,
-    rate: float = 0.5,
-) -> ObliviousTrees:
-    """Fit boosted oblivious trees to (n, n_in) -> (n, n_out) by squared error.
-
-    Raises `ExportError` for more than 255 inputs or data that is not finite.
-    """
-    x, y = np.asarray(x, np.float32), np.asarray(y, np.float64)
-    y = y[:, None] if y.ndim == 1 else y
-    if not (np.isfinite(x).all() and np.isfinite(y).all()) or len(x) < 2 or x.shape[1] > 255:
-        raise ExportError("trees need two or more finite samples of at most 255 inputs")
-    edges = [
-        np.unique(np.quantile(x[:, j], np.linspace(0, 1, bins + 1)[1:-1]).astype(np.float32))
-        for j in range(x.shape[1])
-    ]
-    codes = np.stack([np.searchsorted(edge, x[:, j], side="left") for j, edge in enumerate(edges)], axis=1)
-    base = y.mean(axis=0)
-    rest = y - base
-    found = []
-    for _ in range(trees):
-        tree = _one_tree(codes, edges, rest, depth, rate)
-        rest -= tree[2][tree[3]]
-        found.append(tree)
-    feature = np.array([t[0] for t in found], np.uint8)
-    threshold = np.array([t[1] for t in found], np.float32)
-    leaf = np.array([t[2] for t in found], np.float32)
-    return ObliviousTrees(feature, threshold, leaf, base.astype(np.float32), x.shape[1])
-
-
-def _one_tree(
-    codes: npt.NDArray[np.int64], edges: list[F32], rest: F64, depth: int, rate: float
-) -> tuple[list[int], list[float], F64, npt.NDArray[np.int64]]:
-    n, n_out = rest.shape
-    index = np.zeros(n, np.int64)
-    features, thresholds = [], []
-    for level in range(depth):
-        groups = 1 << level
-        best = (-1.0, 0, 0)
-        for j, edge in enumerate(edges):
-            size = len(edge) + 1
-            if size < 2:
-                continue
-            slot = index * size + codes[:, j]
-            count = np.bincount(slot, minlength=groups * size).reshape(groups, size).cumsum(axis=1)
-            gain = np.zeros(size - 1)
-            for k in range(n_out):
-                total = (
-                    np.bincount(slot, rest[:, k], minlength=groups * size)
-                    .reshape(groups, size)
-                    .cumsum(axis=1)
-                )
-                below, all_ = total[:, :-1], total[:, -1:]
-                gain += (below**2 / np.maximum(count[:, :-1], 1)).sum(axis=0)
-                gain += ((all_ - below) ** 2 / np.maximum(count[:, -1:] - count[:, :-1], 1)).sum(axis=0)
-            at = int(gain.argmax())
-            if gain[at] > best[0]:
-                best = (float(gain[at]), j, at)
-        _, j, at = best
-        limit = edges[j][at] if len(edges[j]) else np.float32(np.inf)
-        features.append(j)
-        thresholds.append(float(limit))
-        index |= (codes[:, j] > at).astype(np.int64) << level
-    leaves = 1 << depth
-    count = np.maximum(np.bincount(index, minlength=leaves), 1)
-    leaf = np.stack([np.bincount(index, rest[:, k], minlength=leaves) / count for k in range(n_out)], axis=1)
-    return features, thresholds, (rate * leaf).astype(np.float32).astype(np.float64), index

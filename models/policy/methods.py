@@ -11,6 +11,8 @@ from flocklet.errors import UsageError
 from flocklet.models.base import Parameters, State
 from flocklet.models.policy.environment import Environment, Spec
 from flocklet.models.policy.evolution import Evolution
+from flocklet.models.policy.forest import ForestPolicy
+from flocklet.models.policy.forest_learner import ForestLearner
 from flocklet.models.policy.hook import Hook
 from flocklet.models.policy.learner import Learner, Settings
 from flocklet.models.policy.policy import Actor, NetPolicy
@@ -19,7 +21,7 @@ from flocklet.models.policy.soft import SoftLearner
 
 __all__ = ["METHODS", "AnyLearner", "fresh_policy", "make_learner"]
 
-METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es")
+METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es", "trees")
 
 
 class AnyLearner(Protocol):
@@ -43,20 +45,26 @@ class AnyLearner(Protocol):
         ...
 
 
-def fresh_policy(spec: Spec, method: str, seed: int) -> NetPolicy:
+def fresh_policy(spec: Spec, method: str, seed: int) -> NetPolicy | ForestPolicy:
     """Return an untrained policy of the form that the method learns best: small for evolution, squashed for `soft`."""
     rng = np.random.default_rng([seed, 0])
     if method == "soft":
         return NetPolicy(spec, rng, activation="relu", is_squashed=True)
     if method == "es":
         return NetPolicy(spec, rng, hidden=(16,))
+    if method == "trees":
+        if spec.actions is None:
+            raise UsageError(
+                f"trees choose among actions; {spec.name} has continuous controls", remedy="mdpo and ppo fit"
+            )
+        return ForestPolicy(spec)
     return NetPolicy(spec, rng)
 
 
 def make_learner(
     method: str,
     env: Environment,
-    policy: NetPolicy,
+    policy: NetPolicy | ForestPolicy,
     *,
     seed: int = 0,
     settings: Settings | None = None,
@@ -66,8 +74,12 @@ def make_learner(
     """Return a learner of `policy` by name; raise UsageError where the method does not fit the environment."""
     if method not in METHODS:
         raise UsageError(f"there is no method '{method}'", remedy=", ".join(METHODS))
-    if method in ("soft", "es") and (anchors or hooks):
+    if method in ("soft", "es", "trees") and anchors:
         raise UsageError(f"'{method}' takes no policy to stay near", remedy="mdpo, ppo, a2c and npg do")
+    if isinstance(policy, ForestPolicy) != (method == "trees"):
+        raise UsageError(f"'{method}' cannot go on from this kind of policy", remedy="leave out --from")
+    if isinstance(policy, ForestPolicy):
+        return ForestLearner(env, policy, seed=seed, hooks=hooks)
     if method == "es":
         return Evolution(env, policy, seed=seed)
     if method == "soft":

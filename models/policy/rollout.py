@@ -6,6 +6,7 @@ replaced, stands for what would have come; where it terminated, nothing does (Pa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -13,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.models.policy.environment import Bools, Environment, Floats, heads_of
-from flocklet.models.policy.policy import Actor, Critic, act
+from flocklet.models.policy.policy import Actor, act
 
-__all__ = ["Combine", "Rollout", "advantages", "combine", "critic_input", "rollout", "values"]
+__all__ = ["Combine", "Rollout", "Value", "advantages", "combine", "critic_input", "rollout", "values"]
 
 Combine: TypeAlias = Literal["normalised", "sum"]
+Value: TypeAlias = Callable[[Floats], Floats]
+"""What a critic is: rows (B, D) -> values (B, H)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +64,7 @@ def critic_input(env: Environment, state: Any, seen: Floats) -> Floats:
     return np.broadcast_to(wide.reshape(worlds, -1, wide.shape[-1]), (worlds, agents, wide.shape[-1]))
 
 
-def values(critic: Critic, seen: Floats) -> Floats:
+def values(critic: Value, seen: Floats) -> Floats:
     """Return the values (..., H) of what the critic sees (..., D)."""
     flat = critic(np.ascontiguousarray(seen.reshape(-1, seen.shape[-1])))
     return flat.reshape(*seen.shape[:-1], -1)
@@ -70,7 +73,7 @@ def values(critic: Critic, seen: Floats) -> Floats:
 def rollout(
     env: Environment,
     actor: Actor,
-    critic: Critic,
+    critic: Value,
     state: Any,
     steps: int,
     rng: np.random.Generator,

@@ -55,6 +55,14 @@ TASKS: dict[str, Entry] = {
         "soft",
         240,
     ),
+    "dispatch": Entry(
+        "worlds.dispatch:Dispatch",
+        "send jobs of six codes to four places",
+        "17.5 of 20",
+        "4 CPU-s",
+        "trees",
+        59,
+    ),
 }
 """Name -> entry; a line here is all that a new task needs."""
 

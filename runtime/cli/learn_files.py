@@ -44,6 +44,13 @@ class FilePolicy:
                 remedy="the policy belongs to another task: 'flocklet learn tasks' lists what each needs",
             )
 
+    @property
+    def is_trees(self) -> bool:
+        """Return whether the file is one tree ensemble."""
+        from flocklet.onnx_io.external_data import parse_file
+
+        return any(node.op_type.startswith("TreeEnsemble") for node in parse_file(self.path).graph.nodes)
+
     def __call__(self, seen: Floats) -> Floats:
         """Return the file's output for rows (B, D)."""
         rows = [seen[i : i + 1] for i in range(len(seen))] if self._is_single else [seen]

@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from flocklet.cli.output import Output, Step
 from flocklet.cli.targets import check_target
-from flocklet.errors import ConfigError, UsageError
+from flocklet.errors import ConfigError, UsageError, VerificationError
 
 if TYPE_CHECKING:
+    from flocklet.models.policy.environment import Environment
+    from flocklet.models.policy.forest import ForestPolicy
     from flocklet.models.policy.methods import AnyLearner
+    from flocklet.models.policy.policy import NetPolicy
     from flocklet.models.policy.report import Report
 
 __all__ = ["add_parser", "run"]
 
-_METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es")
+_METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es", "trees")
 _NEAR_WEIGHT = 1.0
 
 
@@ -44,6 +47,12 @@ def add_parser(verbs: Any) -> None:
     train.add_argument(
         "--resume", action="store_true", help="go on from the learner kept beside --out, bit for bit"
     )
+    train.add_argument(
+        "--small",
+        type=Path,
+        metavar="FILE",
+        help="also write a copy of a few trees for a microcontroller, accepted by its return: .onnx",
+    )
     train.add_argument("--plot", type=Path, metavar="FILE", help="draw the learning curve: .png or .svg")
     train.set_defaults(run=run)
 
@@ -65,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     env, entry = make_environment(args.task)
     method = args.method or (entry.method if entry else "mdpo" if env.spec.actions else "ppo")
     rounds = args.rounds or (entry.rounds if entry else 98)
+    policy: NetPolicy | ForestPolicy
     policy = read_net(args.origin, env.spec) if args.origin else fresh_policy(env.spec, method, args.seed)
     anchors = [(read_net(args.near, env.spec), _NEAR_WEIGHT)] if args.near else []
     about = {"task": args.task, "method": method, "seed": str(args.seed)}
@@ -96,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         output.remark(f"learning curve: {args.plot}")
     if note:
         output.remark(note)
+    small = _write_small(args.small, policy, env, args.seed, output) if args.small else None
     output.remark(f"{args.out} written. Judge it: flocklet learn eval {args.task} {args.out}")
     output.document(
         {
@@ -105,9 +116,44 @@ def run(args: argparse.Namespace) -> int:
             "rounds": learner.done,
             "steps": learner.steps,
             "best_return": learner.best_return if curve else None,
+            "small": small,
         }
     )
     return 0
+
+
+def _write_small(
+    path: Path, policy: NetPolicy | ForestPolicy, env: Environment, seed: int, output: Output
+) -> dict[str, Any]:
+    """Write the small copy; raise VerificationError where no size returns enough."""
+    import numpy as np
+
+    from flocklet.models.policy.small_copy import SIZES, small_copy
+    from flocklet.onnx_io.model import save
+
+    if env.spec.actions is None:
+        raise UsageError("a small copy chooses among actions; this task has continuous controls")
+    made = small_copy(policy, env, np.random.default_rng([seed, 9]))
+    if made is None:
+        raise VerificationError(
+            f"no copy of up to {SIZES[-1][0]} trees returns 95 % of the policy's",
+            remedy="train it for longer",
+        )
+    save(path, made.policy.to_onnx())
+    trees, depth = made.trees.feature.shape
+    output.remark(
+        f"small copy for a microcontroller: {trees} trees of depth {depth}, {made.trees.table_bytes} bytes of "
+        f"tables, return {made.copy_return:.4g} (the large one: {made.teacher_return:.4g})"
+    )
+    return {
+        "file": str(path),
+        "trees": trees,
+        "depth": depth,
+        "table_bytes": made.trees.table_bytes,
+        "return": made.copy_return,
+        "teacher_return": made.teacher_return,
+        "agreement": made.agreement,
+    }
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -119,6 +165,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--seed is {args.seed}", remedy="0 or more")
     check_target(args.out, (".onnx",))
     check_target(args.plot, (".png", ".svg"))
+    check_target(args.small, (".onnx",))
 
 
 def _train(
@@ -149,7 +196,7 @@ def _train(
     spent = time.process_time() - cpu
     return (
         f"{learner.steps:,} steps, return {report.mean_return:.4g} (best {learner.best_return:.4g}), "
-        f"KL {report.kl:.2g}, {spent:.1f} s of CPU"
+        f"KL {report.kl:.2g}, {report.note + ', ' if report.note else ''}{spent:.1f} s of CPU"
     )
 
 

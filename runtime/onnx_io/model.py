@@ -21,6 +21,7 @@ from flocklet.errors import ConfigError, ExportError, MissingExtra
 from flocklet.onnx_io.parse import parse_model
 
 __all__ = [
+    "TREE_KEYS",
     "DenseLayer",
     "OnnxSession",
     "Tree",
@@ -28,6 +29,7 @@ __all__ = [
     "encode_gru_cell",
     "encode_mlp",
     "encode_trees",
+    "regressor",
     "save",
     "with_output",
 ]
@@ -212,7 +214,7 @@ def encode_trees(trees: Sequence[Tree], features: int, *, base: float = 0.0, nam
     """Return an ONNX file for the sum of regression trees plus `base`: `x` (batch, features) -> `y` (batch,
     1).
     """
-    columns: dict[str, list[Any]] = {key: [] for key in _TREE_KEYS}
+    columns: dict[str, list[Any]] = {key: [] for key in TREE_KEYS}
     for t, tree in enumerate(trees):
         for i in range(len(tree.left)):
             is_leaf = bool(tree.left[i] < 0)
@@ -221,20 +223,32 @@ def encode_trees(trees: Sequence[Tree], features: int, *, base: float = 0.0, nam
             row = (t, i, 0 if is_leaf else int(tree.feature[i]), 0.0 if is_leaf else float(tree.threshold[i]))
             row += ("LEAF" if is_leaf else "BRANCH_LEQ",)  # type: ignore[assignment]
             row += (0, 0) if is_leaf else (int(tree.left[i]), int(tree.right[i]))  # type: ignore[assignment]
-            for key, value in zip(_TREE_KEYS[:7], row, strict=True):
+            for key, value in zip(TREE_KEYS[:7], row, strict=True):
                 columns[key].append(value)
             if is_leaf:
-                for key, value in zip(_TREE_KEYS[7:], (t, i, 0, float(tree.value[i])), strict=True):
+                for key, value in zip(TREE_KEYS[7:], (t, i, 0, float(tree.value[i])), strict=True):
                     columns[key].append(value)
     if not columns["target_weights"]:
         raise ExportError("an ensemble without leaves cannot be written as ONNX")
+    return regressor(columns, features, [float(base)], name)
+
+
+def regressor(columns: dict[str, list[Any]], features: int, base: Sequence[float], name: str) -> bytes:
+    """Return the file of one TreeEnsembleRegressor with the lists of `TREE_KEYS`; one output per value of `base`."""
+    width = len(base)
     node = _node(
-        "TreeEnsembleRegressor", ["x"], ["y"], "ai.onnx.ml", n_targets=1, base_values=[float(base)], **columns
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        "ai.onnx.ml",
+        n_targets=width,
+        base_values=list(base),
+        **columns,
     )
-    return _model(name, [node], [], [_value("x", ["batch", features])], [_value("y", ["batch", 1])])
+    return _model(name, [node], [], [_value("x", ["batch", features])], [_value("y", ["batch", width])])
 
 
-_TREE_KEYS = (
+TREE_KEYS = (
     "nodes_treeids",
     "nodes_nodeids",
     "nodes_featureids",

@@ -9,10 +9,11 @@ import pytest
 
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees.distil import CartPole, distil, mean_return
+from flocklet.firmware_export.trees.fit import fit_oblivious
 from flocklet.firmware_export.trees.onnx_trees import read_trees
 from flocklet.firmware_export.trees.tree_export import export_trees
 from flocklet.firmware_export.trees.tree_proof import verify_trees
-from flocklet.firmware_export.trees.trees import fit_oblivious, round_down
+from flocklet.firmware_export.trees.trees import round_down
 from kit.firmware import needs_cc, needs_gcc, needs_unicorn
 
 MAIN = """
