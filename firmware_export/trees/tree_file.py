@@ -25,6 +25,8 @@ def save_trees(path: Path, trees: Trees) -> None:
     if isinstance(trees, FlatTrees):
         head["complement"] = trees.complement
         names += ["nan_left"] if trees.nan_left is not None else []
+    elif trees.equal is not None:
+        names.append("equal")
     text = json.dumps(head)
     np.savez(
         path, head=np.frombuffer(text.encode(), np.uint8), **{name: getattr(trees, name) for name in names}
@@ -38,7 +40,8 @@ def load_trees(path: Path) -> Trees:
             head = json.loads(bytes(data["head"]).decode())
             n_in = int(head["n_in"])
             if head["kind"] == "ObliviousTrees":
-                return ObliviousTrees(**{name: data[name] for name in _OBLIVIOUS}, n_in=n_in)
+                equal = data["equal"] if "equal" in data.files else None
+                return ObliviousTrees(**{name: data[name] for name in _OBLIVIOUS}, n_in=n_in, equal=equal)
             flags = data["nan_left"] if "nan_left" in data.files else None
             complement = None if head["complement"] is None else float(head["complement"])
             tables = {name: data[name] for name in _FLAT}

@@ -10,6 +10,8 @@ import pytest
 from flocklet.firmware_export.trees.fit import Splits, fit_oblivious
 from flocklet.firmware_export.trees.oblivious_onnx import read_oblivious
 from flocklet.firmware_export.trees.tree_export import export_trees
+from flocklet.firmware_export.trees.tree_file import load_trees
+from flocklet.firmware_export.trees.tree_model import export_tree_model
 from flocklet.firmware_export.verify import unicorn_engine
 from flocklet.models.policy.check import check_policy
 from flocklet.models.policy.evaluate import evaluate, iqm
@@ -108,6 +110,17 @@ def test_onnxruntime_and_our_reader_give_the_same_trees(sender, pole, tmp_path):
         assert read is not None
         assert np.array_equal(read.predict(x), policy.trees().predict(x))
         assert np.abs(out - read.predict(x)).max() < 1e-4
+
+
+def test_an_export_of_codes_keeps_its_tables(sender, tmp_path):
+    made = small_copy(sender, Dispatch(), np.random.default_rng(0))
+    assert made is not None
+    (tmp_path / "s.onnx").write_bytes(made.policy.to_onnx())
+    manifest = export_tree_model(tmp_path / "s.onnx", tmp_path / "c")
+    assert manifest["kind"] == "oblivious_trees"
+    assert manifest["table_bytes"] <= 4096
+    x = np.random.default_rng(0).integers(12, size=(300, 6)).astype(np.float32)
+    assert np.array_equal(load_trees(tmp_path / "c" / "model.npz").predict(x), made.trees.predict(x))
 
 
 def test_a_small_copy_is_accepted_by_its_return(sender, tmp_path):
