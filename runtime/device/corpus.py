@@ -6,10 +6,11 @@ The index comes from its snapshot when that is up to date, else it is built from
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flocklet.clock import Clock
 from flocklet.events.item import Document
+from flocklet.models.search.index.analysis import analysed_as
 from flocklet.models.search.index.index import Index
 from flocklet.store.documents import StoredDocument
 from flocklet.store.home import Home
@@ -18,6 +19,8 @@ from flocklet.store.store import Store
 from flocklet.wire.visible import visible
 
 __all__ = ["Library"]
+
+_LEAST_SPEAKERS = 5
 
 
 class Library:
@@ -38,7 +41,8 @@ class Library:
             self._index = load_index(self._home.models, generation)
             if self._index is None:
                 self._index = Index()
-                self._index.add_many(_document(stored) for stored in self._store.documents())
+                speakers = self._store.languages()
+                self._index.add_many(_document(stored, speakers) for stored in self._store.documents())
                 self._is_saved = False
         return self._index
 
@@ -66,7 +70,15 @@ class Library:
             self._store.add_documents(fresh, self._clock.time())
         self._is_saved = False
         index.remove_many(old)
-        index.add_many([_document(d) for d in fresh])
+        speakers = self._store.languages()
+        known = set(index.languages)
+        index.add_many([_document(d, speakers) for d in fresh])
+        for (
+            language,
+            count,
+        ) in speakers.items():  # those that have just become common enough for their own analyser
+            if count >= _LEAST_SPEAKERS and analysed_as(language) not in known:
+                index.add_many([_document(stored, speakers) for stored in self._store.documents_in(language)])
         return len(fresh)
 
     def _holds(self, document: StoredDocument) -> bool:
@@ -105,5 +117,10 @@ class Library:
         return count
 
 
-def _document(stored: StoredDocument) -> Document:
-    return Document(stored.item_id, stored.key, stored.title, stored.text)
+def _document(stored: StoredDocument, speakers: Mapping[str, int]) -> Document:
+    """Return a document with the language that it is analysed in: its own if that is common here, else the commonest."""
+    language = stored.language
+    if speakers.get(language, 0) < _LEAST_SPEAKERS or not language:
+        named = [(count, name) for name, count in speakers.items() if name and count >= _LEAST_SPEAKERS]
+        language = max(named)[1] if named else ""
+    return Document(stored.item_id, stored.key, stored.title, stored.text, language)

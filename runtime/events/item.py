@@ -20,14 +20,17 @@ def item_id_of(key: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Hold one item: `item_id` (u64), the `key` it is named by, its `title` and its `text`."""
+    """Hold one item: `item_id` (u64), the `key` it is named by, its `title`, its `text`, and the language it is analysed
+    in (ISO 639-1; "": English).
+    """
 
     item_id: int
     key: str
     title: str
     text: str
+    language: str = ""
 
     @classmethod
-    def of(cls, key: str, title: str, text: str) -> Document:
+    def of(cls, key: str, title: str, text: str, language: str = "") -> Document:
         """Return the document of `key`, its id made by `item_id_of`."""
-        return cls(item_id_of(key), key, title, text)
+        return cls(item_id_of(key), key, title, text, language)

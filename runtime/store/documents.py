@@ -159,6 +159,15 @@ class DocumentTables(Database):
         rows = self._rows(f"SELECT {_COLUMNS} FROM documents WHERE item_id = ?", (signed(item_id),))  # noqa: S608
         return _document(rows[0]) if rows else None
 
+    def languages(self) -> dict[str, int]:
+        """Return how many documents there are in each language, "" for those whose language is not known."""
+        return dict(self._rows("SELECT language, count(*) FROM documents GROUP BY language"))
+
+    def documents_in(self, language: str) -> list[StoredDocument]:
+        """Return the documents in one language."""
+        rows = self._rows(f"SELECT {_COLUMNS} FROM documents WHERE language = ?", (language,))  # noqa: S608
+        return [_document(row) for row in rows]
+
     def paths_below(self, path: str) -> list[tuple[int, str]]:
         """Return (item id, path) of the documents whose file is `path` or lies below it."""
         rows = self._rows(

@@ -138,4 +138,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     ALTER TABLE origins ADD COLUMN via BLOB NOT NULL DEFAULT x'';
     """,
+    """
+    CREATE INDEX documents_language ON documents (language);
+    """,
 )

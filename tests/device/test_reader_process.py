@@ -135,3 +135,12 @@ def test_the_door_refuses_what_no_reader_says() -> None:
             continue
         if isinstance(answer, Member):
             (answer.reading.title + answer.reading.text).encode()
+
+
+def test_the_language_is_told_inside_the_limits(tmp_path: Path) -> None:
+    pytest.importorskip("py3langid", reason="py3langid (extra 'languages') is not installed")
+    (tmp_path / "a.txt").write_text("Die Bücher liegen im Zelt auf der Wiese am See, und niemand liest sie.")
+    with ReaderProcess() as reader:
+        (found,) = read(reader, tmp_path / "a.txt")
+    assert isinstance(found, Member)
+    assert found.reading.language == "de"

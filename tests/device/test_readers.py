@@ -319,3 +319,25 @@ def test_a_package_adds_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     assert one("<fiction>", "book.fb2").title == "From a package"
     assert "KeyError" in why("<fiction>", "bad.fb2")
     assert one("words", "x.txt").kind == "text"
+
+
+def test_the_language_is_the_document_s_own_word_or_detected() -> None:
+    from flocklet.device.readers.language import LanguageDetector
+
+    detector = LanguageDetector()
+    assert (
+        detector.told(Reading("", "Die Bücher liegen im Zelt auf der Wiese am See.", "fr")).language == "fr"
+    )
+    assert [
+        detector.of(text)
+        for text in ("これは全文検索です", "搜索引擎技术", "한국어 검색", "ภาษาไทยง่าย", "12 34")
+    ] == ["ja", "zh", "ko", "th", ""]
+    assert (
+        detector.told(Reading("", "def books(): return the_tents_on_the_lake_shore", kind="code")).language
+        == ""
+    )
+    pytest.importorskip("py3langid", reason="py3langid (extra 'languages') is not installed")
+    assert detector.of("Die Bücher liegen im Zelt auf der Wiese am See, und niemand liest sie.") == "de"
+    assert detector.of("Книги лежат в палатке на берегу озера, и никто их не читает.") == "ru"
+    assert detector.of("The books are in the tent by the lake and nobody reads them.") == "en"
+    assert detector.of("too short") == ""

@@ -5,6 +5,8 @@ format       (1,) int64                      FORMAT: version of this layout and 
 parameters   (2,) float64                    k1, b
 ids          (documents,) uint64             item id by document number
 lengths      (documents,) int32              terms in the document
+languages    (documents,) uint8              place of the document's language in `names`
+names        (bytes,) uint8                  languages in ASCII, parted by spaces; then the version of their stemmers
 terms        (bytes,) uint8                  all terms in UTF-8, one after the other, by row
 term_ends    (rows,) int64                   where each term ends in `terms`
 starts       (rows + 1,) int64               posting list of row r: starts[r] to starts[r + 1]
@@ -22,13 +24,15 @@ from numpy.typing import NDArray
 
 __all__ = ["FORMAT", "check_arrays", "pack_terms", "unpack_terms"]
 
-FORMAT = 1
+FORMAT = 2
 
 _TYPES = {
     "format": "i8",
     "parameters": "f8",
     "ids": "u8",
     "lengths": "i4",
+    "languages": "u1",
+    "names": "u1",
     "terms": "u1",
     "term_ends": "i8",
     "starts": "i8",
@@ -65,6 +69,12 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
     starts, docs, frequencies = arrays["starts"], arrays["docs"], arrays["frequencies"]
     if frequencies.dtype.kind != "u" or frequencies.shape != docs.shape:
         raise ValueError("frequencies do not fit the postings")
+    names = arrays["names"].tobytes().decode("ascii").split(" ")
+    if (
+        len(arrays["languages"]) != len(arrays["ids"])
+        or int(arrays["languages"].max(initial=0)) >= len(names) - 1
+    ):
+        raise ValueError("languages do not fit the documents")
     if len(starts) != len(arrays["term_ends"]) + 1 or len(arrays["lengths"]) != len(arrays["ids"]):
         raise ValueError("term or document arrays of different lengths")
     for name, bounds, end in (

@@ -20,14 +20,21 @@ class Catalogue:
         self.total_length = 0  # terms in live documents
         self._ids = array("Q")
         self._lengths = array("i")
+        self._languages = array("B")
         self._alive = bytearray()
+        self.spoken: dict[int, int] = {}  # language code -> live documents
 
     @classmethod
-    def of(cls, ids: NDArray[np.uint64], lengths: NDArray[np.int32]) -> Catalogue:
+    def of(
+        cls, ids: NDArray[np.uint64], lengths: NDArray[np.int32], languages: NDArray[np.uint8]
+    ) -> Catalogue:
         """Return a catalogue of live documents; raises ValueError when an id appears twice."""
         self = cls()
         self._ids.frombytes(ids.tobytes())
         self._lengths.frombytes(lengths.tobytes())
+        self._languages.frombytes(languages.tobytes())
+        codes, counts = np.unique(languages, return_counts=True)
+        self.spoken = dict(zip(codes.tolist(), counts.tolist(), strict=True))
         self._alive = bytearray(b"\1" * len(ids))
         self.numbers = dict(zip(self._ids, range(len(ids)), strict=True))
         self.total_length = int(lengths.sum(dtype=np.int64))
@@ -60,6 +67,11 @@ class Catalogue:
         return np.frombuffer(self._lengths, np.int32)
 
     @property
+    def languages(self) -> NDArray[np.uint8]:
+        """Return the language codes by number `(len,) uint8`: a view, to be let go before the next change."""
+        return np.frombuffer(self._languages, np.uint8)
+
+    @property
     def alive(self) -> NDArray[np.bool_]:
         """Return who is alive, by number `(len,) bool`: a view, to be let go before the next change."""
         return np.frombuffer(self._alive, np.bool_)
@@ -67,9 +79,9 @@ class Catalogue:
     @property
     def size_bytes(self) -> int:
         """Return the bytes of the arrays."""
-        return len(self._alive) * (8 + 4 + 1)
+        return len(self._alive) * (8 + 4 + 1 + 1)
 
-    def append(self, item_id: int, length: int) -> int:
+    def append(self, item_id: int, length: int, language: int = 0) -> int:
         """Add a live document and return its number; one of the same id dies. Raises OverflowError if not a
         u64.
         """
@@ -77,6 +89,8 @@ class Catalogue:
         self.kill(item_id)
         number = len(self._alive)
         self._lengths.append(length)
+        self._languages.append(language)
+        self.spoken[language] = self.spoken.get(language, 0) + 1
         self._alive.append(1)
         self.numbers[item_id] = number
         self.total_length += length
@@ -88,6 +102,7 @@ class Catalogue:
         if number is not None:
             self._alive[number] = 0
             self.total_length -= self._lengths[number]
+            self.spoken[self._languages[number]] -= 1
         return number
 
     def survivors(self) -> tuple[Catalogue, NDArray[np.int32]]:
@@ -97,4 +112,4 @@ class Catalogue:
         alive = self.alive
         new_numbers = np.cumsum(alive, dtype=np.int32) - np.int32(1)
         new_numbers[~alive] = -1
-        return Catalogue.of(self.ids[alive], self.lengths[alive]), new_numbers
+        return Catalogue.of(self.ids[alive], self.lengths[alive], self.languages[alive]), new_numbers

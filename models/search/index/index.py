@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 
 from flocklet.errors import StoreError
 from flocklet.events.item import Document
+from flocklet.models.search.index.analysis import ENGLISH, Analysis, analysed_as, stemmer_version
 from flocklet.models.search.index.archive import FORMAT, check_arrays, pack_terms, unpack_terms
 from flocklet.models.search.index.catalogue import Catalogue
 from flocklet.models.search.index.postings import Postings, invert, merge
 from flocklet.models.search.index.recent import Delta
-from flocklet.models.search.index.text import MAX_TERM_LENGTH, term_of, tokenize, words
 from flocklet.models.search.index.topk import GROUP, best
 
 __all__ = ["Index"]
@@ -47,27 +47,8 @@ _Part = tuple[Postings, NDArray[np.int32]]
 _CHUNK = 1024  # documents that a bulk addition inverts at a time
 _BULK = 64  # add_many of so many documents may go straight into the base
 _SMALLEST_DELTA = 256
-_MEMO_WORDS = 50_000
 _DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
 _DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
-
-
-class _Rows(dict[str, int]):
-    """Map a word to the row of its term, -1 for a stop word; a word not seen before gets a row."""
-
-    def __init__(self, vocabulary: dict[str, int]) -> None:
-        super().__init__()
-        self._vocabulary = vocabulary
-
-    def __missing__(self, word: str) -> int:
-        if len(word) > MAX_TERM_LENGTH:
-            return self[word[:MAX_TERM_LENGTH]]
-        term = term_of(word)
-        row = self._vocabulary.setdefault(term, len(self._vocabulary)) if term else -1
-        if len(self) >= _MEMO_WORDS:
-            self.clear()
-        self[word] = row
-        return row
 
 
 class Index:
@@ -78,12 +59,13 @@ class Index:
         self._b = b
         self._catalogue = Catalogue()
         self._vocabulary: dict[str, int] = {}  # term -> row, in the order of rows
-        self._rows = _Rows(self._vocabulary)
+        self._analysis = Analysis(self._vocabulary)
+        self._names = [ENGLISH]  # languages by the codes of the catalogue
         self._df = array("i")  # live documents per row
         self._base = Postings.empty()
         self._delta = Delta(0)
         self._dense_from = 1  # length from which a list of the base is kept as a dense row
-        self._weighted: dict[int, tuple[_Weighted, ...]] = {}  # per row, until the next change
+        self._weighted: dict[tuple[int, ...], tuple[_Weighted, ...]] = {}  # per group, until the next change
         self._norms: NDArray[np.float32] | None = None  # per document number, until the next change
         self._scores = np.zeros(0, np.float32)
 
@@ -107,6 +89,18 @@ class Index:
         return len(self._vocabulary)
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Return the languages that live documents are analysed in, the one with the most documents first."""
+        spoken = sorted(
+            (-count, self._names[code]) for code, count in self._catalogue.spoken.items() if count
+        )
+        return tuple(name for _, name in spoken)
+
+    def query_terms(self, query: str) -> list[str]:
+        """Return the terms of `query` in order, with repetitions, in every language of the index."""
+        return self._analysis.terms(query, self.languages or (ENGLISH,))
+
+    @property
     def parts(self) -> tuple[dict[str, int], array[int], Postings, Delta, Catalogue]:
         """Return vocabulary, df, base, delta and catalogue for whoever only reads, until the next change."""
         return self._vocabulary, self._df, self._base, self._delta, self._catalogue
@@ -127,17 +121,18 @@ class Index:
 
     # -- change
 
-    def add(self, item_id: int, title: str, text: str) -> None:
+    def add(self, item_id: int, title: str, text: str, language: str = "") -> None:
         """Add or replace one document, searchable at once. OverflowError: `item_id` is no u64."""
+        code = self._code(language)
         counts: dict[int, int] = {}
         length = 0
-        for row in map(self._rows.__getitem__, words(f"{title} {text}")):
+        for row in self._analysis.rows(f"{title} {text}", self._names[code]):
             if row >= 0:
                 counts[row] = counts.get(row, 0) + 1
                 length += 1
         self.remove(item_id)
         self._forget_weights()
-        self._catalogue.append(item_id, length)
+        self._catalogue.append(item_id, length, code)
         self._df.frombytes(bytes(4 * (len(self._vocabulary) - len(self._df))))
         for row in counts:
             self._df[row] += 1
@@ -169,7 +164,7 @@ class Index:
             if parts:
                 self._compact(parts)
         for document in chunk:
-            self.add(document.item_id, document.title, document.text)
+            self.add(document.item_id, document.title, document.text, document.language)
         return count
 
     def remove(self, item_id: int) -> bool:
@@ -203,22 +198,22 @@ class Index:
         Only documents with at least one word of the query are returned, so there may be fewer than `k`. A
         word that the query repeats counts again. A query without any known word finds nothing.
         """
-        rows = self._query_rows(query)
-        if not rows or k <= 0:
+        groups = self._groups(query)
+        if not groups or k <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.float32)
-        return best(self._accumulate(rows), self._catalogue.ids, k)
+        return best(self._accumulate(groups), self._catalogue.ids, k)
 
     def matches(self, query: str, *, every: bool = True) -> NDArray[np.uint64]:
         """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any."""
-        rows = {self._vocabulary.get(term, -1) for term in tokenize(query)}
-        if not rows or (every and -1 in rows):
+        asked = self._analysis.asked(query, self.languages)
+        if not asked or (every and () in asked):
             return np.zeros(0, np.uint64)
         hits = np.zeros(len(self._catalogue), np.int32)
-        for row in rows - {-1}:
-            for docs, _ in self._postings_of(row):
+        for group in asked - {()}:
+            for docs, _ in self._postings_of_group(group):
                 hits[docs] += 1
         hits[~self._catalogue.alive] = 0
-        found = hits == len(rows) if every else hits > 0
+        found = hits == len(asked) if every else hits > 0
         return np.sort(self._catalogue.ids[found])
 
     def explain(self, query: str, item_id: int) -> dict[str, float]:
@@ -227,14 +222,16 @@ class Index:
         number = self._catalogue.numbers.get(item_id)
         if number is None:
             return result
-        for term in tokenize(query):
-            row = self._vocabulary.get(term, -1)
-            for docs, frequencies in self._postings_of(row):
+        names = list(self._vocabulary)
+        for group in self._groups(query):
+            term = " / ".join(names[row] for row in group)
+            df = self._df_of(group)
+            for docs, frequencies in self._postings_of_group(group):
                 at = int(np.searchsorted(docs, number))
                 if at < len(docs) and docs[at] == number:
                     one = slice(at, at + 1)
                     result[term] = result.get(term, 0.0) + float(
-                        self._weigh(row, docs[one], frequencies[one])[0]
+                        self._weigh(df, docs[one], frequencies[one])[0]
                     )
         return result
 
@@ -249,6 +246,8 @@ class Index:
             "parameters": np.array([self._k1, self._b], np.float64),
             "ids": self._catalogue.ids.copy(),
             "lengths": self._catalogue.lengths.copy(),
+            "languages": self._catalogue.languages.copy(),
+            "names": np.frombuffer(" ".join([*self._names, stemmer_version()]).encode("ascii"), np.uint8),
             "terms": terms,
             "term_ends": term_ends,
             "starts": self._base.starts,
@@ -269,8 +268,11 @@ class Index:
             k1, b = arrays["parameters"].tolist()
             index = cls(k1=k1, b=b)
             index._vocabulary = unpack_terms(arrays["terms"], arrays["term_ends"])
-            index._rows = _Rows(index._vocabulary)
-            index._catalogue = Catalogue.of(arrays["ids"], arrays["lengths"])
+            index._analysis = Analysis(index._vocabulary)
+            *index._names, stemmers = arrays["names"].tobytes().decode("ascii").split(" ")
+            index._catalogue = Catalogue.of(arrays["ids"], arrays["lengths"], arrays["languages"])
+            if stemmers != stemmer_version():
+                raise ValueError(f"made with version {stemmers} of the stemmers")
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise StoreError(
                 f"the stored search index cannot be used ({error})",
@@ -298,13 +300,14 @@ class Index:
         flat = array("i")
         ends = [0]
         for document in documents:
-            flat.extend(map(self._rows.__getitem__, words(f"{document.title} {document.text}")))
+            name = self._names[self._code(document.language)]
+            flat.extend(self._analysis.rows(f"{document.title} {document.text}", name))
             ends.append(len(flat))
         rows = np.frombuffer(flat, np.int32)
         kept = rows >= 0
         lengths = np.diff(np.concatenate(([0], np.cumsum(kept)))[ends]).tolist()
         for document, length in zip(documents, lengths, strict=True):
-            self._catalogue.append(document.item_id, length)
+            self._catalogue.append(document.item_id, length, self._code(document.language))
         return invert(rows[kept], lengths, first)
 
     def _compact(self, parts: list[_Part]) -> None:
@@ -320,7 +323,7 @@ class Index:
         if not used.all():
             terms = [term for term, is_used in zip(self._vocabulary, used.tolist(), strict=True) if is_used]
             self._vocabulary = dict(zip(terms, range(len(terms)), strict=True))
-            self._rows = _Rows(self._vocabulary)
+            self._analysis = self._analysis.renumbered(self._vocabulary)
             base = Postings(np.append(base.starts[:-1][used], base.starts[-1:]), base.docs, base.frequencies)
         self._set_base(base)
 
@@ -337,15 +340,15 @@ class Index:
         if dense_rows < len(longest):
             self._dense_from = max(self._dense_from, int(longest[dense_rows]) + 1)
 
-    def _query_rows(self, query: str) -> list[int]:
-        result = []
-        for word in words(query):
-            row = self._rows.get(word)
-            if row is None:  # not in the memo, which may only learn the words of documents
-                row = self._vocabulary.get(term_of(word), -1)
-            if row >= 0:
-                result.append(row)
-        return result
+    def _code(self, language: str) -> int:
+        """Return the code of the analyser for documents in `language`."""
+        name = analysed_as(language)
+        if name not in self._names:
+            self._names.append(name)
+        return self._names.index(name)
+
+    def _groups(self, query: str) -> list[tuple[int, ...]]:
+        return self._analysis.groups(query, self.languages)
 
     def _postings_of(self, row: int) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
         """Return the (documents, frequencies) of a row: those of the base, then those of the delta."""
@@ -358,14 +361,31 @@ class Index:
             result.append(newest)
         return result
 
-    def _weigh(self, row: int, docs: NDArray[np.int32], frequencies: NDArray[Any]) -> NDArray[np.float32]:
+    def _postings_of_group(self, group: tuple[int, ...]) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
+        """Return the lists of a group like those of one term: documents once, occurrences added up."""
+        if len(group) == 1:
+            return self._postings_of(group[0])
+        lists = [part for row in group for part in self._postings_of(row)]
+        if not lists:
+            return []
+        docs, place = np.unique(np.concatenate([docs for docs, _ in lists]), return_inverse=True)
+        frequencies = np.zeros(len(docs), np.uint32)
+        np.add.at(frequencies, place, np.concatenate([counts.astype(np.uint32) for _, counts in lists]))
+        return [(docs, frequencies)]
+
+    def _df_of(self, group: tuple[int, ...]) -> int:
+        """Return how many live documents have a term of the group."""
+        if len(group) == 1:
+            return self._df[group[0]] if group[0] < len(self._df) else 0
+        return sum(int(self._catalogue.alive[docs].sum()) for docs, _ in self._postings_of_group(group))
+
+    def _weigh(self, df: int, docs: NDArray[np.int32], frequencies: NDArray[Any]) -> NDArray[np.float32]:
         if self._norms is None:
             catalogue = self._catalogue
             slope = np.float32(self._k1 * self._b / catalogue.mean_length)
             self._norms = np.float32(self._k1 * (1 - self._b)) + slope * catalogue.lengths.astype(np.float32)
             if catalogue.dead:
                 self._norms[~catalogue.alive] = np.inf  # the weight becomes 0
-        df = self._df[row]
         idf = math.log(1 + (len(self) - df + 0.5) / (df + 0.5))
         occurrences = frequencies.astype(np.float32)
         weights: NDArray[np.float32] = np.float32(idf * (self._k1 + 1)) * occurrences
@@ -373,20 +393,21 @@ class Index:
         weights /= occurrences
         return weights
 
-    def _weighted_lists(self, row: int) -> tuple[_Weighted, ...]:
+    def _weighted_lists(self, group: tuple[int, ...]) -> tuple[_Weighted, ...]:
         result: list[_Weighted] = []
-        for docs, frequencies in self._postings_of(row):
-            weights = self._weigh(row, docs, frequencies)
+        df = self._df_of(group)
+        for docs, frequencies in self._postings_of_group(group):
+            weights = self._weigh(df, docs, frequencies)
             if len(docs) >= self._dense_from and docs[-1] < self._delta.first:
                 dense = np.zeros(self._delta.first, np.float32)
                 dense[docs] = weights
                 result.append((None, dense))
             else:
                 result.append((docs, weights))
-        self._weighted[row] = tuple(result)
-        return self._weighted[row]
+        self._weighted[group] = tuple(result)
+        return self._weighted[group]
 
-    def _accumulate(self, rows: list[int]) -> NDArray[np.float32]:
+    def _accumulate(self, groups: list[tuple[int, ...]]) -> NDArray[np.float32]:
         """Return the scores by document number, padded with zeros to whole groups (a buffer used again)."""
         padded = -(-len(self._catalogue) // GROUP) * GROUP
         if len(self._scores) != padded:
@@ -394,8 +415,8 @@ class Index:
         scores = self._scores
         scores.fill(0)
         base = scores[: self._delta.first]
-        for row in rows:
-            for docs, weights in self._weighted.get(row) or self._weighted_lists(row):
+        for group in groups:
+            for docs, weights in self._weighted.get(group) or self._weighted_lists(group):
                 if docs is None:
                     base += weights
                 else:

@@ -3,11 +3,12 @@
 The pipeline (specs: lower case, words, stop words, English Porter2 stems) is the one of the reference
 figures for ASCII text. Other scripts are kept:
 
-- letters are compared without case and without accents ("Größe" and "grösse" and "GROSSE" are one word);
+- letters are compared without case, accents, points and what nobody sees (`folding`: "Größe", "GROSSE" are one word);
 - scripts that are written without spaces between words (Han, kana, Hangul, Thai, Lao, Khmer, Myanmar) give
   one term for each character and one for each two neighbouring characters, so one character is enough to
   search;
-- English stems are made of words of ASCII letters and digits only; other words are kept whole;
+- English stems are made of words of ASCII letters and digits only; other words are kept whole, unless the document is
+  in a language that has a stemmer (`analysis`);
 - a term has at most `MAX_TERM_LENGTH` characters; what is longer (base64, minified code) is cut there.
 """
 
@@ -17,9 +18,10 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from flocklet.models.search.index.folding import fold, prepare
 from flocklet.models.search.index.stemmer import stem
 
-__all__ = ["MAX_TERM_LENGTH", "STOP_WORDS", "normalise", "term_of", "tokenize", "words"]
+__all__ = ["MAX_TERM_LENGTH", "STOP_WORDS", "normalise", "surface_words", "term_of", "tokenize", "words"]
 
 MAX_TERM_LENGTH = 64
 
@@ -35,7 +37,6 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 # Byte by byte: letters in lower case, digits, and a space for anything else.
 _ASCII_TABLE = bytes(code if chr(code).isalnum() else 32 for code in range(128)).lower() + b" " * 128
-_COMBINING_ACCENTS = re.compile("[\u0300-\u036f]+")
 # Han (and its extensions), kana, Hangul; Thai, Lao; Myanmar; Khmer.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
@@ -48,7 +49,7 @@ def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """Return the patterns of a word and of a run of an unspaced script, made on first use."""
     # Vowel signs (Devanagari, Arabic, ...) are marks, not letters, to Python; without them words fall apart.
     marks = "".join(
-        chr(code) for code in range(0x370, 0x3100) if unicodedata.category(chr(code)) in ("Mn", "Mc")
+        chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)) in ("Mn", "Mc")
     )
     return re.compile(rf"(?:[^\W_]|[{marks}])+"), re.compile(f"([{_UNSPACED}]+)")
 
@@ -67,18 +68,25 @@ def term_of(word: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Return `text` without case and without accents, composed (NFC) so that one word has one spelling."""
-    if text.isascii():
-        return text.lower()
-    decomposed = unicodedata.normalize("NFKD", text).casefold()
-    return unicodedata.normalize("NFC", _COMBINING_ACCENTS.sub("", decomposed))
+    """Return `text` as words are compared: without case, invisible characters, accents and points."""
+    return text.lower() if text.isascii() else fold(prepare(text))
 
 
 def words(text: str) -> list[str]:
     """Return the normalised words of `text` in order, stop words included, none stemmed."""
     if text.isascii():
         return text.encode().translate(_ASCII_TABLE).decode().split()
-    text = normalise(text)
+    return _cut(normalise(text))
+
+
+def surface_words(text: str) -> list[str]:
+    """Return the words of `text` like `words`, with their accents: what a stemmer of another language takes."""
+    if text.isascii():
+        return text.encode().translate(_ASCII_TABLE).decode().split()
+    return _cut(prepare(text))
+
+
+def _cut(text: str) -> list[str]:
     word_pattern, unspaced_pattern = _word_patterns()
     result: list[str] = []
     for match in word_pattern.findall(text):

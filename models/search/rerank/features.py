@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 
 from flocklet.models.search.index.forward import DocumentTerms, Forward, Landscape, idf_of
 from flocklet.models.search.index.index import Index
-from flocklet.models.search.index.text import tokenize
 
 __all__ = [
     "BM25",
@@ -124,7 +123,8 @@ class Features:
         idf = idf_of(df, rows, total)
         asked = np.zeros(len(rows), np.float32)
         known = np.array(
-            [row for term in tokenize(query) if (row := vocabulary.get(term)) is not None], np.int64
+            [row for term in self._index.query_terms(query) if (row := vocabulary.get(term)) is not None],
+            np.int64,
         )
         spots = np.minimum(np.searchsorted(rows, known), max(len(rows) - 1, 0))
         np.add.at(asked, spots[rows[spots] == known] if len(rows) else spots[:0], 1)

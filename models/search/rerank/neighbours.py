@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.models.search.index.index import Index
-from flocklet.models.search.index.text import tokenize
 
 __all__ = ["Neighbours"]
 
@@ -51,7 +50,7 @@ class Neighbours:
         if not kept:
             return
         words: dict[str, int] = {}
-        for term in tokenize(query):
+        for term in self._index.query_terms(query):
             words[term] = words.get(term, 0) + 1
         self._rates[query] = kept
         self._words[query] = words
@@ -63,7 +62,7 @@ class Neighbours:
     def similar(self, query: str) -> list[tuple[float, str]]:
         """Return the queries most like `query`, itself left out, as (similarity, query), most similar first."""
         words: dict[str, int] = {}
-        for term in tokenize(query):
+        for term in self._index.query_terms(query):
             words[term] = words.get(term, 0) + 1
         others = set().union(*(self._asked.get(term, ()) for term in words)) if words else set()
         idf: dict[str, float] = {}

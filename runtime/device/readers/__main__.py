@@ -9,13 +9,17 @@ import os
 import socket
 import sys
 import time
+from dataclasses import replace
 
 import msgpack
 
 from flocklet.device.readers.door import LENGTH, End, pack_answer
+from flocklet.device.readers.language import LanguageDetector
 from flocklet.device.readers.reading import Budget, UnusableError
 from flocklet.device.readers.registry import Member, Readers, Refusal
 from flocklet.device.readers.sandbox import forbid_calls, limit_cpu, limit_process
+
+__all__ = ["main"]
 
 _PACE = 0.8  # of the CPU time: a reader returns with what it has
 
@@ -27,6 +31,7 @@ def main() -> None:
     limit_process(memory_bytes)
     forbid_calls()
     readers = Readers()
+    languages = LanguageDetector()
     while (request := _next(channel)) is not None:
         name, start, descriptor = request
         limit_cpu(cpu_s)
@@ -37,10 +42,11 @@ def main() -> None:
                 for answer in readers.read(source, name, budget):
                     if isinstance(answer, int):
                         resume = answer
-                    else:
-                        _send(channel, answer)
-                        if isinstance(answer, Member) and answer.reading.resume:
-                            resume = answer.reading.resume
+                        continue
+                    if isinstance(answer, Member):
+                        resume = answer.reading.resume or resume
+                        answer = replace(answer, reading=languages.told(answer.reading))
+                    _send(channel, answer)
             except UnusableError as error:
                 _send(channel, Refusal("", str(error), error.remedy))
             except MemoryError:
