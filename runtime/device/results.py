@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Hashable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar
 
 __all__ = [
@@ -335,10 +335,9 @@ def _hints(kind: Hashable) -> dict[str, Any]:
 
 def _value(hint: Any, value: Any) -> Any:
     if isinstance(value, list | tuple):
-        (item, *_) = typing.get_args(hint) or (Any,)
-        return tuple(
-            build(item, one) if is_dataclass(item) and isinstance(one, Mapping) else one for one in value
-        )
+        item: Any = (typing.get_args(hint) or (Any,))[0]
+        made: type[Any] | None = item if hasattr(item, "__dataclass_fields__") else None
+        return tuple(build(made, one) if made and isinstance(one, Mapping) else one for one in value)
     return value
 
 

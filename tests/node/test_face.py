@@ -135,12 +135,13 @@ def test_docstrings_of_the_verbs_name_every_argument() -> None:
 def test_docstrings_of_the_results_name_every_field() -> None:
     kinds: list[Any] = [getattr(flocklet, name) for name in FACE if name != "__version__"]
     for kind in kinds:
+        name = kind.__name__
         if not dataclasses.is_dataclass(kind) or kind.__module__ != "flocklet.device.results":
             continue
         doc = inspect.getdoc(kind) or ""
         told = re.findall(r"^ {4}(\w+):", doc, re.MULTILINE)
         names = [field.name for field in dataclasses.fields(kind)]
-        assert told == names or (not told and len(names) <= 5), kind.__name__
+        assert told == names or (not told and len(names) <= 5), name
         assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
