@@ -11,8 +11,8 @@ SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o
 demo: $(VENV)/installed
 	@$(BIN)/flocklet demo
 
-# One BLAS thread: the matrices are small, and on a busy machine a second thread only waits for the first.
-PYTEST := OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Two processes, each with one BLAS thread (tests/conftest.py): two cores are what a Pi or a small CI machine has to spare.
+PYTEST := $(BIN)/python -m pytest -n 2
 
 # What is marked slow, fuzz or browser is left out by pyproject.toml; each has a target of its own.
 test: $(VENV)/developing

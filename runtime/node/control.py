@@ -7,7 +7,6 @@ Frame: `u32 length (big-endian) | msgpack`. Request `{"verb": str, "args": map}`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -89,9 +88,7 @@ class ControlServer:
 
     async def start(self) -> None:
         """Listen; the caller holds the lock of the home, so a socket that is there is a dead one."""
-        self._home.socket_directory()
-        with contextlib.suppress(FileNotFoundError):
-            self._home.socket.unlink()
+        await asyncio.to_thread(self._clear)
         mask = os.umask(0o177)
         try:
             self._server = await asyncio.start_unix_server(self._serve, os.fspath(self._home.socket))
@@ -111,8 +108,12 @@ class ControlServer:
             await asyncio.gather(*self._busy, return_exceptions=True)
             await self._server.wait_closed()
             self._server = None
-        with contextlib.suppress(FileNotFoundError):
-            self._home.socket.unlink()
+            await asyncio.to_thread(self._clear)
+
+    def _clear(self) -> None:
+        """Have a directory for the socket and no socket in it."""
+        self._home.socket_directory()
+        self._home.socket.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

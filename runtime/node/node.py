@@ -27,7 +27,7 @@ from flocklet.clock import Clock, SystemClock
 from flocklet.device.commands import Added, paths_of, perform, read_batches
 from flocklet.device.device import Device
 from flocklet.device.feeds import FEEDS, MakeFeed
-from flocklet.device.membership import create_membership, has_membership, load_membership
+from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
     Address,
@@ -150,11 +150,9 @@ class Node(Verbs):
 
     async def _start(self) -> None:
         self._started_s = self.clock.monotonic()
-        self.home.ensure()
-        self._stack.enter_context(self.home.lock(wait_s=1.0))
+        held = self._stack.enter_context(contextlib.ExitStack())
         self._stack.push_async_callback(self.owner.stop)
-        membership = load_membership(self.home) if has_membership(self.home) else create_membership(self.home)
-        self.membership = membership
+        self.membership = membership = await self.owner.run(self._take_home, held)
         self.device: Device = await self.owner.run(Device, self.home, membership, self.clock, check=True)
         self._stack.push_async_callback(self.owner.run, self.device.close)
         await self.owner.run(lambda: self.device.index)
@@ -217,6 +215,12 @@ class Node(Verbs):
         self._served.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a part of the peer stopped: %s", error, exc_info=error)
+
+    def _take_home(self, held: contextlib.ExitStack) -> Membership:
+        """Hold the home until `held` is closed; return who this device is, a new device in a new home."""
+        self.home.ensure()
+        held.enter_context(self.home.lock(wait_s=1.0))
+        return load_membership(self.home) if has_membership(self.home) else create_membership(self.home)
 
     def _is_loopback_only(self) -> bool:
         wanted = self.settings.interfaces

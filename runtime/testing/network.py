@@ -100,6 +100,7 @@ class MemoryTransport(asyncio.Transport):
         self._is_closing = False
         self._is_lost = False
         self._has_clogged = False
+        self._waiting: asyncio.Task[None] | None = None
         self._is_scheduled = False
         self._writes = 0
 
@@ -204,6 +205,8 @@ class MemoryTransport(asyncio.Transport):
         if not self._is_lost:
             self._is_lost = True
             self._inbox.clear()
+            if self._waiting is not None:
+                self._waiting.cancel()
             self._protocol.connection_lost(error)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -74,11 +73,10 @@ def test_a_missing_or_foreign_file_is_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "reference"), [("cranfield", 0.541), ("med", 0.692), ("adi", 0.488)])
-def test_plain_bm25_reaches_the_reference_figure(name: str, reference: float) -> None:
-    data = os.environ.get("FLOCKLET_DATA")
-    if not data or not (Path(data) / name).is_dir():
-        pytest.skip(f"FLOCKLET_DATA does not name a folder with the collection '{name}'")
-    collection = load_collection(Path(data) / name)
+def test_plain_bm25_reaches_the_reference_figure(data_folder: Path, name: str, reference: float) -> None:
+    if not (data_folder / name).is_dir():
+        pytest.skip(f"the folder that FLOCKLET_DATA names holds no collection '{name}'")
+    collection = load_collection(data_folder / name)
     index = Index()
     index.add_many(collection.documents)
     figures = [

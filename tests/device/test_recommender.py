@@ -334,7 +334,7 @@ async def test_running_peers_exchange_edges_over_a_link(tmp_path: Path) -> None:
     quiet = NodeSettings(is_mdns_on=False, interfaces=("127.0.0.1",), gossip_s=0)
     async with Node(tmp_path / "a", quiet) as a:
         folder = HomeFolder(tmp_path / "b")
-        create_membership(folder, flock=a.membership.flock)
+        await asyncio.to_thread(create_membership, folder, flock=a.membership.flock)
         async with Node(folder, replace(quiet, peers=(f"127.0.0.1:{a.port}",))) as b:
             await a.perform("rate", {"item": "a film", "stars": 5.0})
             async with asyncio.timeout(10):

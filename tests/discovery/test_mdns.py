@@ -15,30 +15,13 @@ from hypothesis import strategies as st
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from flocklet.discovery import Announcement, Sighting
+from flocklet.discovery import Announcement
 from flocklet.discovery.announcement import SERVICE_TYPE, parse_instance, parse_txt
 from flocklet.discovery.gate import PacketGate, PacketLimits
 from flocklet.discovery.interfaces import Interface, announced_hosts, choose, is_ready, listen_hosts
 from flocklet.discovery.mdns import MdnsSource
 from flocklet.errors import WireError
-
-LOOPBACK = ["127.0.0.1"]
-
-
-def announcement(device_id: bytes | None = None, port: int = 4711, tag: str = "tag") -> Announcement:
-    return Announcement(device_id or os.urandom(32), tag, os.urandom(4).hex(), port)
-
-
-class Heard(list[Sighting]):
-    """A sink that other test runs on this machine cannot confuse: it keeps only the ids it is asked for."""
-
-    def __init__(self, *wanted: Announcement) -> None:
-        super().__init__()
-        self._ids = {one.device_id for one in wanted}
-
-    def __call__(self, sighting: Sighting) -> None:
-        if sighting.claimed_id in self._ids:
-            self.append(sighting)
+from kit.sightings import LOOPBACK, Heard, announcement
 
 
 async def until(is_done: Callable[[], object], limit_s: float = 8.0) -> None:

@@ -110,6 +110,8 @@ def test_a_missing_engine_is_exit_7_and_never_verified(policy, tmp_path, capsys,
 
 
 @needs_unicorn
+@pytest.mark.slow
+@pytest.mark.timeout(60)
 def test_a_relative_directory_verifies_and_flies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compilers run in folders of their own: every path is resolved at the door."""
     monkeypatch.chdir(tmp_path)

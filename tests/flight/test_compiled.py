@@ -69,13 +69,8 @@ def far(got: np.ndarray, want: np.ndarray) -> float:
 
 
 @pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    data = os.environ.get("FLOCKLET_DATA")
-    file = Path(data or ".") / "flight" / "golden.jsonl"
-    if not data or not file.is_file():
-        pytest.skip("FLOCKLET_DATA does not name a folder with flight/golden.jsonl")
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return {key: np.array([line[key] for line in lines], np.float32) for key in lines[0]}
+def golden(golden_flights: list[dict[str, list[float]]]) -> dict[str, np.ndarray]:
+    return {key: np.array([line[key] for line in golden_flights], np.float32) for key in golden_flights[0]}
 
 
 @BACKENDS

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,15 +14,6 @@ from flocklet.models.flight.sim.vehicle import L2F_2025, rows, stack
 
 BOTH = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 PARTS = {"np": (0, 3), "nq": (3, 7), "nv": (7, 10), "nw": (10, 13), "nrpm": (13, 17)}
-
-
-@pytest.fixture(scope="module")
-def golden() -> list[dict]:
-    data = os.environ.get("FLOCKLET_DATA")
-    file = Path(data or ".") / "flight" / "golden.jsonl"
-    if not data or not file.is_file():
-        pytest.skip("FLOCKLET_DATA does not name a folder with flight/golden.jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def resting(n: int = 1, dtype: type = np.float32, vehicle: Vehicle = CRAZYFLIE) -> env.State:
@@ -50,11 +38,13 @@ HOVER = np.full((1, 4), 0.334053)
 
 @BOTH
 @pytest.mark.parametrize("form", ["numbers", "one row", "a row each"])
-def test_golden_transitions(golden, dtype, form):
+def test_golden_transitions(golden_flights, dtype, form):
     def take(*keys: str) -> np.ndarray:
-        return np.concatenate([np.array([line[key] for line in golden], dtype) for key in keys], axis=1)
+        return np.concatenate(
+            [np.array([line[key] for line in golden_flights], dtype) for key in keys], axis=1
+        )
 
-    n = len(golden)
+    n = len(golden_flights)
     state = env.State(
         take("p", "q", "v", "w", "rpm"),
         take("force"),
@@ -78,16 +68,16 @@ def test_golden_transitions(golden, dtype, form):
     np.testing.assert_allclose(
         env.observe_privileged(step.state, vehicles), take("obs_priv"), rtol=0, atol=1e-5
     )
-    wanted = np.array([[line["reward"], line["reward_target"]] for line in golden])
+    wanted = np.array([[line["reward"], line["reward_target"]] for line in golden_flights])
     harder = env.step(state, take("action"), vehicles, env.TARGET_WEIGHTS)
     np.testing.assert_allclose(np.stack([step.reward, harder.reward], 1), wanted, rtol=0, atol=1e-5)
     assert not step.terminated.any()
-    assert not any(line["terminated"] for line in golden)
+    assert not any(line["terminated"] for line in golden_flights)
 
 
-def test_other_dynamics_miss_the_golden_transitions(golden):
+def test_other_dynamics_miss_the_golden_transitions(golden_flights):
     """The control: another mass, and motors in another order."""
-    line = golden[1]
+    line = golden_flights[1]
     body = np.array([[*line["p"], *line["q"], *line["v"], *line["w"], *line["rpm"]]])
     action = np.array([line["action"]])
     parts = np.array([line["force"]]), np.array([line["torque"]])

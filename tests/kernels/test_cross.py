@@ -56,6 +56,8 @@ def programs() -> dict[str, Program]:
     }
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", sorted(programs()))
 def test_aarch64(tmp_path, name):
     compiler = cross_compiler()

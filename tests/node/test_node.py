@@ -51,7 +51,7 @@ async def peer(
     home: Path, *, flock: Flock = FLOCK, to: Node | None = None, **options: Any
 ) -> AsyncIterator[Node]:
     if not (home / "key.pem").exists():
-        create_membership(Home(home), flock=flock)
+        await asyncio.to_thread(create_membership, Home(home), flock=flock)
     settings: dict[str, Any] = {"interfaces": (LOOPBACK,), "is_mdns_on": False, "gossip_s": 0.0}
     if to is not None:
         settings["peers"] = (f"{LOOPBACK}:{to.port}",)
@@ -152,7 +152,7 @@ async def test_the_open_flock_takes_anybody_but_not_members_of_a_closed_one(tmp_
 
 @pytest.mark.parametrize("is_mdns_on", [False, True])
 async def test_a_cloned_device_is_reported_by_both(tmp_path: Path, is_mdns_on: bool) -> None:
-    create_membership(Home(tmp_path / "a"), flock=FLOCK)
+    await asyncio.to_thread(create_membership, Home(tmp_path / "a"), flock=FLOCK)
     (tmp_path / "b").mkdir()
     for name in ("key.pem", "cert.pem", "flock", "key.machine"):
         if (tmp_path / "a" / name).exists():

@@ -169,7 +169,8 @@ async def test_processes_that_meet_by_mdns_learn_what_the_simulation_learns():
     text = "fedavg|sgd(lr=0.3,epochs=2,batch=16)|int4"
     real = await launch(3, text, seed=1, rounds=3)
     models = {(round, name) for summary in real.summaries for round, name in summary["models"]}
-    report = (await asyncio.to_thread(simulate, text, digits_task(3, 1), rounds=3))[1]
+    task = await asyncio.to_thread(digits_task, 3, 1)
+    report = (await asyncio.to_thread(simulate, text, task, rounds=3))[1]
     assert models == set(report.model_ids)
     assert real.bytes_out > 0 and all(not summary["refused"] for summary in real.summaries)
 
