@@ -175,7 +175,7 @@ class Node(Verbs):
         )
         self._contents = ContentServer(self.device.lessons)
         self._remembered = RememberedSource(await self.owner.run(_AddressBook, self.device.store, self.clock))
-        self.port = await self.endpoint.serve(self._hosts(), self.settings.port)
+        self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),
             self._remembered,

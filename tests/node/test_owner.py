@@ -163,10 +163,10 @@ async def test_what_waits_is_finished_before_the_thread_ends() -> None:
 
 async def test_a_device_refuses_every_thread_but_its_owner(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    home.ensure()
+    membership = await asyncio.to_thread(create_membership, home)
     async with owner() as one:
-        device = await one.run(Device, home, create_membership(home), SystemClock())
+        device = await one.run(Device, home, membership, SystemClock())
         with pytest.raises(sqlite3.ProgrammingError, match="thread"):
-            device.search("tent")
+            await asyncio.to_thread(device.search, "tent")
         assert not (await one.run(device.search, "tent")).found
         await one.run(device.close)
