@@ -183,7 +183,8 @@ class MdnsSource:
 
     async def _reopen_if_changed(self) -> None:
         try:
-            picked, missing = choose(self._list_interfaces(), self._wanted)
+            interfaces = await asyncio.to_thread(self._list_interfaces)  # the first look starts a process
+            picked, missing = choose(interfaces, self._wanted)
         except OSError as error:
             self._set_problem(f"the interfaces cannot be listed: {error}")
             return

@@ -52,11 +52,12 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail an asynchronous test that leaves tasks of its own running on its loop."""
-    result = yield
+    """Fail an asynchronous test that leaves tasks running on its loop: more than its fixtures started."""
     runner = getattr(item, "funcargs", {}).get("_function_scoped_runner")
+    before = set() if runner is None else asyncio.all_tasks(runner.get_loop())
+    result = yield
     if runner is not None:
-        left = [t for t in asyncio.all_tasks(runner.get_loop()) if not t.done()]
+        left = [t for t in asyncio.all_tasks(runner.get_loop()) - before if not t.done()]
         if left:
             pytest.fail(f"tasks left running: {', '.join(repr(t.get_coro()) for t in left)}")
     return result
