@@ -11,7 +11,8 @@ from recommend_data import split
 
 from flocklet.datasets.installed import MovieLens
 from flocklet.events.edge import Edge, sign_page
-from flocklet.events.edge_sync import Absorbed, EdgePool, absorb_steps, answer_steps, question
+from flocklet.events.edge_pool import EdgePool
+from flocklet.events.edge_sync import Absorbed, absorb_steps, answer_steps, question
 from flocklet.events.feed import finish
 from flocklet.identity.key import Identity
 from flocklet.models.recommend.graph import Graph
@@ -116,7 +117,7 @@ def ingest() -> Rows:
         for message in answers:
             finish(absorb_steps(message, got))
         for page in got.pages:
-            graph.add(page.edges, 1_800_000_000.0)
+            graph.add(page.edges)
 
     begun = time.perf_counter()
     absorb_all()
@@ -140,7 +141,7 @@ def latency(data: MovieLens) -> Rows:
             Edge(person.to_bytes(16, "big"), int(f), float(r) / 5, int(t) % 2**31)
             for f, r, t in zip(data.films[mine], data.ratings[mine], data.times[mine], strict=True)
         ]
-        graph.add(edges, 1_800_000_000.0)
+        graph.add(edges)
     ego = (1).to_bytes(16, "big")
     view = TrustView(graph, ego)
     begun = time.perf_counter()

@@ -3,8 +3,8 @@
 Two rings (`flocklet.models.recommend.segments`): edges of *friends* (people with trust from the owner's view, and the
 owner) and of *strangers*. However many identities somebody makes up, they can only push each other out of the
 strangers' ring. Each identity may hold at most a quota of its ring. A replayed or older version of an edge is
-refused before it takes room; an edge dated more than a day ahead of our clock is refused, since it would hold
-until then. Own edges never fall out: they are carried over when their segment is dropped.
+refused before it takes room. What an author calls the time of an edge orders its own edges and decides nothing else:
+nobody is refused for a wrong clock. Own edges never fall out: they are carried over when their segment is dropped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from flocklet.models.recommend.segments import Edges, SegmentStore
 __all__ = ["Graph", "GraphSettings"]
 
 ITEM_BIT = np.uint32(1 << 31)
-_CLOCK_IS_SET_S = (
-    1_700_000_000  # a device without a battery-backed clock starts in 1970 and cannot judge dates
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,6 @@ class GraphSettings:
     stranger_segments: int = 2
     segment_size: int = 16_384
     quota_share: float = 1 / 16
-    max_ahead_s: int = 86_400
     index_every: int = 2_048
     most_people: int = 65_536
     most_items: int = 65_536
@@ -84,6 +80,18 @@ class _Ring:
         if len(self._recent) >= self._every or len(gone):
             self.index()
         return gone
+
+    def forget(self, edges: Edges) -> None:
+        """Let exactly these versions count for nothing."""
+        self.store.forget(edges)
+        for key, ts in zip(edges.keys.tolist(), edges.ts.tolist(), strict=True):
+            if key in self._recent:
+                if self._recent[key][0] == ts:
+                    self._recent[key] = (ts, 0.0)
+                continue
+            at = int(np.searchsorted(self._keys, np.uint64(key)))
+            if at < len(self._keys) and self._keys[at] == key and self._ts[at] == ts:
+                self._weights[at] = 0
 
     def load(self, edges: Edges) -> None:
         """Take edges in that were held before, none of them twice."""
@@ -132,17 +140,16 @@ class Graph:
             self._friends.size_bytes + self._strangers.size_bytes + 120 * (len(self.people) + len(self.items))
         )
 
-    def add(self, edges: Sequence[Edge], now_s: float, *, is_friend: bool = True) -> Counter[str]:
+    def add(self, edges: Sequence[Edge], *, is_friend: bool = True) -> Counter[str]:
         """Take edges in, all of them checked and signed; count what became of them.
 
-        `taken`, or why not: `old` (replayed, or no newer than what is held), `ahead` (dated in the future), `quota`,
-        `room` (too many names).
+        `taken`, or why not: `old` (replayed, or no newer than what is held), `quota`, `room` (too many names).
         """
         told: Counter[str] = Counter()
         if any(names.most - len(names) < 2 * len(edges) for names in (self.people, self.items)):
             self.compact()
         ring_of = {True: self._friends, False: self._strangers}
-        named = [(edge, key) for edge in edges if (key := self._key(edge, now_s, told)) is not None]
+        named = [(edge, key) for edge in edges if (key := self._key(edge, told)) is not None]
         keys = [key for _, key in named]
         held = zip(*(ring.versions(keys) for ring in ring_of.values()), strict=True)
         taken: dict[int, tuple[int, int, float, int]] = {}
@@ -167,12 +174,8 @@ class Graph:
             self._append(Edges.of(*zip(*taken.values(), strict=True)), is_friend)
         return told
 
-    def _key(self, edge: Edge, now_s: float, told: Counter[str]) -> int | None:
+    def _key(self, edge: Edge, told: Counter[str]) -> int | None:
         """Return source and target as one number; None, with the reason told, for an edge that is not taken."""
-        is_early = now_s > _CLOCK_IS_SET_S and edge.ts > now_s + self.settings.max_ahead_s
-        if is_early and edge.src not in self.own:
-            told["ahead"] += 1
-            return None
         try:
             src = self.people.take(edge.src)
             if isinstance(edge.target, int):
@@ -195,6 +198,26 @@ class Graph:
                 if len(kept):
                     held = ring.versions(kept.keys.tolist())
                     ring.append(kept[np.array([version is None for version in held])])
+
+    def forget(self, edges: Sequence[Edge]) -> None:
+        """Take back exactly these versions of edges; a newer version of one stays."""
+        rows = []
+        for edge in edges:
+            src = self.people.number(edge.src)
+            is_item = isinstance(edge.target, int)
+            dst = (
+                self.items.number(edge.target)
+                if isinstance(edge.target, int)
+                else self.people.number(edge.target)
+            )
+            if src is not None and dst is not None:
+                rows.append((src, int(ITEM_BIT) | dst if is_item else dst, 0.0, edge.ts))
+        if rows:
+            gone = Edges.of(*zip(*rows, strict=True))
+            for ring in (self._friends, self._strangers):
+                ring.forget(gone)
+            self.generation += 1
+            self.trust_generation += any(not isinstance(edge.target, int) for edge in edges)
 
     def newest(self) -> Edges:
         """Return every edge in its newest version, of friends and strangers, withdrawn ones left out."""

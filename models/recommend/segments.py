@@ -109,6 +109,18 @@ class SegmentStore:
             at += take
         return Edges.joined(gone)
 
+    def forget(self, edges: Edges) -> None:
+        """Set the weight of exactly these versions of edges to 0; they fall out with their segments."""
+        for number, segment in enumerate(self._ring):
+            used = self._used(number)
+            at = np.flatnonzero(np.isin(segment.src[:used], np.unique(edges.src)))
+            held = segment[at]
+            gone = np.isin(held.keys, edges.keys) & np.isin(held.ts, edges.ts)
+            for place in at[gone].tolist():
+                key = int(segment.src[place]) << 32 | int(segment.dst[place])
+                if (edges.ts[edges.keys == key] == segment.ts[place]).any():
+                    segment.weight[place] = 0
+
     def live(self) -> Edges:
         """Return every edge that is held, oldest arrival first, with all its versions."""
         return Edges.joined([*self._ring[:-1], *(s[: self._fill] for s in self._ring[-1:])])

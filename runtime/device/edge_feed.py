@@ -104,7 +104,7 @@ class EdgeFeed:
         pages, turn.got.pages = turn.got.pages, []
         if pages:
             keys = {page.src: turn.got.keys[page.src] for page in pages}
-            taken = self._taste.keep(pages, keys)
+            taken = self._taste.keep(pages, keys, via=turn.peer)
             turn.new += taken.pop("taken", 0)
             turn.outcomes += taken
         names, turn.names = turn.names, []

@@ -24,7 +24,7 @@ import numpy as np
 from flocklet.clock import Clock
 from flocklet.errors import StoreError, UsageError, WireError
 from flocklet.events.edge import MAX_PAGE_EDGES, Page, read_page, sign_page
-from flocklet.events.edge_sync import EdgePool
+from flocklet.events.edge_pool import EdgePool, PageLimits
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity, origin_of
 from flocklet.models.recommend.graph import Graph
@@ -56,10 +56,12 @@ class Taste:
         clock: Clock,
         device: Identity,
         people: Callable[[], Mapping[str, Identity]],
+        page_limits: PageLimits | None = None,
     ) -> None:
         self.store, self.clock = store, clock
         self._folder, self._device, self._people = folder, device, people
         self._pool: EdgePool | None = None
+        self._page_limits = page_limits or PageLimits()
         self._friends: tuple[int, set[bytes]] = (-1, set())
         self.graph = Graph(own=self._own())
         self._upto = 0
@@ -96,32 +98,36 @@ class Taste:
     def _sign(self, person: Identity, opinions: Sequence[tuple[bytes | int, float, int | None]]) -> int:
         """Sign opinions, the time None for now; a later opinion wins even when the clock was set back."""
         self.graph.own = self._own()
-        now_s = int(self.clock.time())
         dated = []
         for target, weight, at_s in opinions:
             held = self.graph.version(person.origin, target)
-            ts = max(now_s, held[0] + 1 if held else 0) if at_s is None else max(0, at_s)
-            if ts >= 2**32:
-                raise UsageError("the last opinion on this is dated 2106, so none can be newer")
+            ts = self._next(held) if at_s is None else max(0, at_s)
             dated.append((target, weight, ts))
         pages = [
             sign_page(person, dated[at : at + MAX_PAGE_EDGES]) for at in range(0, len(dated), MAX_PAGE_EDGES)
         ]
         vouched = self.graph.version(self._device.origin, person.origin)
         if vouched is None and person.origin != self._device.origin:
-            vouching = sign_page(self._device, [(person.origin, 1.0, now_s)])
+            vouching = sign_page(self._device, [(person.origin, 1.0, self._next(None))])
             self.keep([vouching], {self._device.origin: self._device.public_key})
         told = self.keep(pages, {person.origin: person.public_key})
         if sum(len(p.edges) == 1 for p in pages) and len(self.pool.pages[person.origin]) > _SMALL_PAGES:
             self._consolidate(person)
         return told["taken"]
 
+    def _next(self, held: tuple[int, float] | None) -> int:
+        """Return the number of a newer version of an edge: the time, and more than the last, whatever the clock says."""
+        ts = max(int(self.clock.time()), held[0] + 1 if held else 0)
+        if ts >= 2**32:
+            raise UsageError("the last opinion on this is dated 2106, so none can be newer")
+        return max(0, ts)
+
     def _consolidate(self, person: Identity) -> None:
         """Replace many small pages of a person by few full ones."""
         rows: list[tuple[bytes | int, float, int]] = [
             (e.target, e.weight, e.ts) for e in self.graph.edges_of(person.origin)
         ]
-        old = [raw for _, raw in self.pool.pages.pop(person.origin)]
+        old = self.pool.take_out(person.origin)
         pages = [
             sign_page(person, rows[at : at + MAX_PAGE_EDGES]) for at in range(0, len(rows), MAX_PAGE_EDGES)
         ]
@@ -135,12 +141,16 @@ class Taste:
     def pool(self) -> EdgePool:
         """The signed pages that may be passed on, read from the store on first use."""
         if self._pool is None:
-            self._pool = EdgePool()
+            self._pool = EdgePool(self._page_limits)
+            self._pool.regard(self._own(), self.reached())
+            gone: list[bytes] = []
             keys = {origin: key for origin, key, *_ in self.store.origins()}
+            brought = {origin: via for origin, _, _, via in self.store.origins()}
             for _, src, raw in self.store.edge_pages():
                 if src in keys:
                     with contextlib.suppress(WireError):  # `_load` has said so already
-                        self._pool.put(read_page(raw), keys[src])
+                        gone += self._pool.put(read_page(raw), keys[src], via=brought[src])
+            self._give_way(gone)
         return self._pool
 
     def name_items(self, names: Iterable[str]) -> None:
@@ -152,23 +162,34 @@ class Taste:
             if item in self.graph.items and self.store.item_name(item) is None
         )
 
-    def keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes]) -> Counter[str]:
-        """Take signed pages, whose authors have these keys, into graph and store; return what became of the edges."""
+    def _give_way(self, gone: Sequence[bytes]) -> None:
+        """Take pages that gave way out of graph and store."""
+        if gone:
+            self.graph.forget([edge for raw in gone for edge in read_page(raw).edges])
+            self.store.remove_edge_pages(map(_digest, gone))
+
+    def keep(self, pages: Sequence[Page], keys: Mapping[bytes, bytes], *, via: bytes = b"") -> Counter[str]:
+        """Take signed pages, whose authors have these keys, into graph and store; return what became of the edges.
+
+        `via` is the peer that brought them.
+        """
         told: Counter[str] = Counter()
         rows = []
         gone: list[bytes] = []
         friends = self.reached()
         for page in pages:
             is_friend = not friends or page.src in friends
-            taken = self.graph.add(page.edges, self.clock.time(), is_friend=is_friend)
+            taken = self.graph.add(page.edges, is_friend=is_friend)
             told += taken
             if taken["taken"] or page.src in self.graph.own:
                 rows.append((_digest(page.raw), page.src, page.raw))
-                gone += self.pool.put(page, keys[page.src])
+                gone += self.pool.put(page, keys[page.src], via=via)
         with self.store.transaction():
-            self.store.add_origins([(origin_of(key), key) for key in keys.values()])
+            self.store.add_origins([(origin_of(key), key) for key in keys.values()], via=via)
             self.store.add_edge_pages(rows)
-            self.store.remove_edge_pages(map(_digest, gone))
+            self._give_way(gone)
+        if self.reached() is not friends:
+            self.pool.regard(self._own(), self.reached())
         return told
 
     def reached(self) -> set[bytes]:
@@ -279,7 +300,7 @@ class Taste:
         for _, src, raw in self.store.edge_pages(self._upto):
             try:
                 is_friend = not friends or src in friends
-                self.graph.add(read_page(raw).edges, self.clock.time(), is_friend=is_friend)
+                self.graph.add(read_page(raw).edges, is_friend=is_friend)
             except WireError as error:
                 _log.warning("a stored page of edges is left out: %s", error)
         return saved

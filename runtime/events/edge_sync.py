@@ -2,7 +2,7 @@
 
 `edges?` carries a salted digest of every page held, `edges!` answers with pages and the keys of their authors. The
 answerer picks sources among the newest edges as Web3Recommend does: one source per exchange, the chance linear
-in the recency of its newest edge, and of it the newest trust edges and the newest affinity edges; unlike there, every
+in the recency of its newest page (by arrival here: no author's clock decides), newest first; unlike there, every
 page is signed by its author and what the asker has is not sent again. `have` is 4 bytes per page that the asker
 holds of the sources it knows, salted anew each time, so two pages that clash once will not clash again.
 """
@@ -19,6 +19,7 @@ import numpy as np
 
 from flocklet.errors import WireError
 from flocklet.events.edge import MAX_PAGE_SIZE, Page, read_page
+from flocklet.events.edge_pool import EdgePool
 from flocklet.events.feed import Steps
 from flocklet.identity.key import origin_of
 from flocklet.wire.schema import Within
@@ -29,7 +30,6 @@ __all__ = [
     "MAX_WANTED",
     "Absorbed",
     "EdgeAnswer",
-    "EdgePool",
     "EdgeQuestion",
     "absorb_steps",
     "answer_steps",
@@ -67,29 +67,6 @@ class EdgeAnswer:
     n: Annotated[bytes, Within(0, MAX_NAMES_BYTES)] = b""
 
 
-@dataclass(frozen=True, slots=True)
-class EdgePool:
-    """What may be given away: pages by author with the time of their newest edge, and the authors' keys."""
-
-    pages: dict[bytes, list[tuple[int, bytes]]] = field(default_factory=dict)
-    keys: dict[bytes, bytes] = field(default_factory=dict)
-
-    def put(self, page: Page, public_key: bytes, *, most: int = 64) -> list[bytes]:
-        """Hold a page; return the pages of the same author that gave way (the oldest)."""
-        held = self.pages.setdefault(page.src, [])
-        self.keys[page.src] = public_key
-        if any(raw == page.raw for _, raw in held):
-            return []
-        held.append((max(edge.ts for edge in page.edges), page.raw))
-        held.sort(key=lambda row: row[0], reverse=True)
-        gone = [raw for _, raw in held[most:]]
-        del held[most:]
-        return gone
-
-    def __len__(self) -> int:
-        return sum(map(len, self.pages.values()))
-
-
 @dataclass(slots=True)
 class Absorbed:
     """What an answer brought: pages that are signed by their authors, and the keys of these."""
@@ -101,7 +78,8 @@ class Absorbed:
 def question(pool: EdgePool, salt: bytes, *, most: int = MAX_PAGES, want: bytes = b"") -> EdgeQuestion:
     """Return the message that asks a peer for pages; `salt` is 8 random bytes."""
     rows = [raw for rows in pool.pages.values() for raw in rows]
-    return EdgeQuestion(salt, b"".join(_digest(salt, raw) for raw in _newest(rows)), most, want)
+    told = [*_newest(rows), *pool.declined][:MAX_HAVE]
+    return EdgeQuestion(salt, b"".join(_digest(salt, raw) for raw in told), most, want)
 
 
 def answer_steps(pool: EdgePool, asked: EdgeQuestion, rng: np.random.Generator) -> Steps[EdgeAnswer]:

@@ -100,6 +100,11 @@ class Store(DocumentTables):
             raise StoreError(f"there is no table {table!r}")
         return int(self._rows(f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the name is one of the above
 
+    def remove_meta(self, key: str) -> None:
+        """Forget the value kept under `key`."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM meta WHERE key = ?", (key,))
+
     # -- people and the keys of origins --
 
     def add_people(self, people: Iterable[Person]) -> None:
@@ -264,17 +269,22 @@ class Store(DocumentTables):
 
     # -- deltas and model versions --
 
-    def add_delta(self, content_id: bytes, author: bytes, size_bytes: int, at_s: float) -> bool:
-        """Note a delta by its content; return False when it had been seen."""
+    def add_delta(
+        self, content_id: bytes, author: bytes, size_bytes: int, at_s: float, *, most: int = 4_096
+    ) -> bool:
+        """Note a delta by its content, the newest `most` of them; return False when it had been seen."""
         with self.transaction() as db:
             cursor = db.execute(
                 "INSERT OR IGNORE INTO deltas VALUES (?, ?, ?, ?)", (content_id, author, size_bytes, at_s)
             )
-            return cursor.rowcount == 1
-
-    def has_delta(self, content_id: bytes) -> bool:
-        """Tell whether a delta of this content was seen."""
-        return bool(self._rows("SELECT 1 FROM deltas WHERE content_id = ?", (content_id,)))
+            is_new = cursor.rowcount == 1
+            if is_new and db.execute("SELECT count(*) FROM deltas").fetchone()[0] > most:
+                db.execute(
+                    "DELETE FROM deltas WHERE content_id NOT IN "
+                    "(SELECT content_id FROM deltas ORDER BY received_s DESC LIMIT ?)",
+                    (most - most // 8,),
+                )
+            return is_new
 
     def add_model(
         self, version: bytes, name: str, schema: bytes, base: bytes | None, body: bytes, at_s: float
@@ -327,15 +337,29 @@ class Store(DocumentTables):
     # -- peers --
 
     def remember_peer(
-        self, device_id: bytes, name: str, addresses: Sequence[tuple[str, int]], at_s: float
+        self,
+        device_id: bytes,
+        name: str,
+        addresses: Sequence[tuple[str, int]],
+        at_s: float,
+        *,
+        most: int = 512,
     ) -> None:
-        """Keep where a peer was when it last proved its key."""
+        """Keep where a peer was when it last proved its key.
+
+        Of more than `most` the one that was not heard for longest is forgotten, a banned one last.
+        """
         body = msgpack.packb([list(a) for a in addresses])
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO peers VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT (device_id) DO UPDATE SET "
                 "name = excluded.name, addresses = excluded.addresses, last_seen_s = excluded.last_seen_s",
                 (device_id, name, body, at_s, at_s),
+            )
+            db.execute(
+                "DELETE FROM peers WHERE device_id IN (SELECT device_id FROM peers WHERE device_id != ? "
+                "ORDER BY banned IS NULL DESC, last_seen_s LIMIT max(0, (SELECT count(*) FROM peers) - ?))",
+                (device_id, most),
             )
 
     def ban_peer(self, device_id: bytes, reason: str, at_s: float) -> None:

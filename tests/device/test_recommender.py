@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from flocklet.device.membership import create_membership
 from flocklet.device.recommender import Taste
 from flocklet.errors import UsageError, WireError
 from flocklet.events.edge import sign_edge, sign_page
+from flocklet.events.edge_pool import PageLimits
 from flocklet.events.edge_sync import EdgeAnswer, EdgeQuestion
 from flocklet.events.feed import exchange, finish, take
 from flocklet.events.item import item_id_of
@@ -173,12 +175,75 @@ def test_replayed_old_pages_change_nothing(homes: list[Home]) -> None:
     assert list(one.likes().values()) == [pytest.approx(0.2, abs=1e-3)]
 
 
-def test_an_opinion_dated_in_the_future_does_not_hold_for_ever(homes: list[Home]) -> None:
+def test_a_clock_days_ahead_stops_nobodys_ratings_nor_their_corrections(homes: list[Home]) -> None:
+    """Attack row 9: it did, silently, and the corrections after the clock was right again too."""
+    one, two = homes
+    two.clock._now_s = NOW + 3 * 86_400
+    two.taste.rate(two.people["me"], 9, 5.0)
+    meet(one, two)
+    assert list(one.likes().values()) == [pytest.approx(1.0, abs=1e-3)]
+    two.clock._now_s = NOW
+    two.taste.rate(two.people["me"], 9, 1.0)
+    two.taste.rate(two.people["me"], 10, 4.0)
+    meet(one, two)
+    assert sorted(one.likes().values()) == [pytest.approx(0.2, abs=1e-3), pytest.approx(0.8, abs=1e-3)]
+
+
+def flood(home: Home, persons: int, pages: int, via: bytes) -> None:
+    """Let a peer bring pages of made-up persons."""
+    for person in range(persons):
+        who = Identity.from_seed(bytes([200]) + via[:1] + person.to_bytes(2, "big") * 15)
+        made = [sign_page(who, [(1_000 + n, 1.0, n + 1)]) for n in range(pages)]
+        home.taste.keep(made, {who.origin: who.public_key}, via=via)
+
+
+def test_pages_of_strangers_have_a_quota_on_disk_and_in_the_graph(tmp_path: Path) -> None:
+    """Attack row 5."""
+    one, two, three = (Home(tmp_path / str(n), n) for n in (1, 2, 3))
+    one.taste = Taste(
+        one.store, one.folder, one.clock, one.device, lambda: one.people,
+        PageLimits(of_author=8, of_device=60, strangers=100),
+    )  # fmt: skip
+    one.feed = EdgeFeed(one.taste, np.random.default_rng(1))
+    for item in range(12):
+        one.taste.rate(one.people["me"], item, 5.0)
+        two.taste.rate(two.people["me"], 20 + item, 5.0)
+        three.taste.rate(three.people["me"], 40 + item, 5.0)
+    one.taste.trust(one.people["me"], two.people["me"].origin, 1.0)
+    exchange(one.feed, two.feed, peer=b"two")
+    exchange(one.feed, three.feed, peer=b"three")
+    flood(one, 40, 12, b"mallory")
+    flood(one, 40, 12, b"eve")
+    pool, stored = one.taste.pool, [(src, raw) for _, src, raw in one.store.edge_pages()]
+    assert pool.strangers == 100
+    assert {(src, raw) for src, rows in pool.pages.items() for _, raw in rows} == set(stored)
+    counts = Counter(src for src, _ in stored)
+    assert counts[one.people["me"].origin] >= 13, "nothing of the owner gives way"
+    assert counts[two.people["me"].origin] == 8 and counts[three.people["me"].origin] == 8
+    assert (
+        max(counts[src] for src in counts if src not in {h.people["me"].origin for h in (one, two, three)})
+        <= 8
+    )
+    likes = one.likes()
+    one.taste.save()
+    one.store.close()
+    (one.folder / "graph.npz").unlink()
+    one.open()
+    assert one.likes() == likes, "the graph is as if what gave way had never come"
+    for home in (one, two, three):
+        home.store.close()
+
+
+def test_a_restart_with_smaller_quotas_forgets_on_disk_too(homes: list[Home]) -> None:
     one = homes[0]
-    eve = Identity.generate()
-    page = sign_page(eve, [(9, 1.0, int(NOW) + 10**7), (10, 1.0, int(NOW))])
-    assert one.absorb(EdgeAnswer(page.raw, eve.public_key)) == 1
-    assert [item for _, item in one.likes()] == [10]
+    flood(one, 10, 5, b"mallory")
+    assert one.store.count("edge_pages") == 50
+    one.taste.save()
+    one.taste = Taste(
+        one.store, one.folder, one.clock, one.device, lambda: one.people, PageLimits(strangers=20)
+    )
+    assert len(one.taste.pool) == one.store.count("edge_pages") == 20
+    assert len(one.likes()) == 20
 
 
 def test_many_small_pages_become_few(homes: list[Home]) -> None:

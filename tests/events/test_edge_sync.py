@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from flocklet.errors import WireError
 from flocklet.events.edge import MAX_PAGE_EDGES, Edge, read_page, sign_edge, sign_page
-from flocklet.events.edge_sync import Absorbed, EdgeAnswer, EdgePool, EdgeQuestion, absorb_steps, answer_steps
+from flocklet.events.edge_pool import EdgePool
+from flocklet.events.edge_sync import Absorbed, EdgeAnswer, EdgeQuestion, absorb_steps, answer_steps
 from flocklet.events.edge_sync import question as request
 from flocklet.events.feed import finish
 from flocklet.identity.key import Identity

@@ -17,7 +17,6 @@ from flocklet.models.recommend.walks import TrustWalks, _Change
 
 HONEST, GENRES, PER_GENRE = 60, 3, 40
 VICTIM, ATTACKER = 0, 59
-NOW = 1_800_000_000.0
 
 
 def origin(number: int) -> bytes:
@@ -111,9 +110,9 @@ def test_a_camouflaged_attacker_loses_the_trust_it_earned_when_it_turns() -> Non
     rng = np.random.default_rng(2)
     graph = Graph()
     for src, dst, weight in honest_trust(rng):
-        graph.add([Edge(origin(src), origin(dst), weight, 100)], NOW)
+        graph.add([Edge(origin(src), origin(dst), weight, 100)])
     for person in range(HONEST):
-        graph.add([Edge(origin(person), item, 1.0, 100) for item in (person, person + 1)], NOW)
+        graph.add([Edge(origin(person), item, 1.0, 100) for item in (person, person + 1)])
 
     def voices(of: list[int]) -> list[float]:
         view = TrustView(graph, origin(VICTIM))
@@ -123,11 +122,10 @@ def test_a_camouflaged_attacker_loses_the_trust_it_earned_when_it_turns() -> Non
 
     assert voices([ATTACKER])[0] > 0.9  # the control: camouflage works until it acts
     before = graph.edges_of(origin(ATTACKER))
-    graph.add([Edge(e.src, e.target, 0.0, 200) for e in before if e.kind == 1], NOW)
+    graph.add([Edge(e.src, e.target, 0.0, 200) for e in before if e.kind == 1])
     for sybil in range(100, 150):
         graph.add(
             [Edge(origin(ATTACKER), origin(sybil), 1.0, 200), Edge(origin(sybil), 7, 1.0, 200)],
-            NOW,
             is_friend=False,
         )
     attacker, honest, *sybils = voices([ATTACKER, 20, *range(100, 150)])
@@ -172,7 +170,7 @@ def test_a_hundred_forged_votes_of_one_identity_count_as_one() -> None:
     """Edge churn in the graph: whoever says the same again and again takes one place and one voice."""
     graph = Graph()
     for ts in range(100, 200):
-        graph.add([Edge(origin(1), 7, 1.0, ts), Edge(origin(1), origin(2), (ts % 10) / 10, ts)], NOW)
+        graph.add([Edge(origin(1), 7, 1.0, ts), Edge(origin(1), origin(2), (ts % 10) / 10, ts)])
     assert len(graph.newest()) == 2
     assert graph.version(origin(1), origin(2)) == (199, pytest.approx(0.9, abs=1e-3))
-    assert graph.add([Edge(origin(1), 7, 1.0, 150)], NOW) == {"old": 1}
+    assert graph.add([Edge(origin(1), 7, 1.0, 150)]) == {"old": 1}

@@ -82,7 +82,7 @@ def test_people_models_deltas_and_peers_survive_a_reopening(tmp_path: Path) -> N
         store.ban_peer(b"p" * 32, "too many bad frames", 2.0)
     with Store(path, check=True) as store:
         assert store.people() == [Person("ann", b"a" * 16, b"s" * 32)]
-        assert store.has_delta(b"d" * 16)
+        assert not store.add_delta(b"d" * 16, b"a" * 32, 1, 9.0)
         assert store.newest_model("grank") == (b"2" * 16, b"two")
         (peer,) = store.peers()
         assert (peer.addresses, peer.banned) == ((("10.0.0.1", 4000),), "too many bad frames")
