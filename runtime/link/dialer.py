@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from flocklet.clock import Clock
 from flocklet.discovery import Address, DialCandidate, Outcome, PeerRecord, PeerTable, Sighting
@@ -26,9 +27,15 @@ class Dialer:
     """Dial the peers of the table that are due, for as long as `run` runs."""
 
     def __init__(
-        self, table: PeerTable, endpoint: Endpoint, clock: Clock, on_proven: Callable[[PeerRecord], None]
+        self,
+        table: PeerTable,
+        endpoint: Endpoint,
+        clock: Clock,
+        on_proven: Callable[[PeerRecord], None],
+        spawn: Callable[[str, Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        """`on_proven` hears of every peer that proved to be at an address."""
+        """`on_proven` hears of every peer that proved to be at an address; `spawn(name, coroutine)` begins a dial."""
+        self._spawn = spawn
         self._on_proven = on_proven
         self._table = table
         self._endpoint = endpoint
@@ -49,17 +56,16 @@ class Dialer:
 
     async def run(self) -> None:
         """Dial for ever."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                now_s = self._clock.monotonic()
-                for candidate in self._table.dial_candidates(now_s):
-                    group.create_task(self._dial(candidate))
-                if self._clones and now_s >= self._confront_s:
-                    self._confront_s = now_s + _CONFRONT_EVERY_S
-                    group.create_task(self._confront(self._clones.pop()))
-                due_s = self._table.next_due_s()
-                wait_s = _LONGEST_WAIT_S if due_s is None else min(_LONGEST_WAIT_S, max(0.05, due_s - now_s))
-                await self._until_woken(wait_s)
+        while True:
+            now_s = self._clock.monotonic()
+            for candidate in self._table.dial_candidates(now_s):
+                self._spawn(f"dial {candidate.key[:12]}", self._dial(candidate))
+            if self._clones and now_s >= self._confront_s:
+                self._confront_s = now_s + _CONFRONT_EVERY_S
+                self._spawn("confront", self._confront(self._clones.pop()))
+            due_s = self._table.next_due_s()
+            wait_s = _LONGEST_WAIT_S if due_s is None else min(_LONGEST_WAIT_S, max(0.05, due_s - now_s))
+            await self._until_woken(wait_s)
 
     async def _until_woken(self, wait_s: float) -> None:
         woken = asyncio.ensure_future(self._wake.wait())
@@ -91,10 +97,11 @@ class Dialer:
                         raise error
                     reasons.append(str(error))
                     is_foreign |= isinstance(error, PeerRefused) and error.reason == "flock"
+        finally:
+            # Also after an error of our own: the lease of this dial ends, and the peer is tried again.
             self._table.dial_ended(
                 candidate.key, reason=reasons[-1] if reasons else "", is_foreign=is_foreign
             )
-        finally:
             for attempt in pending:
                 attempt.cancel()
             for attempt in pending:
@@ -116,10 +123,11 @@ class Dialer:
         except LinkError as error:
             self._failed(candidate, address, error)
             raise
-        now_s = self._clock.monotonic()
-        self._on_proven(
-            self._table.authenticated(link.peer.device_id, now_s, address=address, version=link.peer.version)
-        )
+        now_s, device_id = self._clock.monotonic(), link.peer.device_id
+        record = self._table.authenticated(device_id, now_s, address=address, version=link.peer.version)
+        if self._endpoint.link(device_id) is None:  # it ended before we came to know of it
+            self._table.unlinked(device_id, now_s, str(link.error or ""))
+        self._on_proven(record)
         return link
 
     def _failed(self, candidate: DialCandidate, address: Address, error: LinkError) -> None:

@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from flocklet.discovery.remembered import RememberedPeer
 from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
 from flocklet.events.feed import Feed
 from flocklet.identity.key import format_id, short_id
+from flocklet.link.bans import Ban
 from flocklet.link.dialer import Dialer
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
@@ -52,6 +53,7 @@ from flocklet.link.transfer import CONTENT_KINDS, ContentServer
 from flocklet.node.control import ControlServer
 from flocklet.node.gossip import Gossip
 from flocklet.node.owner import Owner, Rank
+from flocklet.node.supervisor import Supervisor
 from flocklet.node.told_feed import ToldFeed
 from flocklet.node.verbs import Verbs
 from flocklet.store.home import Home, default_home
@@ -66,6 +68,9 @@ _TICK_S = 2.0
 _TEACH_S = 300.0
 _PRACTISED = 4  # clicks a tick
 _REFUSALS_KEPT = 32
+_CLOCKS_COMPARED = 3
+_CLOCK_OFF_S = 600.0
+_CLOCK_UNSET_S = 1.6e9  # 2020: no clock that was ever set shows less
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ class Node(Verbs):
         self._stack = contextlib.AsyncExitStack()
         self._make_feeds = feeds
         self.owner = Owner()
-        self._served: set[asyncio.Task[None]] = set()
+        self.supervisor = Supervisor(self.clock, self._rng)
         self._bytes = Counter[str]()
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
         self.port = 0
@@ -169,7 +174,10 @@ class Node(Verbs):
             party, on_link=self._linked, on_refused=self._refused, clock=self.clock, door=door
         )
         self._stack.push_async_callback(self.endpoint.close)
-        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember)
+        for device_id, ban in (await self.owner.run(self.device.store.banned_peers)).items():
+            self.endpoint.guard.restore(device_id, Ban(*ban))
+        self.endpoint.guard.on_change = self._ban_changed
+        self._dialer = Dialer(self.table, self.endpoint, self.clock, self._remember, self.supervisor.spawn)
         self.gossip = Gossip(
             feeds, self.owner, self.endpoint.links, self.clock, self._rng, every_s=self.settings.gossip_s
         )
@@ -191,9 +199,10 @@ class Node(Verbs):
         control = ControlServer(self.home, self.perform)
         self._stack.push_async_callback(control.stop)
         await control.start()
-        for work in (self._dialer.run(), self.gossip.run(), self._tick()):
-            self._keep(asyncio.create_task(work))
-        self._stack.push_async_callback(self._cancel_work)
+        self.supervisor.keep("dialer", self._dialer.run)
+        self.supervisor.keep("gossip", self.gossip.run)
+        self.supervisor.keep("tick", self._tick)
+        self._stack.push_async_callback(self.supervisor.stop)
 
     def _feeds(self) -> list[Feed[Any]]:
         return [make(self.device) for make in self._make_feeds]
@@ -201,20 +210,6 @@ class Node(Verbs):
     async def stop(self) -> None:
         """Say goodbye, finish what is being written and release everything; safe to call twice."""
         await self._stack.aclose()
-
-    async def _cancel_work(self) -> None:
-        for task in list(self._served):
-            task.cancel()
-        await asyncio.gather(*self._served, return_exceptions=True)
-
-    def _keep(self, task: asyncio.Task[None]) -> None:
-        self._served.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._served.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a part of the peer stopped: %s", error, exc_info=error)
 
     def _take_home(self, held: contextlib.ExitStack) -> Membership:
         """Hold the home until `held` is closed; return who this device is, a new device in a new home."""
@@ -250,12 +245,12 @@ class Node(Verbs):
     def _linked(self, link: Link) -> None:
         now_s = self.clock.monotonic()
         self.table.authenticated(link.peer.device_id, now_s, version=link.peer.version)
-        self._keep(asyncio.create_task(self._serve(link)))
+        self.supervisor.spawn(f"serve {link.peer.name}", self._serve(link))
 
     async def _serve(self, link: Link) -> None:
-        if self.gossip.every_s:
-            self.gossip.begin(link)
         try:
+            if self.gossip.every_s:
+                self.gossip.begin(link)
             async for frame in link:
                 try:
                     if not (
@@ -264,6 +259,10 @@ class Node(Verbs):
                         link.reject("type")
                 except FlockletError as error:
                     _log.warning("peer %s got no answer: %s", link.peer.name, error)
+        except Exception:  # ours, and shown as such; the link is dialled anew
+            link.reject("internal")
+            link.end("internal")
+            raise
         finally:
             self._bytes["in"] += link.bytes_in
             self._bytes["out"] += link.bytes_out
@@ -273,7 +272,14 @@ class Node(Verbs):
                 self._dialer.wake()
 
     def _remember(self, record: PeerRecord) -> None:
-        self._keep(asyncio.create_task(self.owner.run(self._remembered.remember, record, rank=Rank.UPKEEP)))
+        self._write("remember", self._remembered.remember, record)
+
+    def _write(self, name: str, function: Callable[..., Any], *args: Any) -> None:
+        """Let the device's thread write something when nothing else waits."""
+        self.supervisor.spawn(name, self.owner.run(function, *args, rank=Rank.UPKEEP))
+
+    def _ban_changed(self, device_id: bytes, ban: Ban | None) -> None:
+        self._write("ban", self.device.store.ban_peer, device_id, ban, self.clock.time())
 
     def _refused(self, error: PeerRefused) -> None:
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
@@ -286,6 +292,7 @@ class Node(Verbs):
             now_s = self.clock.monotonic()
             for link in list(self.endpoint.links.values()):
                 self.table.heard_from(link.peer.device_id, now_s)
+            self.endpoint.guard.sweep()
             await self._practise()
             if now_s >= taught_s + _TEACH_S:
                 taught_s = now_s
@@ -357,10 +364,24 @@ class Node(Verbs):
                     "liveness": str(self.table.liveness(record, now_s)),
                     "rtt_ms": None if link is None or link.rtt_s is None else round(link.rtt_s * 1000, 2),
                     "found_after_s": round(record.first_seen_s - self._started_s, 3),
+                    "clock_ahead_s": None if link is None else link.clock_ahead_s,
                     "problem": record.problem,
                 }
             )
         return sorted(rows, key=lambda row: (not row["is_linked"], row["is_foreign"], row["short"]))
+
+    def _clock_problems(self) -> list[str]:
+        """Compare clocks with three linked peers or more: their median tells whose is wrong. It decides nothing."""
+        ahead = [
+            link.clock_ahead_s for link in self.endpoint.links.values() if link.clock_ahead_s is not None
+        ]
+        if self.clock.time() < _CLOCK_UNSET_S:
+            return ["the clock of this device is not set"]
+        off_s = float(np.median(ahead)) if len(ahead) >= _CLOCKS_COMPARED else 0.0
+        if abs(off_s) <= _CLOCK_OFF_S:
+            return []
+        way = "behind" if off_s > 0 else "ahead of"
+        return [f"the clock of this device is {abs(off_s) / 60:.0f} minutes {way} those of its peers"]
 
     def _facts(self) -> dict[str, Any]:
         links = list(self.endpoint.links.values())
@@ -377,5 +398,15 @@ class Node(Verbs):
             "gossip_s": self.gossip.every_s,
             "gossip": dict(self.gossip.counts),
             "refusals": list(self.refusals),
-            "problems": [source.problem for source in self._sources if source.problem],
+            "tasks": self.supervisor.rows(),
+            "refused": dict(self.endpoint.door.refused),
+            "bans": {
+                short_id(id): f"{ban.reason}, {ban.for_s:.0f} s"
+                for id, ban in self.endpoint.guard.banned().items()
+            },
+            "problems": [
+                *(source.problem for source in self._sources if source.problem),
+                *self.supervisor.problems(),
+                *self._clock_problems(),
+            ],
         }

@@ -362,14 +362,21 @@ class Store(DocumentTables):
                 (device_id, most),
             )
 
-    def ban_peer(self, device_id: bytes, reason: str, at_s: float) -> None:
-        """Refuse a peer from now on, and keep why."""
+    def ban_peer(self, device_id: bytes, ban: tuple[str, float] | None, at_s: float) -> None:
+        """Keep that a peer is banned, why and for how many seconds of running time; None: it is not any more."""
+        banned = None if ban is None else f"{ban[1]:.0f} {ban[0]}"
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO peers VALUES (?, '', ?, ?, ?, ?) ON CONFLICT (device_id) DO UPDATE SET "
                 "banned = excluded.banned",
-                (device_id, msgpack.packb([]), at_s, at_s, reason),
+                (device_id, msgpack.packb([]), at_s, at_s, banned),
             )
+
+    def banned_peers(self) -> dict[bytes, tuple[str, float]]:
+        """Return who is banned: the reason, and for how many seconds."""
+        rows = self._rows("SELECT device_id, banned FROM peers WHERE banned IS NOT NULL")
+        split = {device_id: banned.partition(" ") for device_id, banned in rows}
+        return {id: (why, float(seconds)) for id, (seconds, _, why) in split.items() if seconds.isdigit()}
 
     def peers(self) -> list[RememberedPeer]:
         """Return the remembered peers, last heard first."""

@@ -79,13 +79,16 @@ def test_people_models_deltas_and_peers_survive_a_reopening(tmp_path: Path) -> N
         store.add_model(b"1" * 16, "grank", b"s" * 16, None, b"one", 1.0)
         store.add_model(b"2" * 16, "grank", b"s" * 16, b"1" * 16, b"two", 2.0)
         store.remember_peer(b"p" * 32, "pi", [("10.0.0.1", 4000)], 1.0)
-        store.ban_peer(b"p" * 32, "too many bad frames", 2.0)
+        store.ban_peer(b"p" * 32, ("signature", 1200.0), 2.0)
     with Store(path, check=True) as store:
         assert store.people() == [Person("ann", b"a" * 16, b"s" * 32)]
         assert not store.add_delta(b"d" * 16, b"a" * 32, 1, 9.0)
         assert store.newest_model("grank") == (b"2" * 16, b"two")
         (peer,) = store.peers()
-        assert (peer.addresses, peer.banned) == ((("10.0.0.1", 4000),), "too many bad frames")
+        assert (peer.addresses, peer.banned) == ((("10.0.0.1", 4000),), "1200 signature")
+        assert store.banned_peers() == {b"p" * 32: ("signature", 1200.0)}
+        store.ban_peer(b"p" * 32, None, 3.0)
+        assert store.banned_peers() == {}
         assert path.stat().st_mode & 0o777 == 0o600
 
 

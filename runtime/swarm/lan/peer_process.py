@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +108,16 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     serving: set[asyncio.Task[None]] = set()
     traffic: list[Link] = []
 
+    def spawn(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        serving.add(task)
+        task.add_done_callback(serving.discard)
+        return task
+
     def linked(opened: Link) -> None:
         table.authenticated(opened.peer.device_id, clock.monotonic(), version=opened.peer.version)
         traffic.append(opened)
-        task = asyncio.ensure_future(link.serve(opened))
-        serving.add(task)
-        task.add_done_callback(serving.discard)
+        spawn(f"serve {opened.peer.name}", link.serve(opened))
         if link.endpoint is not None and len(link.endpoint.links) >= settings.count - 1:
             all_here.set()
 
@@ -120,7 +125,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
         link.endpoint = endpoint = Endpoint(party, on_link=linked, data_limits=MODEL_LIMITS, clock=clock)
         stack.push_async_callback(endpoint.close)
         port = await endpoint.serve([_LOOPBACK], settings.ports[settings.index] if settings.ports else 0)
-        dialer = Dialer(table, endpoint, clock, lambda record: None)
+        dialer = Dialer(table, endpoint, clock, lambda record: None, spawn)
         if settings.attack == "eclipse":
             from flocklet.swarm.attacks.mdns_flood import flooding
 
