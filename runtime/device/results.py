@@ -26,6 +26,7 @@ __all__ = [
     "SearchResults",
     "SkippedFile",
     "Status",
+    "TaskStatus",
     "TrustResult",
     "TrustedPerson",
     "build",
@@ -230,6 +231,17 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """A background task: `running` or `restarting`, how often it began again, why, and for how long it has been running."""
+
+    name: str
+    state: str
+    restarts: int
+    cause: str
+    running_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PeerStatus:
     """A peer as this one sees it.
 
@@ -242,6 +254,7 @@ class PeerStatus:
         is_foreign: Whether it is of another flock.
         liveness: What its heartbeats say.
         rtt_ms: The round trip, None without a link.
+        clock_ahead_s: How far its wall clock is ahead of ours, to the minute; None until it was told.
         found_after_s: How long after the start it was first seen.
         problem: Why it is not linked, "" if nothing is wrong.
     """
@@ -254,6 +267,7 @@ class PeerStatus:
     is_foreign: bool
     liveness: str
     rtt_ms: float | None
+    clock_ahead_s: float | None
     found_after_s: float
     problem: str
 
@@ -274,7 +288,10 @@ class Status:
         gossip_s: Seconds between two exchanges, 0: it only answers.
         gossip: Counts of the exchanges by name.
         refusals: The last refused links.
-        problems: What is wrong with finding peers.
+        tasks: The background tasks and how they are.
+        refused: Messages that were not let in, by reason.
+        bans: Who is banned by its short id, why and for how long.
+        problems: What is wrong, one line each.
         documents: Documents in the index.
         people: People on this device.
         origins: People known from anywhere.
@@ -298,6 +315,9 @@ class Status:
     gossip_s: float
     gossip: Mapping[str, int]
     refusals: tuple[Refusal, ...]
+    tasks: tuple[TaskStatus, ...]
+    refused: Mapping[str, int]
+    bans: Mapping[str, str]
     problems: tuple[str, ...]
     documents: int
     people: int
