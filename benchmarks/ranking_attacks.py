@@ -113,7 +113,8 @@ def _who(row: int) -> bytes:
 def judged(entries: Entries, settings: PosteriorSettings | None, trust: Any) -> tuple[float, float, int]:
     """Return (captured, top-1, lowest rank of the best) over the honest persons."""
     model = Posterior(settings)
-    model.learn_many(entries)
+    for entry in entries:
+        model.learn(entry)
     model.fit_propensities()
     first, places = [], []
     for person in JUDGES:
@@ -133,7 +134,8 @@ def judged(entries: Entries, settings: PosteriorSettings | None, trust: Any) -> 
 def counted(entries: Entries) -> tuple[float, float, int]:
     """Return the same for plain click counts."""
     model = GRank(Settings.thesis(isolation=1))
-    model.learn_many(entries)
+    for entry in entries:
+        model.learn(entry)
     ids = model.order("q", IDS, TEXT, np.ones(20, dtype=bool), me=origin(1)).ids.tolist()
     return float(ids[0] == ATTACKED), float(ids[0] == BEST), ids.index(BEST) + 1
 

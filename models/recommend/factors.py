@@ -17,6 +17,9 @@ __all__ = ["Factors"]
 
 Matrix = NDArray[np.float32]
 _SEED = 20230
+_LEAST = np.float32(
+    1e-6
+)  # of the ridge: where nobody was heard the systems stay solvable and every score is 0
 
 
 class Factors:
@@ -70,7 +73,7 @@ class Factors:
 
     def _ridge(self, counts: NDArray[np.integer] | Matrix, others: float) -> Matrix:
         seen = counts.astype(np.float64) + self.unobserved * others
-        return np.asarray(self.ridge * seen**self.exponent, np.float32)
+        return np.maximum(np.asarray(self.ridge * seen**self.exponent, np.float32), _LEAST)
 
     def _solve_people(self, likes: Likes, people: Matrix, items: Matrix) -> None:
         outer = _outer(items)
@@ -89,15 +92,15 @@ class Factors:
             right += weighed @ people[rows]
         base = np.asarray(self.unobserved * ((people.T * likes.influence) @ people), np.float32)
         force = self._ridge(likes.popularity(), float(likes.influence.sum()))
-        items[:] = _solved(left, right, base, np.maximum(force, 1e-6))
+        items[:] = _solved(left, right, base, force)
 
 
 def _outer(vectors: Matrix) -> Matrix:
-    return (vectors[:, :, None] * vectors[:, None, :]).reshape(len(vectors), -1)
+    return (vectors[:, :, None] * vectors[:, None, :]).reshape(len(vectors), vectors.shape[1] ** 2)
 
 
 def _solved(left: Matrix, right: Matrix, base: Matrix, force: Matrix) -> Matrix:
     rank = right.shape[1]
-    systems = left.reshape(-1, rank, rank) + base
+    systems = left.reshape(len(right), rank, rank) + base
     systems[:, np.arange(rank), np.arange(rank)] += force[:, None]
     return np.linalg.solve(systems, right[:, :, None])[:, :, 0].astype(np.float32)

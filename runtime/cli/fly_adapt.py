@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from flocklet.cli.fly_train import read_vehicle, write_policy
+from flocklet.cli.fly_train import TASKS, read_vehicle, write_policy
 from flocklet.cli.output import Output
 from flocklet.errors import UsageError
 
@@ -27,9 +27,7 @@ def add_parser(verbs: Any) -> None:
     adapt.add_argument(
         "--merge", type=Path, nargs="+", default=[], metavar="PEER", help="peers' adapted policies"
     )
-    adapt.add_argument(
-        "--task", choices=["hover", "track", "recover"], default="track", help="what to keep (track)"
-    )
+    adapt.add_argument("--task", choices=TASKS, default="track", help="what to keep (track)")
     adapt.add_argument(
         "--updates", type=int, default=200, metavar="N", help="how many updates (200; 0 only merges)"
     )

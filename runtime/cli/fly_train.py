@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from flocklet.models.flight.sim.dynamics import Vehicle
     from flocklet.models.flight.train.bptt import Trainer
 
-__all__ = ["add_parser", "read_vehicle", "run", "write_policy"]
+__all__ = ["TASKS", "add_parser", "read_vehicle", "run", "write_policy"]
 
 ANY = "any"
+TASKS = ("hover", "track", "recover")
 _ASK_EVERY = 10
 Point = tuple[float, float, float]
 """Million steps so far, mean cost and survival of the last 20 windows."""
@@ -32,9 +33,7 @@ def add_parser(verbs: Any) -> None:
         help="train a policy by back-propagation through the simulator",
         description="Train a policy and write it as ONNX. Ctrl-C keeps the best policy so far.",
     )
-    train.add_argument(
-        "--task", choices=["hover", "track", "recover"], default="hover", help="what to learn (hover)"
-    )
+    train.add_argument("--task", choices=TASKS, default="hover", help="what to learn (hover)")
     train.add_argument(
         "--vehicle",
         default="crazyflie",

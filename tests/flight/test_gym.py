@@ -55,3 +55,19 @@ def test_the_environment_can_be_made_by_name():
         assert gymnasium.make_vec("flocklet/Hover-v0", num_envs=2).reset(seed=0)[0].shape == (2, 146)
     finally:
         del gymnasium.registry["flocklet/Hover-v0"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_an_action_that_is_no_number_is_refused_and_the_episode_goes_on(place):
+    action = np.zeros(4, np.float32)
+    action[place] = np.nan
+    one, two = FlightEnv(), FlightVectorEnv(2)
+    one.reset(seed=0)
+    two.reset(seed=0)
+    with pytest.raises(ValueError, match="NaN"):
+        one.step(action)
+    with pytest.raises(ValueError, match="NaN"):
+        two.step(np.stack([np.zeros(4, np.float32), action]))
+    seen, reward, *_ = one.step(np.full(4, np.inf, np.float32))
+    assert np.isfinite(seen).all() and reward < 0, "the largest action there is"
+    assert (two.step(np.zeros((2, 4), np.float32))[1] < 0).all()

@@ -12,8 +12,8 @@ from flocklet.models.recommend.blend import CANDIDATES, Blend, choose_weights, d
 from flocklet.models.recommend.factors import Factors
 from flocklet.models.recommend.likes import Likes, Profile
 from flocklet.models.recommend.linear import Ease, ItemKNN, Popularity, Salsa, Scorer, walked_scores
-from flocklet.models.recommend.recommender import Opinion, Recommender, Taste
 from flocklet.models.recommend.tags import tags_of
+from kit.opinions import Opinion, Recommender, Taste
 from studies.published import PUBLISHED, PublishedSettings, PublishedWalk, similar_people
 
 GENRES, PER_GENRE = 4, 12
@@ -230,3 +230,20 @@ def test_a_matrix_refuses_what_is_outside_it() -> None:
         Likes.of(np.array([0]), np.array([0]), (1, 5), influence=np.array([-1.0]))
     with pytest.raises(ValueError, match="one weight"):
         Blend(default_scorers, (1.0,))
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make().name)
+@pytest.mark.parametrize("shape", [(2, 3), (2, 0), (0, 3), (0, 0), (1, 1)])
+@pytest.mark.parametrize("influence", [0.0, 1.0])
+def test_nobody_to_hear_leaves_every_score_at_zero(
+    make: Callable[[], Scorer], shape: tuple[int, int], influence: float
+) -> None:
+    """Also without people and without items; who likes all there is gets numbers."""
+    none = np.zeros(0, np.int64)
+    count = min(shape) if influence == 0.0 else 0  # likes of people whom nobody hears, or no likes at all
+    some = np.arange(count)
+    scorer = make()
+    scorer.fit(Likes.of(some, some, shape, influence=np.full(shape[0], influence)))
+    np.testing.assert_array_equal(scorer.score(Profile(none)), np.zeros(shape[1], np.float32))
+    everything = scorer.score(Profile(np.arange(shape[1])))  # walks visit at least where they start
+    assert everything.shape == (shape[1],) and np.isfinite(everything).all()

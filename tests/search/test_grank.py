@@ -16,6 +16,7 @@ from flocklet.identity.key import Identity
 from flocklet.models.check import check_model
 from flocklet.models.search.ranking.grank import GRank, RankQuery, Settings
 from flocklet.models.search.ranking.tally import ClickTally
+from kit.clicks import learn_all
 
 
 def who(number: int) -> bytes:
@@ -125,13 +126,13 @@ def test_grank_is_a_sound_model(settings_: Settings) -> None:
 def test_thesis_scores_are_those_of_the_paper() -> None:
     """Worked by hand: kappa_t = 1 ("fox"), kappa_m = 1, kappa_u = 3, so S_1(2) = 2/3 and the own S is 1."""
     model = GRank(Settings.thesis(0.0))
-    model.learn_many(ENTRIES)
+    learn_all(model, ENTRIES)
     assert model.similarity(who(1))[who(2)] == pytest.approx(2 / 3)
     assert model.similarity(who(1))[who(3)] == 0.0  # "dog" and "fox" are shared terms, no tuple is
     scores = model.predict(RankQuery("FOX ", items(10, 11, 12), me=who(1)))
     assert scores.tolist() == pytest.approx([1 + 2 / 3, 2 * 2 / 3, 0], rel=1e-6)
     with_isolation = GRank(Settings.thesis(1.0))
-    with_isolation.learn_many(ENTRIES)
+    learn_all(with_isolation, ENTRIES)
     scores = with_isolation.predict(RankQuery("fox", items(10, 11), me=who(1)))
     assert scores.tolist() == pytest.approx([2 + 5 / 3, 2 * 5 / 3], rel=1e-6)
 
@@ -139,24 +140,24 @@ def test_thesis_scores_are_those_of_the_paper() -> None:
 def test_each_audit_switch_changes_what_it_names() -> None:
     def similarity(**switch: bool) -> float:
         model = GRank(Settings(isolation=1.0, one_vote=False, **switch))
-        model.learn_many([*ENTRIES, click(1, "cat", 5, 3), click(2, "cat", 6, 4)])
+        learn_all(model, [*ENTRIES, click(1, "cat", 5, 3), click(2, "cat", 6, 4)])
         return model.similarity(who(1))[who(2)]
 
     assert similarity() == pytest.approx((2 + 1) / 5)
     assert similarity(squares_terms=True) == 1.0  # (1 + 4) / 5
     lost = GRank(Settings(isolation=1.0, drops_isolation=True))
-    lost.learn_many(ENTRIES)
+    learn_all(lost, ENTRIES)
     assert lost.predict(RankQuery("dog", items(21), me=who(1))).tolist() == [0.0]
     by_row = GRank(Settings(isolation=0.0, one_vote=False, aligns_by_row=True))
-    by_row.learn_many(ENTRIES)
+    learn_all(by_row, ENTRIES)
     row_scores = by_row.predict(RankQuery("fox", items(12, 13, 10), me=who(1)))
     assert row_scores.tolist() == [0.0, 0.0, 0.0]  # row 2 is person 3, whose similarity is 0
 
 
 def test_default_mode_counts_one_vote_per_identity() -> None:
     model = GRank()
-    model.learn_many(
-        [click(1, "fox", 10), *(click(2, "fox", 11, seq) for seq in range(1, 50)), click(3, "fox", 10)]
+    learn_all(
+        model, [click(1, "fox", 10), *(click(2, "fox", 11, seq) for seq in range(1, 50)), click(3, "fox", 10)]
     )
     assert model.order("fox", items(11, 10)).ids.tolist() == [10, 11]
     thesis = GRank(Settings.thesis(1.0))
@@ -166,7 +167,7 @@ def test_default_mode_counts_one_vote_per_identity() -> None:
 
 def test_matching_metadata_come_first_then_votes_then_text_then_the_lowest_id() -> None:
     model = GRank()
-    model.learn_many([click(1, "fox", 4), click(2, "fox", 5)])
+    learn_all(model, [click(1, "fox", 4), click(2, "fox", 5)])
     ranking = model.order(
         "fox",
         items(4, 5, 6, 7, 3),
@@ -183,7 +184,7 @@ def test_thesis_mode_falls_back_to_popular_items() -> None:
     clicks = [click(n, "fox", 10, n) for n in (1, 2)] + [click(1, "dog", 11, 3)]
     thesis, default = GRank(Settings.thesis()), GRank()
     for model in (thesis, default):
-        model.learn_many(clicks)
+        learn_all(model, clicks)
     assert thesis.order("zebra", items()).ids.tolist() == [10, 11]
     assert default.order("zebra", items()).ids.tolist() == []
 
@@ -203,15 +204,15 @@ def test_noise_swaps_two_positions_in_half_of_the_queries() -> None:
 
 def test_two_persons_of_one_device_see_their_own_rankings() -> None:
     model = GRank(Settings.thesis(0.0))
-    model.learn_many([click(1, "a", 1), click(2, "b", 2), click(3, "a", 1, 1), click(3, "fox", 7, 2)])
-    model.learn_many([click(4, "b", 2, 1), click(4, "fox", 8, 2)])
+    learn_all(model, [click(1, "a", 1), click(2, "b", 2), click(3, "a", 1, 1), click(3, "fox", 7, 2)])
+    learn_all(model, [click(4, "b", 2, 1), click(4, "fox", 8, 2)])
     assert model.order("fox", items(7, 8), me=who(1)).ids[0] == 7
     assert model.order("fox", items(7, 8), me=who(2)).ids[0] == 8
 
 
 def test_an_explanation_adds_up_to_the_score() -> None:
     model = GRank()
-    model.learn_many(ENTRIES)
+    learn_all(model, ENTRIES)
     why = model.explain("fox", 10, who(1))
     assert (why.own_clicks, [peer.origin for peer in why.peers]) == (1, [who(2)])
     assert why.peers[0].similarity == pytest.approx(2 / 3)
@@ -229,8 +230,8 @@ def test_state_and_order_do_not_depend_on_arrival(log: Log, random: object) -> N
     shuffled = list(entries)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     models = (GRank(), GRank())
-    models[0].learn_many(entries)
-    models[1].learn_many(shuffled)
+    learn_all(models[0], entries)
+    learn_all(models[1], shuffled)
     states = [model.state() for model in models]
     assert all(states[0][key].tobytes() == states[1][key].tobytes() for key in states[0])
     for query in ("a g", "b h"):
@@ -241,7 +242,7 @@ def test_state_and_order_do_not_depend_on_arrival(log: Log, random: object) -> N
 
 def test_a_state_of_something_else_is_refused_and_the_old_one_stays() -> None:
     model = GRank()
-    model.learn_many(ENTRIES)
+    learn_all(model, ENTRIES)
     good = model.state()
     for bad in ({}, good | {"click_origin": good["click_origin"] + 9}, good | {"click_count": good["terms"]}):
         with pytest.raises(SchemaMismatch):
@@ -261,21 +262,21 @@ def test_slow_drip_below_the_rate_limit_is_one_vote() -> None:
     log.learn_key(sybil.public_key)
     default, thesis = GRank(), GRank(Settings.thesis(1.0))
     for model in (default, thesis):
-        model.learn_many([click(person, "fox", 10) for person in (1, 2, 3)])
+        learn_all(model, [click(person, "fox", 10) for person in (1, 2, 3)])
     into = Absorbed()
     for seq in range(1, 40):
         one = ClickEntry.signed(sybil, seq=seq, query="fox", shown=(66,), clicked=0, ts=seq)
         log.receive(one.encode(), 2.0 * seq, into)
     assert len(into.accepted) == 39  # the rate limit does not stop it
     for model in (default, thesis):
-        model.learn_many(into.accepted)
+        learn_all(model, into.accepted)
     assert default.order("fox", items(10, 66), me=who(1)).ids[0] == 10
     assert thesis.order("fox", items(10, 66), me=who(1)).ids[0] == 66
 
 
 def test_query_bombing_does_not_lift_items_that_do_not_match() -> None:
     model = GRank()
-    model.learn_many([click(person, "fox", 66) for person in range(1, 60)])
+    learn_all(model, [click(person, "fox", 66) for person in range(1, 60)])
     matching = np.array([True, False])
     assert model.order("fox", items(10, 66), None, matching).ids.tolist() == [10, 66]
     unguarded = GRank(Settings(metadata_first=False))
@@ -291,7 +292,7 @@ def test_profile_mimicry_buys_similarity_but_one_vote() -> None:
     honest = [click(person, "fox", 10) for person in (2, 3, 4)]
     default, thesis = GRank(), GRank(Settings.thesis(0.0))
     for model in (default, thesis):
-        model.learn_many([*mine, *copied, *push, *honest])
+        learn_all(model, [*mine, *copied, *push, *honest])
     assert default.similarity(who(1))[who(9)] > 0.9
     assert default.order("fox", items(10, 66), me=who(1)).ids[0] == 10
     assert thesis.order("fox", items(10, 66), me=who(1)).ids[0] == 66

@@ -337,19 +337,16 @@ def test_a_failing_source_keeps_whole_chunks_and_a_usable_index() -> None:
     assert_same(index, filled({n: f"common w{n}" for n in range(1024)}), ["w5 common", "bad"])
 
 
-def test_compaction_is_due_after_an_eighth_and_forced_only_by_doubling() -> None:
+def test_the_index_compacts_itself_only_when_the_delta_has_doubled_it() -> None:
     index = Index()
     index.add_many(Document(n, "", "", f"common w{n}") for n in range(4000))
     base = index._base
     for n in range(4000, 4400):
         index.add(n, "", f"common w{n}")
-    assert not index.is_compaction_due
     for n in range(4400, 4600):
         index.add(n, "", f"common w{n}")
-    assert index.is_compaction_due
     assert index._base is base  # one more document never pays for a merge of everything
     index.compact()
-    assert not index.is_compaction_due
     base = index._base
     index.add_many(Document(n, "", "", "one small batch") for n in range(9000, 9100))
     assert index._base is base  # nor does a small batch

@@ -18,6 +18,7 @@ from flocklet.identity.key import Identity
 from flocklet.models.search.evaluation.click_models import click_model
 from flocklet.models.search.ranking.grank import GRank, Settings
 from flocklet.models.search.ranking.posterior import Posterior, PosteriorSettings, text_prior
+from kit.clicks import learn_all
 
 IDS = np.arange(1, 21, dtype=np.uint64)
 TEXT = np.linspace(5, 1, 20).astype(np.float32)
@@ -73,7 +74,7 @@ def captured(model: Posterior, attacked: int = ATTACKED, *, trusts: bool = False
 def taught(settings: PosteriorSettings | None, *groups: list[ClickEntry]) -> Posterior:
     model = Posterior(settings)
     for group in groups:
-        model.learn_many(group)
+        learn_all(model, group)
     model.fit_propensities()
     return model
 
@@ -81,7 +82,7 @@ def taught(settings: PosteriorSettings | None, *groups: list[ClickEntry]) -> Pos
 def thesis_captured(*groups: list[ClickEntry]) -> float:
     model = GRank(Settings.thesis(isolation=1))
     for group in groups:
-        model.learn_many(group)
+        learn_all(model, group)
     ranking = model.order("q", IDS, TEXT, np.ones(20, dtype=bool), me=origin(1))
     return float(ranking.ids[0] == ATTACKED)
 
@@ -162,7 +163,7 @@ def test_forged_replayed_and_doubled_entries_never_reach_the_model() -> None:
     other = ClickEntry.signed(owner, seq=1, query="q", shown=(1, 2), clicked=1, ts=0)
     assert log.receive(other.encode(), 1.0, got) == "equivocation"
     model = Posterior()
-    model.learn_many(got.accepted)
+    learn_all(model, got.accepted)
     for entry in got.evicted:
         model.unlearn(entry)
     assert not model.evidence("q", IDS).clicks.any()  # a proven liar's clicks are gone

@@ -61,7 +61,7 @@ class FlightEnv(gymnasium.Env[Observation, Observation]):
     def step(self, action: Observation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Fly 10 ms."""
         assert self._state is not None, "call reset() first"  # noqa: S101  (Gymnasium's contract)
-        turn = env.step(self._state, np.asarray(action)[None], self.vehicle, self.weights, self.options)
+        turn = env.step(self._state, _numbers(action)[None], self.vehicle, self.weights, self.options)
         self._state = turn.state
         seen = env.observe(self._state, self.np_random)[0]
         return seen, float(turn.reward[0]), bool(turn.terminated[0]), bool(turn.truncated[0]), self._info()
@@ -106,7 +106,7 @@ class FlightVectorEnv(gymnasium.vector.VectorEnv[Observation, Observation, NDArr
     ) -> tuple[Observation, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Fly 10 ms; rows that finished in the last step start anew instead, with reward 0."""
         assert self._state is not None, "call reset() first"  # noqa: S101
-        turn = env.step(self._state, np.asarray(actions), self.vehicles, self.weights, self.options)
+        turn = env.step(self._state, _numbers(actions), self.vehicles, self.weights, self.options)
         done = self._done
         fresh = env.reset(self.np_random, self.num_envs, self.vehicles, self.options)
         self._state = env.replace(turn.state, done, fresh) if done.any() else turn.state
@@ -121,6 +121,14 @@ class FlightVectorEnv(gymnasium.vector.VectorEnv[Observation, Observation, NDArr
             "privileged": env.observe_privileged(self._state, self.vehicles),
             "level": self._state.level.copy(),
         }
+
+
+def _numbers(actions: Observation) -> Observation:
+    """Return the actions as an array; raise ValueError for a NaN: it would end every episode with a reward of 0."""
+    given = np.asarray(actions)
+    if np.isnan(given).any():
+        raise ValueError("an action is no number (NaN): the policy that made it has diverged")
+    return given
 
 
 def register() -> None:

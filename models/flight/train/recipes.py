@@ -24,12 +24,11 @@ from flocklet.models.flight.train.bptt import Settings
 from flocklet.models.flight.train.bptt_programs import NET
 from flocklet.models.flight.train.cost import Cost
 
-__all__ = ["TASKS", "Fleet", "fleet_of", "parameters_of", "policy_of", "recipe"]
+__all__ = ["Fleet", "fleet_of", "parameters_of", "policy_of", "recipe"]
 
 Fleet = Callable[[np.random.Generator, int], Vehicle]
 Floats = NDArray[Any]
 
-TASKS = ("hover", "track", "recover")
 
 _QUICK = Settings(
     steps=80,

@@ -113,12 +113,6 @@ class Index:
         kept = self._base.size_bytes + self._delta.size_bytes + self._catalogue.size_bytes
         return kept + 4 * len(self._df) + working
 
-    @property
-    def is_compaction_due(self) -> bool:
-        """Tell whether new and dead documents are worth a `compact()`: more than an eighth of the base."""
-        waiting = len(self._delta) + self._catalogue.dead
-        return waiting > max(_SMALLEST_DELTA, self._delta.first // 8)
-
     # -- change
 
     def add(self, item_id: int, title: str, text: str, language: str = "") -> None:

@@ -19,7 +19,6 @@ are exact and do not depend on the order in which entries arrived.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,11 +126,6 @@ class GRank:
     def unlearn(self, event: ClickEntry) -> None:
         """Take back an entry that was learnt: evicted by quota, or of a condemned origin."""
         self._count(event, -1)
-
-    def learn_many(self, events: Iterable[ClickEntry]) -> None:
-        """Count entries one after the other."""
-        for event in events:
-            self._count(event, 1)
 
     def predict(self, query: RankQuery) -> NDArray[np.float32]:
         """Return the G-Rank score of each candidate, (n,) float32; `order` also applies metadata and ties."""

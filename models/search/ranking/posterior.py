@@ -18,7 +18,7 @@ The state is counts, so the order of arrival does not matter and any entry can b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,11 +122,6 @@ class Posterior:
     def unlearn(self, event: ClickEntry) -> None:
         """Take back an entry that was learnt."""
         self._count(event, -1)
-
-    def learn_many(self, events: Iterable[ClickEntry]) -> None:
-        """Count entries one after the other."""
-        for event in events:
-            self._count(event, 1)
 
     def observe(
         self,

@@ -77,7 +77,7 @@ class Recommender:
         """Return the scores of the candidates, (n,) float32; items that nobody spoke of get the lowest score."""
         if self._fitted is None:
             self._fit()
-        assert self._fitted is not None  # noqa: S101 - just fitted
+        assert self._fitted is not None
         known = np.array([self._columns.get(item, -1) for item in query.candidates], np.int64)
         if not self._columns:
             return np.zeros(len(known), np.float32)
