@@ -206,12 +206,12 @@ def _check_levels(make: Callable[[], Environment]) -> None:
     middle = np.array([sum(env.spec.level[name]) / 2 for name in names])
     ends = []
     for factor in (1.0, 1.5):
-        levels = np.tile(middle * factor + (factor - 1.0), (_WORLDS, 1)).astype(np.float32)
+        levels = np.tile(middle * factor + (factor - 1.0), (64, 1)).astype(np.float32)
         rng = np.random.default_rng(13)
-        state = env.reset(rng, _WORLDS, levels)
+        state = env.reset(rng, len(levels), levels)
         trace = []
         for _ in range(10):
-            turn = env.step(state, _draw(env.spec, rng, _WORLDS, env.allowed(state)), rng)
+            turn = env.step(state, _draw(env.spec, rng, len(levels), env.allowed(state)), rng)
             state = turn.state
             trace.append(
                 env.observe(state, np.random.default_rng(0)).tobytes() + np.asarray(turn.reward).tobytes()

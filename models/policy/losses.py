@@ -87,7 +87,12 @@ def nash_margin(
 
 
 def nash_error(
-    probs: Floats, margin: Floats, better: NDArray[Any], worse: NDArray[Any], step: float, weight: Floats
+    probs: Floats,
+    margin: Floats,
+    better: NDArray[Any],
+    worse: NDArray[Any],
+    step: Floats | float,
+    weight: Floats,
 ) -> Floats:
     """Return d mean weight (h - step)^2 / d logits, (K,); `step` is 1/(2 eta).
 

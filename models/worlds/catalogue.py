@@ -55,6 +55,15 @@ TASKS: dict[str, Entry] = {
         "soft",
         240,
     ),
+    "lock": Entry(
+        "worlds.lock:Lock",
+        "open a combination lock of 20 steps",
+        ".9 of 1",
+        "2 CPU-s with a log",
+        "race",
+        60,
+        False,
+    ),
     "dispatch": Entry(
         "worlds.dispatch:Dispatch",
         "send jobs of six codes to four places",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flocklet.cli import learn_eval, learn_explain, learn_tasks, learn_train
+from flocklet.cli import learn_eval, learn_explain, learn_prefer, learn_tasks, learn_train
 from flocklet.cli.parser import add_sub_verbs
 
 __all__ = ["add_parser"]
@@ -22,3 +22,4 @@ def add_parser(verbs: Any) -> None:
     learn_train.add_parser(below)
     learn_eval.add_parser(below)
     learn_explain.add_parser(below)
+    learn_prefer.add_parser(below)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
-_METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es", "trees")
+_METHODS = ("mdpo", "ppo", "a2c", "npg", "soft", "es", "trees", "race")
 _NEAR_WEIGHT = 1.0
 
 
@@ -43,6 +43,13 @@ def add_parser(verbs: Any) -> None:
     )
     train.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
     train.add_argument("--from", dest="origin", type=Path, metavar="POLICY", help="start from this policy")
+    train.add_argument(
+        "--logs",
+        type=Path,
+        action="append",
+        metavar="FILE.csv",
+        help="start from a log (time, what was seen ..., action, reward, end); may be repeated; it must win races",
+    )
     train.add_argument("--near", type=Path, metavar="POLICY", help="stay near this policy while learning")
     train.add_argument(
         "--resume", action="store_true", help="go on from the learner kept beside --out, bit for bit"
@@ -64,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             name, "1"
         )  # before NumPy is loaded: small matrices only wait for a second thread
     from flocklet.cli.learn_files import load_learner, read_net, save_learner
+    from flocklet.cli.learn_race import run_race
     from flocklet.models.policy.learner import Settings
     from flocklet.models.policy.methods import fresh_policy, make_learner
     from flocklet.models.worlds.catalogue import make_environment
@@ -74,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
     env, entry = make_environment(args.task)
     method = args.method or (entry.method if entry else "mdpo" if env.spec.actions else "ppo")
     rounds = args.rounds or (entry.rounds if entry else 98)
+    if args.logs or method == "race":
+        if args.method not in (None, "race") or args.origin or args.near or args.resume:
+            raise UsageError(
+                "--logs race tables against each other", remedy="leave out --with, --from and --near"
+            )
+        return run_race(args, env, rounds, output)
     policy: NetPolicy | ForestPolicy
     policy = read_net(args.origin, env.spec) if args.origin else fresh_policy(env.spec, method, args.seed)
     anchors = [(read_net(args.near, env.spec), _NEAR_WEIGHT)] if args.near else []

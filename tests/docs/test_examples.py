@@ -59,3 +59,15 @@ def test_flock_of_readers() -> None:
         float(found) for found in re.findall(r"nDCG@10 alone ([0-9.]+), after gossip ([0-9.]+)", out)[0]
     )
     assert together > alone
+
+
+@pytest.mark.timeout(60)
+def test_start_from_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = run("start_from_logs")
+    author, reached = (
+        float(found) for found in re.findall(r"returned ([0-9.]+), the policy returns ([0-9.]+)", out)[0]
+    )
+    assert reached > author + 0.3
+    assert "neighbour.csv helped in 0 of" in out
+    assert (tmp_path / "neighbour.csv").exists()
