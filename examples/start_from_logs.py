@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Careless:
         self.spec, self.right = lock.spec, lock.right(np.zeros(1))
 
     def dist(self, seen, allowed=None):
+        """Return what they do."""
         time = np.minimum(np.rint(seen[:, 3] * self.spec.steps).astype(int), self.spec.steps - 1)
         probs = np.full((len(seen), 10), 0.005)
         probs[np.arange(len(seen)), self.right[time, np.minimum(seen[:, :3].argmax(axis=1), 1)]] += 0.95
@@ -31,7 +33,7 @@ class Careless:
 
 
 def write(path: str, log: Episodes) -> None:
-    with open(path, "w", newline="") as file:
+    with Path(path).open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["time", "good0", "good1", "bad", "progress", "action", "reward", "end"])
         for t, seen, action, reward, end in zip(
