@@ -14,6 +14,7 @@ import numpy.typing as npt
 from flocklet.errors import ExportError
 from flocklet.firmware_export.c.blob import blob_bytes
 from flocklet.firmware_export.c.emit import code_parts, emit_header, emit_source, emit_vectors
+from flocklet.firmware_export.c.info import clean_name
 from flocklet.firmware_export.c.vectors import golden
 from flocklet.firmware_export.packages.frameworks import PACKAGES, package_files
 from flocklet.firmware_export.plan.gate import Accuracy, accuracy, admit
@@ -78,7 +79,7 @@ def describe(plan: Plan, *, loadable: bool) -> dict[str, Any]:
         "dtype": plan.dtype,
         "dims": list(plan.network.dims),
         "activations": activations,
-        "inputs": [list(item) for item in plan.network.inputs],
+        "inputs": [[clean_name(name), width] for name, width in plan.network.inputs],
         "obs": spec_to_json(plan.obs),
         "action": spec_to_json(plan.action),
         "cached_history": plan.cached,
@@ -213,7 +214,7 @@ def _write(directory: Path, files: dict[str, str | bytes], network: Network) -> 
             if isinstance(content, bytes):
                 path.write_bytes(content)
             else:
-                path.write_text(content)
+                path.write_text(content, encoding="utf-8")
         save_network(directory / "model.npz", network)
     except OSError as error:
         raise ExportError(

@@ -6,13 +6,13 @@ library. All weights are `static const`, as exact hex floats.
 
 from __future__ import annotations
 
-import json
 import zlib
 from typing import Any
 
 import numpy as np
 
 from flocklet.firmware_export.c.float import ASM_CONDITION, hex_float
+from flocklet.firmware_export.c.info import info_text, literal
 from flocklet.firmware_export.c.network import CodeParts, float_parts, history_functions
 from flocklet.firmware_export.c.step import STATUS, has_time, step_arguments, step_text
 from flocklet.firmware_export.c.template import fill, named
@@ -147,11 +147,6 @@ def emit_source(plan: Plan, parts: CodeParts, info: dict[str, Any], *, loadable:
             LAYOUT=f"{plan.layout_id:08x}",
             REBUILD="  @N@_rebuild(st);\n" if parts.hooks.rebuild else "",
         )
-    text = json.dumps(info, sort_keys=True, separators=(",", ":"))
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    chunks = [escaped[i : i + 96] for i in range(0, len(escaped), 96)]
-    chunks = _whole_escapes(chunks)
-    joined = "\n".join(f'    "{chunk}"' for chunk in chunks)
     body = [
         weights,
         parts.kernels,
@@ -172,18 +167,7 @@ def emit_source(plan: Plan, parts: CodeParts, info: dict[str, Any], *, loadable:
         PART=fill("part.c.in") if merged else "#define FLOCKLET_PART FLOCKLET_NOINLINE\n",
     )
     head = fill("licence.h.in") + fill("float_guard.c.in") + preamble
-    return named(head + "\n".join(part for part in body if part), plan.name, TEXT=joined)
-
-
-def _whole_escapes(chunks: list[str]) -> list[str]:
-    """Move a backslash that a cut left behind to the next chunk."""
-    out, carry = [], ""
-    for chunk in chunks:
-        current = carry + chunk
-        tail = len(current) - len(current.rstrip("\\"))
-        carry = "\\" if tail % 2 else ""
-        out.append(current[: len(current) - len(carry)])
-    return [*out, carry] if carry else out
+    return named(head + "\n".join(part for part in body if part), plan.name, TEXT=literal(info_text(info)))
 
 
 def emit_vectors(plan: Plan, golden: Golden) -> str:

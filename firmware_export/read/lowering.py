@@ -27,6 +27,7 @@ from flocklet.firmware_export.read.onnx_values import (
     Rational,
     Value,
     constant_of,
+    fixed_shape,
     float_of,
     fraction,
     int_of,
@@ -38,28 +39,14 @@ from flocklet.firmware_export.read.onnx_values import (
     takes_bias,
     with_bias,
 )
-from flocklet.onnx_io.parse import Model, Node
+from flocklet.onnx_io.parse import Model, Node, shown
 
-__all__ = ["Lowering", "fixed_shape"]
+__all__ = ["Lowering"]
 
 MAX_WIDTH = 4096
-MAX_RANK = 8
 _FLOATS = {0: "unknown", 1: "float32", 11: "float64"}
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 _DOMAINS = {"", "ai.onnx", "ai.onnx.ml"}
-
-
-def fixed_shape(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
-    """Return the shape of an input with 1 for an open batch, and for open time and batch of three axes.
-
-    None where another size is open.
-    """
-    if not shape or len(shape) > MAX_RANK or shape[-1] is None:
-        return None
-    open_axes = 0 if len(shape) == 1 else 2 if len(shape) == 3 else 1
-    if any(size is None for size in shape[open_axes:]):
-        return None
-    return tuple(1 if size is None else size for size in shape)
 
 
 class Lowering:
@@ -101,17 +88,17 @@ class Lowering:
         if name in self.shapes:
             shape = self.shapes[name]
             if shape is None or not 0 < math.prod(shape) <= MAX_WIDTH:
-                raise ExportError(f"input '{name}' has no fixed width between 1 and {MAX_WIDTH}")
+                raise ExportError(f"input '{shown(name)}' has no fixed width between 1 and {MAX_WIDTH}")
             if self.types[name] not in _FLOATS:
                 raise ExportError(
-                    f"input '{name}' holds no floats (element type {self.types[name]}), which cannot be exported"
+                    f"input '{shown(name)}' holds no floats (element type {self.types[name]}), which cannot be exported"
                 )
             return Flow(((name, math.prod(shape)),), (), shape)
         if name in self.graph.unreadable:
             raise ExportError(self.graph.unreadable[name])
         if name not in self.maker:
             where = f", which {reader.label} reads" if reader else ""
-            raise ExportError(f"nothing in the graph makes the value '{name}'{where}")
+            raise ExportError(f"nothing in the graph makes the value '{shown(name)}'{where}")
         return None
 
     def _needs(self, node: Node) -> list[str]:
@@ -128,7 +115,9 @@ class Lowering:
     def _array(self, node: Node, index: int) -> npt.NDArray[Any]:
         value = self._input(node, index)
         if isinstance(value, Flow | Rational):
-            raise ExportError(f"{node.label} needs a constant as input {index} ('{node.inputs[index]}')")
+            raise ExportError(
+                f"{node.label} needs a constant as input {index} ('{shown(node.inputs[index])}')"
+            )
         return value
 
     def _constant(self, node: Node, index: int) -> npt.NDArray[np.float64]:
@@ -140,12 +129,14 @@ class Lowering:
 
     def _apply(self, node: Node, output: str) -> Value:
         if node.domain not in _DOMAINS:
-            raise ExportError(f"{node.label} is of the unknown operator domain '{node.domain}'")
+            raise ExportError(f"{node.label} is of the unknown operator domain '{shown(node.domain)}'")
         if node.op_type == "Constant":
             return constant_of(node)
         given = [self.values[name] for name in self._needs(node)]
         if output != node.outputs[0] and node.op_type != "GRU":
-            raise ExportError(f"{node.label}: its output '{output}' cannot be exported, only its first")
+            raise ExportError(
+                f"{node.label}: its output '{shown(output)}' cannot be exported, only its first"
+            )
         if node.op_type in {"Shape", "Size"} and isinstance(given[0], Flow | Rational):
             shape = given[0].shape if isinstance(given[0], Flow) else given[0].base.shape
             return compute(node, [np.broadcast_to(np.float32(0), shape)])
@@ -156,7 +147,7 @@ class Lowering:
         handler: Callable[[Node, str], Value] | None = getattr(self, f"_op_{node.op_type.lower()}", None)
         if handler is None:
             raise ExportError(
-                f"{node.label} (inputs {', '.join(node.inputs)}) has an operator that cannot be exported"
+                f"{node.label} (inputs {shown(', '.join(node.inputs))}) has an operator that cannot be exported"
             )
         return handler(node, output)
 
@@ -413,7 +404,9 @@ class Lowering:
             raise ExportError(f"{node.label} computes its initial state, which cannot be exported")
         name = start.inputs[0][0]
         if name in {key for key, _ in flow.inputs} | set(flow.states):
-            raise ExportError(f"{node.label} shares its initial state '{name}', which cannot be exported")
+            raise ExportError(
+                f"{node.label} shares its initial state '{shown(name)}', which cannot be exported"
+            )
         return name
 
 

@@ -12,7 +12,7 @@ from flocklet.firmware_export.read.lowering import Lowering
 from flocklet.firmware_export.read.network import Activation, Affine, Dense, Network
 from flocklet.firmware_export.read.onnx_values import settle
 from flocklet.onnx_io.external_data import parse_file
-from flocklet.onnx_io.parse import Model
+from flocklet.onnx_io.parse import Model, shown
 
 __all__ = ["Reading", "interpret", "lower", "read"]
 
@@ -46,15 +46,17 @@ def interpret(model: Model, *, output: str | None = None, activation: str | None
     if not names or (
         output is not None and output not in {name for node in graph.nodes for name in node.outputs}
     ):
-        raise ExportError(f"the graph has no output '{output}'", remedy=f"choose one of: {', '.join(names)}")
+        raise ExportError(
+            f"the graph has no output '{shown(output or '')}'", remedy=f"choose one of: {shown(', '.join(names))}"
+        )
     lowering = Lowering(model)
     wanted = output or names[0]
     node = lowering.maker.get(wanted)
     if node is None:
-        raise ExportError(f"output '{wanted}' is an input or a constant, not a policy")
+        raise ExportError(f"output '{shown(wanted)}' is an input or a constant, not a policy")
     value = lowering.value(wanted, None)
     if isinstance(value, np.ndarray):
-        raise ExportError(f"output '{wanted}' is a constant, not a policy")
+        raise ExportError(f"output '{shown(wanted)}' is a constant, not a policy")
     flow = settle(value, node)
     layers = flow.layers
     if activation is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "Rational",
     "Value",
     "constant_of",
+    "fixed_shape",
     "float_of",
     "fraction",
     "int_of",
@@ -31,6 +32,7 @@ __all__ = [
     "with_bias",
 ]
 
+MAX_RANK = 8
 Coefficients: TypeAlias = npt.NDArray[Any]
 
 
@@ -86,6 +88,19 @@ class Rational:
 
 
 Value: TypeAlias = Flow | Rational | Tensor
+
+
+def fixed_shape(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
+    """Return the shape of an input with 1 for an open batch, and for open time and batch of three axes.
+
+    None where another size is open.
+    """
+    if not shape or len(shape) > MAX_RANK or shape[-1] is None:
+        return None
+    open_axes = 0 if len(shape) == 1 else 2 if len(shape) == 3 else 1
+    if any(size is None for size in shape[open_axes:]):
+        return None
+    return tuple(1 if size is None else size for size in shape)
 
 
 def settle(value: Value, node: Node) -> Flow:

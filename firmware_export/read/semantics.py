@@ -48,15 +48,23 @@ class ObsSpec:
     range: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        _whole(self, "state", "period", "native_interval_us")
+        _numeric(self, "clip", "init", *(() if self.range is None else ("range",)))
+        if self.history is not None and not (
+            isinstance(self.history, tuple) and [type(part) for part in self.history] == [int, int]
+        ):
+            raise ExportError(f"history {self.history!r:.60} is no pair of (entries, actions per entry)")
         if self.state < 1:
             raise ExportError("an observation needs at least one state value")
         for limit in self.limits:
             if not 0 < limit <= 1e12:
                 raise ExportError(f"clip {limit} is no limit between 0 and 1e12")
-        if self.order not in {"oldest_first", "newest_first"}:
-            raise ExportError(f"history order '{self.order}' is unknown; use oldest_first or newest_first")
-        if self.feed not in {"raw_output", "previous_action"}:
-            raise ExportError(f"history feed '{self.feed}' is unknown; use raw_output or previous_action")
+        if self.order not in ("oldest_first", "newest_first"):
+            raise ExportError(
+                f"history order {self.order!r:.60} is unknown; use oldest_first or newest_first"
+            )
+        if self.feed not in ("raw_output", "previous_action"):
+            raise ExportError(f"history feed {self.feed!r:.60} is unknown; use raw_output or previous_action")
         if self.history is not None and (
             min(self.history) < 1 or self.history[0] < 2 or not 1 <= self.period <= 1000
         ):
@@ -102,8 +110,12 @@ class ActionSpec:
     recovery: str = "good_input"
 
     def __post_init__(self) -> None:
-        if self.recovery not in {"good_input", "reset"}:
-            raise ExportError(f"recovery '{self.recovery}' is unknown; use good_input or reset")
+        _whole(self, "bad_limit", "max_gap_us", "interval_us")
+        _numeric(self, "low", "high", "failsafe")
+        if not isinstance(self.meaning, str) or len(self.meaning) > 400:
+            raise ExportError("the meaning of an action is a text of at most 400 characters")
+        if self.recovery not in ("good_input", "reset"):
+            raise ExportError(f"recovery {self.recovery!r:.60} is unknown; use good_input or reset")
         if (
             not 1 <= self.bad_limit <= 1000
             or not 0 <= self.max_gap_us < 2**31
@@ -124,6 +136,22 @@ class ActionSpec:
         if (safe < low).any() or (safe > high).any():
             raise ExportError("the failsafe action lies outside the action limits")
         return low, high, safe
+
+
+def _whole(rules: Any, *names: str) -> None:
+    """Refuse what is no integer: these numbers are written into the C as they are."""
+    for name in names:
+        if type(getattr(rules, name)) is not int:
+            raise ExportError(f"{name} {getattr(rules, name)!r:.60} is no whole number")
+
+
+def _numeric(rules: Any, *names: str) -> None:
+    """Refuse what is neither a number nor a row of numbers."""
+    for name in names:
+        value = getattr(rules, name)
+        parts = value if isinstance(value, tuple) else (value,)
+        if not all(isinstance(part, int | float) and not isinstance(part, bool) for part in parts):
+            raise ExportError(f"{name} {value!r:.60} is no number, nor numbers")
 
 
 def _each(value: float | tuple[float, ...], n: int, what: str) -> tuple[float, ...]:

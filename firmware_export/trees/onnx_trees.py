@@ -17,7 +17,7 @@ import numpy as np
 from flocklet.errors import ExportError
 from flocklet.firmware_export.trees.trees import FlatTrees, Trees, round_down, round_up
 from flocklet.onnx_io.external_data import parse_file
-from flocklet.onnx_io.parse import Model, Node
+from flocklet.onnx_io.parse import Model, Node, shown
 
 __all__ = ["TreeReading", "ensembles", "interpret_trees", "lower_trees", "read_trees"]
 
@@ -70,7 +70,9 @@ def interpret_trees(model: Model, *, output: str | None = None) -> TreeReading:
     wanted = node.outputs[-1] if _KINDS[node.op_type] == "class" else node.outputs[0]
     names = [item.name for item in model.graph.outputs]
     if output is not None and output not in maker:
-        raise ExportError(f"the graph has no output '{output}'", remedy=f"choose one of: {', '.join(names)}")
+        raise ExportError(
+            f"the graph has no output '{shown(output)}'", remedy=f"choose one of: {shown(', '.join(names))}"
+        )
     tensor, refused = "", None
     for name in [output] if output is not None else names:
         try:
@@ -96,12 +98,13 @@ def _traced(name: str, node: Node, wanted: str, maker: dict[str, Node]) -> str:
         if not (_is_cast(step, {1, 11}) or step.op_type in {"Identity", "ZipMap"}) or not step.inputs:
             raise ExportError(
                 f"{step.label} works on the result of the trees, which cannot be exported",
-                remedy=f"export what the trees give, --output {wanted}, and do the rest in your own code",
+                remedy=f"export what the trees give, --output {shown(wanted)}, and do the rest in your own code",
             )
         name = step.inputs[0]
         tensor = name if step.op_type == "ZipMap" else tensor
     raise ExportError(
-        f"output '{tensor}' is not what the trees sum up", remedy=f"export the scores: --output {wanted}"
+        f"output '{shown(tensor)}' is not what the trees sum up",
+        remedy=f"export the scores: --output {shown(wanted)}",
     )
 
 
@@ -121,7 +124,7 @@ def _source(model: Model, node: Node, maker: dict[str, Node]) -> str:
             raise ExportError(f"{step.label} computes what the trees read; only inputs can be exported")
         name = step.inputs[0]
     if kinds.get(name) not in {1, 11}:
-        raise ExportError(f"{node.label} reads '{name}', which is no input of floats")
+        raise ExportError(f"{node.label} reads '{shown(name)}', which is no input of floats")
     return name
 
 

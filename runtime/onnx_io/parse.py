@@ -40,6 +40,7 @@ __all__ = [
     "UnreadableTensor",
     "ValueInfo",
     "parse_model",
+    "shown",
 ]
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -72,6 +73,12 @@ _TYPE_NAMES = {
 }
 
 
+def shown(name: str) -> str:
+    """Return a name of a file's author for a message: on one line, without control characters, not too long."""
+    visible = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return visible if len(visible) <= 80 else f"{visible[:77]}..."
+
+
 @dataclass(frozen=True)
 class Attribute:
     """Hold one attribute of a node; only the field that the file set differs from its default."""
@@ -100,7 +107,7 @@ class Node:
     @property
     def label(self) -> str:
         """Return how messages name this node: its name, or its operator and output."""
-        return f"{self.op_type} node '{self.name or '/'.join(self.outputs)}'"
+        return f"{shown(self.op_type)} node '{shown(self.name or '/'.join(self.outputs))}'"
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ def _tensor(data: memoryview, what: str, external: External | None = None) -> tu
             where[fields.get(1, "")] = fields.get(2, "")
         elif number == 14:
             elsewhere = value == 1
-    label = f"tensor '{name}'"
+    label = f"tensor '{shown(name)}'"
     if elsewhere or where:
         raw = memoryview(_elsewhere(label, where, external))
     count = 1
@@ -270,7 +277,7 @@ def _node(data: memoryview) -> Node:
             attributes.append(bytes_of(value, "a node"))
         elif number == 7:
             domain = text_of(value, "a node")
-    what = f"{op_type} node '{name or '/'.join(outputs)}'"
+    what = f"{shown(op_type)} node '{shown(name or '/'.join(outputs))}'"
     parsed = [_attribute(item, what) for item in attributes]
     return Node(op_type, name, domain, tuple(inputs), tuple(outputs), {item.name: item for item in parsed})
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flocklet.errors import VerificationError
+from flocklet.firmware_export.export import export_policy
 from flocklet.firmware_export.plan.plan import make_plan
 from flocklet.firmware_export.read.network import Activation, Dense, Gru, Network, seeded_actor
 from flocklet.firmware_export.verify import qemu_engine
@@ -15,7 +16,7 @@ from flocklet.firmware_export.verify.cycles import count_cycles, decode
 from flocklet.firmware_export.verify.elf import read_elf
 from flocklet.firmware_export.verify.expected import expected_of
 from flocklet.firmware_export.verify.harness import build_empty, build_image, build_size, layout_of
-from flocklet.firmware_export.verify.proof import Report, Row, measure, run_unicorn, step_call
+from flocklet.firmware_export.verify.proof import Report, Row, measure, run_unicorn, step_call, verify
 from flocklet.firmware_export.verify.toolchain import CORES, compile_image, compile_object
 from flocklet.firmware_export.verify.unicorn_engine import Emulator
 from kit.firmware import actor_plan, needs_gcc, needs_qemu, needs_unicorn, needs_zig, small_plan, write_c
@@ -340,3 +341,23 @@ def test_step_arguments_follow_the_calling_convention():
     assert step_call(timed, Fake(), 2, 3, 5 << 32 | 4) == [1, 2, 4, 5, 3]  # type: ignore[arg-type]
     fed = actor_plan(rules="rl-tools")
     assert step_call(fed, Fake(), 2, 3, 0) == [1, 2, 2 + 72, 3]  # type: ignore[arg-type]
+
+
+@needs_gcc
+@needs_unicorn
+def test_a_recurrent_export_verifies_with_gcc(tmp_path):
+    """The driver clears the hidden values itself: gcc must not turn that into a call of memset."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    layers = (
+        Gru(draw(96, 6), draw(96, 32), draw(96), draw(96), True),
+        Dense(draw(2, 32), draw(2), Activation("tanh")),
+    )
+    made = export_policy(Network(layers), tmp_path / "g", name="gru", packages=("plain",))
+    report = verify(
+        made, cc=("gcc",), engines=("unicorn",), flags=("-std=c99 -O2", "-std=c99 -O3"), vectors=8, fuzz=50
+    )
+    assert report.verified, [row.detail for row in report.rows]

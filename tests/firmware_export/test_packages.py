@@ -6,6 +6,7 @@ import configparser
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,7 +51,14 @@ STUBS = {
 typedef struct { float x, y, z; } axis_t;
 typedef struct { float x, y, z, w; } quaternion_t;
 typedef struct { axis_t position, velocity; quaternion_t attitudeQuaternion; } state_t;
-typedef struct { axis_t position, velocity; } setpoint_t;
+typedef struct { float roll, pitch, yaw; } attitude_t;
+typedef enum { modeDisable = 0, modeAbs, modeVelocity } stab_mode_t;
+typedef struct {
+  attitude_t attitude, attitudeRate;
+  quaternion_t attitudeQuaternion;
+  axis_t position, velocity;
+  struct { stab_mode_t x, y, z, roll, pitch, yaw, quat; } mode;
+} setpoint_t;
 typedef struct { axis_t gyro; } sensorData_t;
 typedef enum { controlModeLegacy, controlModeForceTorque, controlModeForce } control_mode_t;
 typedef struct { float normalizedForces[4]; control_mode_t controlMode; } control_t;
@@ -303,3 +311,113 @@ def test_arduino_and_platformio_trees_compile_without_a_warning(artifact, tmp_pa
     command = ["c++", *warn, "-I", tmp_path, "-I", library / "src", *sketch, "-fsyntax-only"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# Runs the app against the stubs: a line per call with the heading's observation and the forces.
+_FLY = """
+#include <stdio.h>
+#include <string.h>
+#include <stdlib.h>
+#include "../crazyflie/src/ltf_app.c"
+#include "../ltf.c"
+static float volts = 4.0f;
+float pmGetBatteryVoltage(void) { return volts; }
+void vTaskDelay(const TickType_t ticks) { (void)ticks; }
+uint64_t usecTimestamp(void) { return 0; }
+void controllerPidInit(void) {}
+bool controllerPidTest(void) { return true; }
+void controllerPid(control_t *c, const setpoint_t *s, const sensorData_t *n, const state_t *t, const stabilizerStep_t k)
+{ (void)c; (void)s; (void)n; (void)t; (void)k; }
+int main(int argc, char **argv)
+{
+  setpoint_t set; sensorData_t sensors; state_t state; control_t control;
+  int i, k;
+  (void)argc;
+  memset(&set, 0, sizeof set); memset(&sensors, 0, sizeof sensors); memset(&state, 0, sizeof state);
+  state.attitudeQuaternion.w = (float)atof(argv[1]); state.attitudeQuaternion.z = (float)atof(argv[2]);
+  state.position.x = (float)atof(argv[3]); state.position.y = (float)atof(argv[4]);
+  state.velocity.x = state.position.x; state.velocity.y = state.position.y;
+  set.attitude.yaw = (float)atof(argv[5]); set.mode.yaw = argv[6][0] == 'a' ? modeAbs : modeDisable;
+  if (argv[6][0] == 'v') { set.mode.yaw = modeVelocity; set.attitudeRate.yaw = set.attitude.yaw; }
+  if (argv[6][0] == 'q') { set.mode.quat = modeAbs; set.attitudeQuaternion = state.attitudeQuaternion; }
+  controllerOutOfTreeInit(); enable = 1; warmupMs = 0;
+  for (k = 0; k < 4; k++) controllerOutOfTree(&control, &set, &sensors, &state, (stabilizerStep_t)k);
+  for (i = 0; i < 18; i++) printf("%.7g ", (double)observed[i]);
+  for (i = 0; i < 4; i++) printf("%.7g %.7g ", (double)action[i], (double)control.normalizedForces[i]);
+  return control.controlMode == controlModeForce ? 0 : 1;
+}
+"""
+
+
+def flown(directory, *words: object, flags: tuple[str, ...] = ()) -> np.ndarray:
+    """Return what the app observed (18) and its actions beside its forces (4 pairs), by the host's compiler."""
+    where = directory / "fly"
+    where.mkdir(exist_ok=True)
+    for name, text in STUBS.items():
+        (where / name).write_text(text)
+    (where / "fly.c").write_text(_FLY)
+    command = [
+        "cc",
+        "-O1",
+        "-std=gnu11",
+        *flags,
+        "-I",
+        str(where),
+        "-I",
+        str(directory),
+        "fly.c",
+        "-o",
+        "fly",
+        "-lm",
+    ]
+    subprocess.run(command, cwd=where, check=True, capture_output=True)
+    said = subprocess.run(
+        [where / "fly", *map(str, words)], check=True, capture_output=True, text=True
+    ).stdout
+    return np.array(said.split(), float)
+
+
+@needs_cc
+@pytest.mark.parametrize("mode", ["a", "q"])
+def test_the_app_flies_a_yaw_set_point_as_the_yaw_it_was_trained_to_hold(artifact, mode):
+    """At 70 degrees with an error ahead, the policy sees what it sees at 0 degrees; without the set-point it does not."""
+    turn = np.radians(70.0)
+    place = (np.cos(turn) * 0.3, np.sin(turn) * 0.3)
+    straight = flown(artifact.directory, 1.0, 0.0, 0.3, 0.0, 0.0, "d")
+    turned = flown(artifact.directory, np.cos(turn / 2), np.sin(turn / 2), *place, 70.0, mode)
+    np.testing.assert_allclose(turned, straight, atol=1e-5)
+    ignored = flown(artifact.directory, np.cos(turn / 2), np.sin(turn / 2), *place, 70.0, "d")
+    assert np.abs(ignored[:18] - straight[:18]).max() > 0.5
+
+
+@needs_cc
+def test_a_yaw_rate_is_summed_up(artifact):
+    seen = flown(artifact.directory, 1.0, 0.0, 0.0, 0.0, 500.0, "v")  # degrees/s, over two steps of 2 ms
+    assert np.degrees(np.arctan2(seen[6], seen[3])) == pytest.approx(-2.0, abs=1e-3)
+
+
+@needs_cc
+def test_forces_follow_the_meaning_of_the_action(artifact, tmp_path):
+    """A rotor speed is no thrust: half the speed is a quarter of the thrust."""
+    words = (1.0, 0.0, 0.2, -0.1, 0.0, "d")
+    for flags in (("-DCONFIG_ENABLE_THRUST_BAT_COMPENSATED",), ()):
+        pairs = flown(artifact.directory, *words, flags=flags)[18:].reshape(4, 2)
+        thrust = 3.16e-10 * ((pairs[:, 0] + 1) / 2 * 21702.1) ** 2
+        grams = thrust * 4 / 9.80665 * 1000
+        wanted = thrust / 0.1125 if flags else (0.088 * grams - 0.0006239 * grams**2) / 4.0
+        np.testing.assert_allclose(pairs[:, 1], np.clip(wanted, 0, 1), rtol=1e-4, atol=1e-6)
+        assert np.abs(pairs[:, 1] - (pairs[:, 0] + 1) / 2).max() > 0.02
+    obs, action = preset("learning-to-fly")
+    plain = replace(action, meaning="force_fraction")
+    made = export_policy(actor(), tmp_path / "f", name="ltf", obs=obs, action=plain, packages=("crazyflie",))
+    pairs = flown(made.directory, *words)[18:].reshape(4, 2)
+    np.testing.assert_allclose(pairs[:, 1], (pairs[:, 0] + 1) / 2, atol=1e-6)
+
+
+def test_an_action_of_unknown_meaning_gets_no_app(tmp_path):
+    obs, action = preset("learning-to-fly")
+    made = export_policy(
+        actor(), tmp_path, name="ltf", obs=obs, action=replace(action, meaning="unspecified")
+    )
+    assert not (made.directory / "crazyflie").exists()
+    assert "says neither rpm_fraction nor force_fraction" in (made.directory / "README.md").read_text()
