@@ -47,7 +47,8 @@ def interpret(model: Model, *, output: str | None = None, activation: str | None
         output is not None and output not in {name for node in graph.nodes for name in node.outputs}
     ):
         raise ExportError(
-            f"the graph has no output '{shown(output or '')}'", remedy=f"choose one of: {shown(', '.join(names))}"
+            f"the graph has no output '{shown(output or '')}'",
+            remedy=f"choose one of: {shown(', '.join(names))}",
         )
     lowering = Lowering(model)
     wanted = output or names[0]
