@@ -7,7 +7,7 @@ from typing import Any
 
 from flocklet.cli.output import Output
 from flocklet.cli.parser import VERBS, add_sub_verbs, build_parser
-from flocklet.cli.session import home_of
+from flocklet.cli.session import ask, home_of
 from flocklet.errors import MissingExtra, UsageError
 
 __all__ = ["add_parser"]
@@ -79,6 +79,14 @@ def _show(args: argparse.Namespace) -> int:
                 "summary": value.summary,
             }
         )  # fmt: skip
+    if home.database.exists():
+        for name, row in ask(args, "quota", {}).items():
+            rows.append(
+                {
+                    "name": f"quota.{name}", "value": row["value"], "origin": "store", "where": "",
+                    "summary": f"rows that others may fill: {row['what']}",
+                }
+            )  # fmt: skip
     for name, (variable, summary) in _ENVIRONMENT.items():
         held = os.environ.get(variable)
         origin = "default" if held is None else "environment"
@@ -105,6 +113,8 @@ def _set(args: argparse.Namespace) -> int:
     home = home_of(args)
     if (args.value is None) != args.undo:
         raise UsageError("give a value, or --undo", remedy="flocklet config set port 4710")
+    if args.name.startswith("quota."):
+        return _set_quota(args, output)
     home.ensure()
     write_file(home.config, args.name, None if args.undo else args.value)
     value = resolve(home.config, {})[args.name]
@@ -115,6 +125,20 @@ def _set(args: argparse.Namespace) -> int:
     output.document(
         {"name": value.name, "value": kept, "origin": str(value.origin), "file": str(home.config)}
     )
+    return 0
+
+
+def _set_quota(args: argparse.Namespace, output: Output) -> int:
+    name = args.name.removeprefix("quota.")
+    try:
+        value = None if args.undo else int(args.value)
+    except ValueError:
+        raise UsageError(
+            f"'{args.value}' is no number", remedy="flocklet config set quota.clicks 50000"
+        ) from None
+    kept = ask(args, "quota", {"name": name, "value": value})[name]["value"]
+    output.remark(f"{args.name} is {kept}; it holds from the next start of a running peer on")
+    output.document({"name": args.name, "value": kept, "origin": "store"})
     return 0
 
 

@@ -9,10 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flocklet.clock import Clock
-from flocklet.device.ranker import Ranker
+from flocklet.device.clicks import Clicks
 from flocklet.errors import WireError
-from flocklet.events.click_log import ClickLog
-from flocklet.events.click_outcome import Absorbed, Proof
 from flocklet.events.click_sync import (
     ClickAnswer,
     ClickDigest,
@@ -23,12 +21,10 @@ from flocklet.events.click_sync import (
     answer_steps,
 )
 from flocklet.events.feed import Steps, Turn
-from flocklet.identity.key import origin_of
-from flocklet.store.store import Click, Store
 from flocklet.wire.frame import content_id
 from flocklet.wire.schema import Message
 
-__all__ = ["ClickFeed", "ClickTurn", "proof_of"]
+__all__ = ["ClickFeed", "ClickTurn"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,18 +42,13 @@ class ClickFeed:
     kinds: tuple[type[Message], ...] = (ClickDigest, DifferingBuckets, ClickQuestion, ClickAnswer)
 
     def __init__(
-        self,
-        store: Store,
-        log: ClickLog,
-        ranker: Ranker,
-        clock: Clock,
-        regard: Callable[[], None],
+        self, clicks: Clicks, clock: Clock, regard: Callable[[], None], most_notes: int = 4_096
     ) -> None:
-        self._store = store
-        self._log = log
-        self._ranker = ranker
+        self._clicks = clicks
+        self._log = clicks.log
         self._clock = clock
         self._regard = regard
+        self._most_notes = most_notes
 
     def is_due(self, turns: int) -> bool:
         """Ask every time: when nothing is new, it costs 528 bytes."""
@@ -93,29 +84,11 @@ class ClickFeed:
         """Store and learn what was accepted, forget and unlearn what gave way for it."""
         got = turn.pull.news()
         if got.accepted or got.evicted or got.proofs or got.keys or got.forgotten:
-            with self._store.transaction():
-                self._settle(got, turn.peer)
+            store = self._clicks.store
+            with store.transaction():
+                self._clicks.settle(got, turn.peer)
                 if got.accepted and turn.source is not None:
-                    self._store.add_delta(turn.source[0], turn.peer, turn.source[1], self._clock.time())
-                    turn.source = None
+                    (content, size), turn.source = turn.source, None
+                    store.add_delta(content, turn.peer, size, self._clock.time(), most=self._most_notes)
         turn.new += len(got.accepted)
         turn.outcomes = turn.pull.absorbed.refused
-
-    def _settle(self, got: Absorbed, via: bytes) -> None:
-        for entry in got.accepted:
-            self._ranker.learn(entry)
-        for entry in got.evicted:
-            self._ranker.unlearn(entry)
-        self._store.add_origins([(origin_of(key), key) for key in got.keys], via=via)
-        self._store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
-        self._store.remove_clicks([(e.origin, e.seq) for e in got.evicted])
-        self._store.remove_origins([origin for origin in got.forgotten if self._log.key_of(origin) is None])
-        for proof in got.proofs:
-            packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
-            self._store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
-
-
-def proof_of(public_key: bytes, packed: bytes) -> Proof:
-    """Return an equivocation proof as the store keeps it."""
-    size = int.from_bytes(packed[:2], "big")
-    return Proof(public_key, packed[2 : 2 + size], packed[2 + size :])

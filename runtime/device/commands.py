@@ -12,6 +12,7 @@ from flocklet.device.commands_devices import act_on_devices
 from flocklet.device.commands_recommend import ADVICE
 from flocklet.device.device import Device
 from flocklet.device.document_reader import read_documents
+from flocklet.device.quotas import QUOTAS, change_quota, quotas_of
 from flocklet.device.readers.encodings import GUESSED
 from flocklet.device.readers.process import ReaderProcess
 from flocklet.device.results import PastClick
@@ -171,6 +172,14 @@ def _status(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
     return device.facts()
 
 
+def _quota(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Change a quota (a `value` of None: the default), or none without a `name`; return all of them."""
+    if (name := values.get("name")) is not None:
+        change_quota(device.store, name, values.get("value"))
+    held = quotas_of(device.store)
+    return {name: {"value": getattr(held, name), "what": what} for name, what in QUOTAS.items()}
+
+
 _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "add": _add,
     "add_documents": _add_documents,
@@ -179,6 +188,7 @@ _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "click": _click,
     "devices": _devices,
     "people": _people,
+    "quota": _quota,
     "record": _record,
     "rank": _rank,
     "status": _status,

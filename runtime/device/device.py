@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.clock import Clock
-from flocklet.device.click_feed import proof_of
+from flocklet.device.clicks import Clicks
 from flocklet.device.corpus import Library
 from flocklet.device.devices import Devices
 from flocklet.device.membership import Membership
+from flocklet.device.quotas import quotas_of
 from flocklet.device.ranker import Ranked, Ranker
 from flocklet.device.recommender import Taste
 from flocklet.device.rerankers import Lessons
 from flocklet.device.results import Hit, PastClick, SearchResults, snippet_of
-from flocklet.errors import SchemaMismatch, StoreError, UsageError, WireError
+from flocklet.errors import SchemaMismatch, StoreError, UsageError
 from flocklet.events.click import NO_CLICK, ClickEntry
-from flocklet.events.click_log import ClickLog, Limits
-from flocklet.events.click_outcome import Absorbed
+from flocklet.events.click_log import ClickLog
 from flocklet.events.item import Document
 from flocklet.events.shares import Standing
 from flocklet.identity.key import Identity
@@ -35,7 +35,7 @@ from flocklet.models.search.index.index import Index
 from flocklet.models.search.ranking.grank import GRank, Settings
 from flocklet.store.documents import StoredDocument
 from flocklet.store.home import Home
-from flocklet.store.store import Click, Event, Person, Store
+from flocklet.store.store import Event, Person, Store
 
 __all__ = ["CANDIDATES", "OWNER", "Device"]
 
@@ -64,18 +64,19 @@ class Device:
         clock: Clock,
         *,
         check: bool = False,
-        limits: Limits | None = None,
     ) -> None:
-        """Open the store of `home`; `check` looks for damage first, `limits` bound the log of clicks."""
+        """Open the store of `home`; `check` looks for damage first."""
         self.home = home
         self.membership = membership
         self.clock = clock
         self.store = Store(home.database, check=check)
         self._people: dict[str, Identity] = {}
         self.library = Library(home, self.store, clock)
-        self.log = ClickLog(limits)
+        self.quotas = quotas_of(self.store)
+        self.log = ClickLog(self.quotas.limits)
         votes = Settings() if membership.flock.is_open else Settings.among_friends()
         self.ranker = Ranker(clock, votes, owner_trust=lambda: self._trust_of(self.identity_of(OWNER)))
+        self.clicks = Clicks(self.store, self.log, self.ranker)
         self.devices = Devices(membership.roster, membership.identity, home.flock)
         self._taste: Taste | None = None
         self._regarded = -1
@@ -86,7 +87,9 @@ class Device:
             self.lessons = Lessons(self.store, clock, membership.identity)
             self.ranker.online = self.lessons.rankers
             self._restore_people()
-            self._restore_clicks()
+            if self.store.count("clicks") > self.quotas.clicks:
+                self.regard_friends()
+            self.clicks.restore()
         except BaseException:
             self.store.close()
             raise
@@ -118,7 +121,9 @@ class Device:
         """Trust, ratings and recommendations of the people here, read on first use."""
         if self._taste is None:
             identity = self.membership.identity
-            self._taste = Taste(self.store, self.home.models, self.clock, identity, lambda: self._people)
+            self._taste = Taste(
+                self.store, self.home.models, self.clock, identity, lambda: self._people, self.quotas.pages
+            )
         return self._taste
 
     # -- documents --
@@ -215,7 +220,7 @@ class Device:
         if event is None or not event.shown:
             return
         if self.ranker.posterior.has_clicked(person.origin, event.query):
-            self._sign([(person, event, NO_CLICK)], None)
+            self.clicks.sign([(person, event, NO_CLICK)], None, self.clock.time)
 
     def teach(self) -> bool:
         """Fit the reranker anew if the clicks have grown by a fifth since the last time; return whether it was fitted.
@@ -332,7 +337,7 @@ class Device:
         person = next((p for p in self._people.values() if p.origin == event.origin), None)
         if person is None:
             raise UsageError(f"query {query_id} was asked by somebody who is no longer on this device")
-        (entry,) = self._sign([(person, event, rank - 1)], query_id)
+        (entry,) = self.clicks.sign([(person, event, rank - 1)], query_id, self.clock.time)
         if self._open.get(person.origin, event).query_id == query_id:
             self._open.pop(person.origin, None)
         return entry
@@ -342,30 +347,7 @@ class Device:
         rows = [
             (self.identity_of(c.person), Event(0, b"", c.query, c.shown, c.at_s), c.clicked) for c in clicks
         ]
-        return len(self._sign(rows, None))
-
-    def _sign(self, rows: Sequence[tuple[Identity, Event, int]], query_id: int | None) -> list[ClickEntry]:
-        """Store first, then tell the log: a sequence number that was shown must never be used again."""
-        entries: list[ClickEntry] = []
-        seqs: dict[bytes, int] = {}
-        for person, event, clicked in rows:
-            if person.origin not in seqs:
-                seqs[person.origin] = max(
-                    self.store.next_seq(person.origin), self.log.next_seq(person.origin)
-                )
-            seq = seqs[person.origin]
-            seqs[person.origin] = seq + 1
-            at_s = int(event.at_s if query_id is None else self.clock.time())
-            entries.append(
-                ClickEntry.signed(
-                    person, seq=seq, query=event.query, shown=event.shown, clicked=clicked, ts=max(0, at_s)
-                )
-            )
-        self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in entries], query_id=query_id)
-        for entry in entries:
-            self._unlearn(self.log.restore(entry))
-            self.ranker.learn(entry)
-        return entries
+        return len(self.clicks.sign(rows, None, self.clock.time))
 
     # -- restore --
 
@@ -379,32 +361,6 @@ class Device:
         for name, seed in sorted(hosted.items(), key=lambda item: item[0] != OWNER):
             self._people[name] = Identity.from_seed(seed)
             self.log.learn_key(self._people[name].public_key, standing=Standing.OWN)
-
-    def _restore_clicks(self) -> None:
-        """Read what was kept, within the quotas of now: what has no room any more leaves the store as well."""
-        if self.store.count("clicks") > self.log.limits.stranger_entries:
-            self.regard_friends()
-        gone = Absorbed()
-        for _, public_key, proof, via in self.store.origins():
-            if self.log.learn_key(public_key, via=via, into=gone) is not None and proof is not None:
-                self.log.condemn(proof_of(public_key, proof))
-        for click in self.store.clicks():
-            try:
-                entry = ClickEntry.decode(click.entry)
-                evicted = self.log.restore(entry)
-            except WireError as error:
-                _log.warning("a stored click of %s is left out: %s", click.origin.hex()[:12], error)
-                continue
-            if (entry.origin, entry.seq) in self.log or entry in evicted:
-                self.ranker.learn(entry)
-            self._unlearn(evicted)
-
-    def _unlearn(self, entries: Sequence[ClickEntry]) -> None:
-        """Take entries that gave way out of the models and the store."""
-        if entries:
-            for entry in entries:
-                self.ranker.unlearn(entry)
-            self.store.remove_clicks([(entry.origin, entry.seq) for entry in entries])
 
     def regard_friends(self) -> None:
         """Tell the log whom trust reaches, if that changed: friends do not give way to strangers."""
@@ -428,4 +384,17 @@ class Device:
             "edges": len(self.taste.graph),
             "database_bytes": self.home.database.stat().st_size,
             "reranker": self.lessons.facts(),
+            "quotas": self.fill(),
         }
+
+    def fill(self) -> dict[str, str]:
+        """Return how full each quota is, as "used of limit"."""
+        used = {
+            "clicks": self.log.held_by(Standing.STRANGER),
+            "all_clicks": len(self.log) - self.log.held_by(Standing.OWN),
+            "people": self.log.strangers,
+            "edge_pages": self.taste.pool.strangers,
+            "deltas": self.store.count("deltas"),
+            "peers": self.store.count("peers"),
+        }
+        return {name: f"{number} of {getattr(self.quotas, name)}" for name, number in used.items()}

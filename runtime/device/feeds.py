@@ -22,7 +22,7 @@ MakeFeed: TypeAlias = Callable[[Device], Feed[Any]]
 
 FEEDS: Sequence[MakeFeed] = (
     lambda device: FlockFeed(device.devices),
-    lambda device: ClickFeed(device.store, device.log, device.ranker, device.clock, device.regard_friends),
+    lambda device: ClickFeed(device.clicks, device.clock, device.regard_friends, device.quotas.deltas),
     lambda device: EdgeFeed(device.taste),
     lambda device: DeltaFeed(device.lessons, device.trust_in),
 )

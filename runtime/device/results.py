@@ -302,6 +302,7 @@ class Status:
         edges: Known opinions about people and items.
         database_bytes: The size of the store.
         reranker: What the online rerankers have learnt.
+        quotas: How full each quota is, "used of limit".
     """
 
     device_id: str
@@ -329,6 +330,7 @@ class Status:
     edges: int
     database_bytes: int
     reranker: Mapping[str, Any]
+    quotas: Mapping[str, str]
 
 
 def build(kind: type[T], plain: Mapping[str, Any]) -> T:

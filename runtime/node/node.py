@@ -73,6 +73,10 @@ _CLOCK_OFF_S = 600.0
 _CLOCK_UNSET_S = 1.6e9  # 2020: no clock that was ever set shows less
 
 
+def _book_of(device: Device) -> _AddressBook:
+    return _AddressBook(device.store, device.clock, device.quotas.peers)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How a peer meets others. `interfaces`: names or addresses to use (None: all). `port` 0: any free one.
@@ -90,9 +94,10 @@ class NodeSettings:
 class _AddressBook:
     """The store as discovery sees it: what it knew at the start, and a place to write to on the device's thread."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, most: int) -> None:
         self._store = store
         self._clock = clock
+        self._most = most
         self._known = [
             RememberedPeer(peer.device_id, peer.name, tuple(Address(h, p) for h, p in peer.addresses))
             for peer in store.peers()
@@ -104,7 +109,7 @@ class _AddressBook:
 
     def remember_peer(self, peer: RememberedPeer) -> None:
         addresses = [(address.host, address.port) for address in peer.addresses]
-        self._store.remember_peer(peer.device_id, peer.name, addresses, self._clock.time())
+        self._store.remember_peer(peer.device_id, peer.name, addresses, self._clock.time(), most=self._most)
 
 
 class Node(Verbs):
@@ -182,7 +187,7 @@ class Node(Verbs):
             feeds, self.owner, self.endpoint.links, self.clock, self._rng, every_s=self.settings.gossip_s
         )
         self._contents = ContentServer(self.device.lessons)
-        self._remembered = RememberedSource(await self.owner.run(_AddressBook, self.device.store, self.clock))
+        self._remembered = RememberedSource(await self.owner.run(_book_of, self.device))
         self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),

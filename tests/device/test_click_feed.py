@@ -11,35 +11,41 @@ import pytest
 
 from flocklet.clock import VirtualClock
 from flocklet.device.click_feed import ClickFeed
+from flocklet.device.commands import perform
 from flocklet.device.device import Device
 from flocklet.device.membership import create_membership, has_membership, load_membership
 from flocklet.device.results import PastClick
+from flocklet.errors import UsageError
 from flocklet.events.click import ClickEntry
-from flocklet.events.click_log import Limits
 from flocklet.events.click_outcome import Proof
 from flocklet.events.feed import exchange
 from flocklet.events.item import Document
 from flocklet.identity.key import Identity
 from flocklet.models.base import State
 from flocklet.store.home import Home
+from flocklet.store.store import Store
 
 DOCUMENTS = [(Document.of(f"d{n}", "", f"tent pegs number {n}"), None) for n in range(10)]
 IDS = [document.item_id for document, _ in DOCUMENTS]
 
 
 @contextlib.contextmanager
-def opened(folder: Path, limits: Limits | None = None) -> Iterator[Device]:
+def opened(folder: Path, quotas: dict[str, int] | None = None) -> Iterator[Device]:
     home = Home(folder)
     home.ensure()
     membership = load_membership(home) if has_membership(home) else create_membership(home)
-    with Device(home, membership, VirtualClock(1.8e9), limits=limits) as device:
+    if quotas:
+        with Store(home.database) as store:
+            for name, value in quotas.items():
+                store.set_meta(f"quota {name}", value)
+    with Device(home, membership, VirtualClock(1.8e9)) as device:
         if not len(device.index):
             device.add_documents(DOCUMENTS)
         yield device
 
 
 def feed_of(device: Device) -> ClickFeed:
-    return ClickFeed(device.store, device.log, device.ranker, device.clock, device.regard_friends)
+    return ClickFeed(device.clicks, device.clock, device.regard_friends)
 
 
 def clicks(device: Device, count: int, person: str = "me") -> None:
@@ -70,14 +76,14 @@ def assert_models_log_and_store_agree(device: Device, tmp_path: Path) -> None:
 
 
 def test_what_gives_way_leaves_models_and_store(tmp_path: Path) -> None:
-    with opened(tmp_path / "a") as a, opened(tmp_path / "b", Limits(stranger_entries=12)) as b:
+    with opened(tmp_path / "a") as a, opened(tmp_path / "b", {"clicks": 12}) as b:
         clicks(b, 5)
         clicks(a, 40)
         assert pull(b, a) == 40
         assert len(b.log) == 5 + 12
         assert_models_log_and_store_agree(b, tmp_path)
         before = state(b)
-    with opened(tmp_path / "b", Limits(stranger_entries=12)) as b:
+    with opened(tmp_path / "b", {"clicks": 12}) as b:
         assert len(b.log) == 17, "nothing comes back at a start"
         assert_same(state(b), before)
 
@@ -87,13 +93,13 @@ def test_a_smaller_quota_holds_from_the_next_start_on_disk_too(tmp_path: Path) -
         clicks(b, 5)
         clicks(a, 40)
         assert pull(b, a) == 40
-    with opened(tmp_path / "b", Limits(stranger_entries=12)) as b:
+    with opened(tmp_path / "b", {"clicks": 12}) as b:
         assert len(b.log) == 17
         assert_models_log_and_store_agree(b, tmp_path)
 
 
 def test_the_owners_clicks_never_give_way(tmp_path: Path) -> None:
-    limits = Limits(quota=3, stranger_entries=4, max_entries=6)
+    limits = {"clicks_of_author": 3, "clicks": 4, "all_clicks": 6}
     with opened(tmp_path / "a") as a, opened(tmp_path / "b", limits) as b:
         clicks(b, 20)
         clicks(a, 40)
@@ -107,7 +113,7 @@ def test_the_owners_clicks_never_give_way(tmp_path: Path) -> None:
 
 
 def test_a_friends_clicks_stay_while_strangers_give_way(tmp_path: Path) -> None:
-    limits = Limits(stranger_entries=10, max_entries=1_000)
+    limits = {"clicks": 10, "all_clicks": 1_000}
     with (
         opened(tmp_path / "a") as friend,
         opened(tmp_path / "c") as stranger,
@@ -159,7 +165,7 @@ def test_a_click_is_taken_whatever_its_authors_clock_says(tmp_path: Path) -> Non
 
 def test_many_made_up_persons_leave_honest_ones_and_the_newcomer_is_heard(tmp_path: Path) -> None:
     """Attack row 4 by the product: 160 made-up persons through one peer; before, 60 of 2,000 honest clicks were left."""
-    limits = Limits(stranger_entries=120, max_entries=200, max_origins=80, max_introduced=70)
+    limits = {"clicks": 120, "all_clicks": 200, "people": 80, "people_of_device": 70}
     with (
         opened(tmp_path / "m") as mallory,
         opened(tmp_path / "h") as honest,
@@ -178,3 +184,33 @@ def test_many_made_up_persons_leave_honest_ones_and_the_newcomer_is_heard(tmp_pa
         for device, count in ((honest, 20), (newcomer, 5), (b, 10)):
             assert len(list(b.log.entries(device.identity_of("me").origin))) == count
         assert_models_log_and_store_agree(b, tmp_path)
+
+
+def test_quotas_are_set_shown_and_hold_from_the_next_start(tmp_path: Path) -> None:
+    with opened(tmp_path / "a") as a, opened(tmp_path / "b") as b:
+        clicks(a, 40)
+        pull(b, a)
+        assert b.facts()["quotas"]["clicks"] == "40 of 120000"
+        assert perform(b, "quota", {"name": "clicks", "value": 16})["clicks"]["value"] == 16
+        for wrong in (
+            {"name": "nothing", "value": 99},
+            {"name": "clicks", "value": 3},
+            {"name": "clicks", "value": -1},
+        ):
+            with pytest.raises(UsageError):
+                perform(b, "quota", wrong)
+    with opened(tmp_path / "b") as b:
+        assert b.facts()["quotas"]["clicks"] == "16 of 16"
+        assert perform(b, "quota", {"name": "clicks", "value": None})["clicks"]["value"] == 120_000
+
+
+def test_notes_of_deltas_and_remembered_peers_are_bounded(tmp_path: Path) -> None:
+    with opened(tmp_path / "a") as a:
+        for number in range(200):
+            a.store.add_delta(number.to_bytes(16, "big"), b"p" * 32, 10, float(number), most=64)
+            a.store.remember_peer(number.to_bytes(32, "big"), "", [("192.0.2.1", 1)], float(number), most=32)
+            if number == 3:
+                a.store.ban_peer(number.to_bytes(32, "big"), "signature", 3.0)
+        assert a.store.count("deltas") <= 64
+        held = {int.from_bytes(peer.device_id, "big") for peer in a.store.peers()}
+        assert held == {3, *range(169, 200)}, "the newest, and a ban is not washed off by newcomers"
