@@ -35,6 +35,12 @@ def add_parser(verbs: Any) -> None:
     )
     train.add_argument("--task", choices=TASKS, default="hover", help="what to learn (hover)")
     train.add_argument(
+        "--algorithm",
+        choices=["bptt", "td3"],
+        default="bptt",
+        help="bptt: back-propagation through the simulator (default); td3: the paper's, for comparison",
+    )
+    train.add_argument(
         "--vehicle",
         default="crazyflie",
         metavar="FILE|NAME",
@@ -46,6 +52,7 @@ def add_parser(verbs: Any) -> None:
     train.add_argument(
         "--updates", type=int, metavar="N", help="how many updates instead; the same seed, the same bytes"
     )
+    train.add_argument("--steps", type=int, metavar="N", help="how many steps td3 takes (300001)")
     train.add_argument("--seed", type=int, default=0, metavar="N", help="seed (0)")
     train.add_argument("--from", dest="origin", type=Path, metavar="POLICY", help="start from this policy")
     train.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the policy goes, .onnx")
@@ -71,6 +78,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--updates is {args.updates}; training takes at least one", remedy="at least 1")
     check_target(args.out)
     check_target(args.plot, (".png", ".svg"))
+    if args.algorithm == "td3":
+        from flocklet.cli.fly_td3 import run_td3
+
+        return run_td3(args)
+    if args.steps is not None:
+        raise UsageError("--steps is for --algorithm td3", remedy="--updates or --seconds")
     output = Output(args)
     vehicle = read_vehicle(args.vehicle)
     started = time.perf_counter()

@@ -16,12 +16,18 @@ import pytest
 from flocklet.cli import VERBS, build_parser, main
 from flocklet.cli.parser import HEADINGS
 
+# The sub-verbs of the tree that everybody agreed on; a verb may still lack some, it has no others.
 TREE = {
-    "swarm": {"run", "simulate"},
-    "fly": {"train", "adapt", "eval"},
-    "learn": {"tasks", "train", "eval"},
-    "bench": {"kernels", "search"},
-    "config": {"show", "set", "completion", "man"},
+    "swarm": "create join list status pause resume leave export upgrade predict run simulate advise sample",
+    "learn": "tasks train eval prefer label explain attack gap",
+    "fly": "train adapt eval excite fit compare",
+    "bench": "kernels search",
+    "devices": "list name remove back obey",
+    "model": "add list remove plan share check",
+    "folders": "list refresh exclude",
+    "data": "list where checksum",
+    "history": "show delete",
+    "config": "show set completion man",
 }
 GONE = ("bench-search DIR", "swarm --peers 3", "swarm --simulate", "export verify DIR", "trust --user me")
 
@@ -63,12 +69,19 @@ def test_a_row_of_the_table_says_what_its_parser_says() -> None:
     assert told == {name: summary for name, (_, summary) in VERBS.items()}
 
 
-@pytest.mark.parametrize("verb", TREE)
+WITH_SUB_VERBS = [
+    path[0] for path in ALL if len(path) == 1 and any(len(p) == 2 and p[0] == path[0] for p in ALL)
+]
+
+
+@pytest.mark.parametrize("verb", WITH_SUB_VERBS)
 def test_a_verb_alone_prints_its_sub_verbs(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb]) == 0
-    assert {line.split()[2] for line in capsys.readouterr().out.splitlines()} == TREE[verb]
+    there = {path[1] for path in ALL if len(path) == 2 and path[0] == verb}
+    assert there <= set(TREE[verb].split())
     assert main([verb, "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)["sub_verbs"]) == TREE[verb]
+    assert set(json.loads(capsys.readouterr().out)["sub_verbs"]) == there
+    assert main([verb]) == 0
+    assert {line.split()[2] for line in capsys.readouterr().out.splitlines()} == there
 
 
 @pytest.mark.parametrize("line", GONE)

@@ -51,14 +51,14 @@ INSTEAD = {
         ("flocklet fly train --task track --vehicle any --updates 30 --out anything.onnx", "two minutes"),
     ("docs/flight.md", "flocklet fly train --task track --vehicle any --out any.onnx"):
         ("flocklet fly train --task track --vehicle any --updates 30 --out any.onnx", "two minutes"),
+    ("docs/flight.md", "flocklet fly train --algorithm td3 --out td3.onnx"):
+        ("flocklet fly train --algorithm td3 --steps 31000 --out td3.onnx", "a minute"),
 }  # fmt: skip
 # the start of a line -> exit codes that are an honest answer too
 MAY_END_WITH = {
     "flocklet doctor": (3,),  # this machine has no network
     "flocklet fly eval policy.onnx --raptor": (7,),  # the extra 'sim' is not installed
 }
-SLOW = {"README.md", "docs/flight.md", "docs/flight-training.md", "docs/microcontrollers.md", "docs/policies.md",
-        "docs/swarm.md", "docs/ranking.md", "docs/raspberry-pi.md"}  # fmt: skip
 
 
 def shell_blocks(text: str) -> Iterator[list[str]]:
@@ -198,14 +198,9 @@ def names(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-WITH_COMMANDS = [
-    pytest.param(page, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if names(page) in SLOW else
-                 [pytest.mark.timeout(60)], id=names(page))
-    for page in PAGES if commands(page.read_text())
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("path", WITH_COMMANDS)
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", [page for page in PAGES if commands(page.read_text())], ids=names)
 def test_the_commands_of_a_page_run(path: Path, tmp_path: Path) -> None:
     page = names(path)
     reader = Reader(page, tmp_path)
@@ -251,7 +246,6 @@ def test_every_exception_is_about_a_line_that_is_there() -> None:
     assert set(INSTEAD) <= set(lines)
     for start in [*NOT_HERE, *MAY_END_WITH]:
         assert any(line.startswith(start) for _, line in lines), start
-    assert {page for page, _ in lines} >= SLOW
 
 
 def test_no_flocklet_command_is_left_out_for_good() -> None:
