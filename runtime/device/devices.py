@@ -1,7 +1,7 @@
 """The owner's devices: name them, put one out, let one in again, invite, leave.
 
-What is done is kept in the file `flock` before anybody hears of it.
-The records that an act makes travel by the feed `flock`; `version` tells the node that there is something to send.
+What is done is kept in the file `flock` before anybody hears of it. The records that an act makes travel by the feed
+`flock`; `on_change` tells the node that there is something to send.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from flocklet.errors import IdentityError, UsageError
 from flocklet.identity import removal
+from flocklet.identity.flock import Flock
 from flocklet.identity.flock_file import save_roster
 from flocklet.identity.flock_record import NOBODY, Out
 from flocklet.identity.invitation import TOKEN_BYTES, WINDOW_S, Invitation
 from flocklet.identity.key import Identity, device_id_of, format_id, parse_id, short_id
 from flocklet.identity.roster import Roster
 
-__all__ = ["DeviceRow", "Devices", "HeldRemoval"]
+__all__ = ["DeviceRow", "Devices", "HeldRemoval", "Standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,25 @@ class HeldRemoval:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What links need to know of the roster: who is out, who links by its key, and the secrets (None: it has left)."""
+
+    out: frozenset[bytes] = frozenset()
+    named: frozenset[bytes] = frozenset()
+    flock: Flock | None = None
+    is_out: bool = False
+    has_newest: bool = True
+    is_announced: bool = True
+    """Whether a record names the newest secret; if not, some device has to make one."""
+
+    def judge(self, device_id: bytes, *, is_newest: bool) -> str:
+        """Return why a device that proved its key and one of our secrets gets no link, "" if it gets one."""
+        if device_id in self.out:
+            return "removed"
+        return "" if is_newest or device_id in self.named else "rotated"
+
+
 class Devices:
     """What the owner of this device does to its flock."""
 
@@ -57,14 +77,43 @@ class Devices:
     ) -> None:
         self.roster = roster
         self.identity = identity
-        self.version = 0
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after every change, on the thread that owns the device."""
         self._path = path
         self._random_bytes = random_bytes
 
     def save(self) -> None:
         """Keep the roster on disk, whole or not at all."""
         save_roster(self._path, self.roster)
-        self.version += 1
+        self.on_change()
+
+    def standing(self) -> Standing:
+        """Return what links need to know."""
+        roster = self.roster
+        flock = roster.flock() if roster.is_open or roster.secrets else None
+        return Standing(
+            roster.out,
+            frozenset(roster.named),
+            flock,
+            is_out=roster.is_out,
+            has_newest=roster.is_open or roster.newest() is not None,
+            is_announced=not roster.covers or roster.newest_lock() is not None,
+        )
+
+    def run_on(self, elapsed_s: float, *, is_kept: bool) -> tuple[Out, ...]:
+        """Let own running time pass, and obey what waited for it; `is_kept` writes the time down."""
+        roster = self.roster
+        roster.running_s += elapsed_s
+        done = roster.settle(roster.running_s)
+        if done or is_kept:
+            self.save()
+        return done
+
+    def make_secret(self) -> None:
+        """Make the secret for what is obeyed here, because nobody else did or its maker is gone."""
+        if self.roster.own_id in self.roster.named and not self.roster.is_out:
+            removal.change_secret(self.roster, self.identity, self._random_bytes)
+            self.save()
 
     # Who is there
 

@@ -1,0 +1,136 @@
+"""Keep the links true to the roster: who is out loses its link, what is new goes to everybody at once, secrets follow.
+
+Lives on the event loop; what the roster says reaches it as a `Standing`, made on the thread that owns the device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+
+from flocklet.clock import Clock
+from flocklet.device.devices import Devices, Standing
+from flocklet.identity.key import short_id
+from flocklet.link.endpoint import Endpoint
+from flocklet.link.link import Link
+from flocklet.node.owner import Owner
+from flocklet.store.security_log import SecurityEvent, SecurityLog
+
+__all__ = ["FlockKeeper"]
+
+_log = logging.getLogger("flocklet.node")
+_EVERY_S = 5.0
+_WRITE_S = 900.0
+_LOST_S = 10.0
+_FIRST_S, _SPREAD_S = 1.0, 4.0
+
+
+class FlockKeeper:
+    """Watch the roster of this device; `spread(link)` starts an exchange, `use(flock)` changes what links are proved by."""
+
+    def __init__(
+        self,
+        devices: Devices,
+        owner: Owner,
+        endpoint: Endpoint,
+        clock: Clock,
+        log: SecurityLog,
+        *,
+        spread: Callable[[Link], None],
+        use: Callable[[Standing], None],
+    ) -> None:
+        self.standing = Standing()
+        self._devices = devices
+        self._owner = owner
+        self._endpoint = endpoint
+        self._clock = clock
+        self._log = log
+        self._spread = spread
+        self._use = use
+        self._changed = asyncio.Event()
+        self._lacking_since_s: float | None = None
+
+    async def start(self) -> None:
+        """Read the roster and hear of its changes from now on."""
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._devices.on_change = tell
+        self.standing = await self._owner.run(self._devices.standing)
+
+    def judge(self, device_id: bytes, is_newest: bool) -> str:
+        """Return why a proved device gets no link, "" if it gets one."""
+        return self.standing.judge(device_id, is_newest=is_newest)
+
+    async def run(self) -> None:
+        """Follow the roster until cancelled."""
+        last_s = written_s = self._clock.monotonic()
+        while True:
+            await self._wait()
+            now_s = self._clock.monotonic()
+            is_kept = now_s - written_s >= _WRITE_S
+            done = await self._owner.run(self._devices.run_on, now_s - last_s, is_kept=is_kept)
+            written_s = now_s if is_kept or done else written_s
+            last_s = now_s
+            await self.follow()
+            await self._mend(now_s)
+
+    async def follow(self) -> None:
+        """Bring links in line with the roster as it is now."""
+        before, now = self.standing, await self._owner.run(self._devices.standing)
+        if now == before:
+            return
+        self.standing = now
+        self._note(before, now)
+        self._use(now)
+        for link in list(self._endpoint.links.values()):
+            device_id = link.peer.device_id
+            if now.flock is None:
+                link.end("closing")
+            elif now.is_out or device_id in now.out:
+                link.end("removed")
+            elif device_id not in now.named and before.flock is not None and now.out != before.out:
+                link.end("rotated")
+            else:
+                self._spread(link)
+
+    def _note(self, before: Standing, now: Standing) -> None:
+        at_s = self._clock.time()
+        for id in sorted(now.out - before.out):
+            self._log.append(SecurityEvent(at_s, "removed", short_id(id), "put out of the flock"))
+        for id in sorted(before.out - now.out):
+            self._log.append(SecurityEvent(at_s, "back", short_id(id), "let in again"))
+        for id in sorted(now.named - before.named):
+            self._log.append(SecurityEvent(at_s, "named", short_id(id), "links by its key from now on"))
+        if before.flock != now.flock:
+            self._log.append(SecurityEvent(at_s, "secret", "", "the flock's secret changed"))
+
+    async def _wait(self) -> None:
+        pause = asyncio.ensure_future(self._clock.sleep(_EVERY_S))
+        changed = asyncio.ensure_future(self._changed.wait())
+        try:
+            await asyncio.wait((pause, changed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            pause.cancel()
+            changed.cancel()
+        self._changed.clear()
+
+    async def _mend(self, now_s: float) -> None:
+        """Make a secret where nobody else did in time, or where who made it does not hand it over."""
+        now = self.standing
+        own_id = self._devices.identity.device_id
+        if now.has_newest or now.is_out or now.flock is None or own_id not in now.named:
+            self._lacking_since_s = None
+            return
+        if self._lacking_since_s is None:
+            self._lacking_since_s = now_s
+        order = hashlib.blake2b(own_id, digest_size=1).digest()[0] / 255
+        patience_s = _LOST_S if now.is_announced else _FIRST_S + _SPREAD_S * order
+        if now_s - self._lacking_since_s >= patience_s:
+            self._lacking_since_s = now_s
+            await self._owner.run(self._devices.make_secret)
