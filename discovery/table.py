@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -38,12 +38,12 @@ class PeerTable:
     def __init__(
         self,
         own_id: bytes,
-        flock_tag: str,
+        flock_tags: Sequence[str],
         rng: np.random.Generator,
         settings: TableSettings | None = None,
     ) -> None:
         self._own_id = own_id
-        self._flock_tag = flock_tag
+        self._flock_tags = tuple(flock_tags)
         self._rng = rng
         self._settings = settings or TableSettings()
         self._records: dict[str, PeerRecord] = {}
@@ -53,6 +53,12 @@ class PeerTable:
         self._plan = DialPlan(self._settings, rng)
         self.counts: Counter[str] = Counter()
         self.clone_addresses: tuple[Address, ...] = ()
+
+    def use_tags(self, flock_tags: Sequence[str]) -> None:
+        """Take the flock's secrets as changed: peers that announce one of these tags are ours."""
+        self._flock_tags = tuple(flock_tags)
+        for record in self._records.values():
+            record.is_foreign = record.is_foreign and record.flock_tag not in self._flock_tags
 
     # --- what is known ---
 
@@ -118,7 +124,7 @@ class PeerTable:
             return Outcome.UPDATED if self._update(record, sighting, addresses, now_s) else Outcome.UNCHANGED
         if not is_trusted and not self._news.take(now_s):
             return Outcome.LIMITED
-        is_foreign = not is_trusted and sighting.flock_tag not in {None, self._flock_tag}
+        is_foreign = not is_trusted and sighting.flock_tag not in {None, *self._flock_tags}
         if not self._make_room(is_foreign=is_foreign):
             return Outcome.FULL
         record = self._create(sighting.label if claimed is None else claimed.hex(), now_s)
@@ -148,7 +154,7 @@ class PeerTable:
         if not record.is_authenticated:
             record.flock_tag = sighting.flock_tag or record.flock_tag
             record.version = sighting.version if sighting.version is not None else record.version
-            if record.is_foreign and sighting.flock_tag == self._flock_tag:
+            if record.is_foreign and sighting.flock_tag in self._flock_tags:
                 # Never the other way: a stranger could talk us out of dialling a peer of ours.
                 record.is_foreign, is_news = False, True
         for address in addresses:
@@ -293,7 +299,7 @@ class PeerTable:
         record.device_id = record.claimed_id = device_id
         record.is_authenticated = record.is_linked = True
         record.is_foreign = False
-        record.flock_tag = self._flock_tag
+        record.flock_tag = self._flock_tags[0]
         record.heard_s = record.last_seen_s = now_s
         record.dialling_until_s, record.problem = None, ""
         record.name = name or record.name

@@ -62,7 +62,7 @@ class Standing:
         """Return why a device that proved its key and one of our secrets gets no link, "" if it gets one."""
         if device_id in self.out:
             return "removed"
-        return "" if is_newest or device_id in self.named else "rotated"
+        return "" if (is_newest and self.has_newest) or device_id in self.named else "rotated"
 
 
 class Devices:

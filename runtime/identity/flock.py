@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from flocklet.errors import IdentityError
@@ -19,6 +19,7 @@ __all__ = ["OPEN_TAG", "Flock"]
 
 SECRET_BYTES = 16
 OPEN_TAG = "open"
+MAX_TAGS = 4
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,14 @@ class Flock:
     @property
     def tag(self) -> str:
         """A short public name, the same for all members, from which the secret cannot be found."""
+        return self.tags[0]
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the four newest secrets, newest first."""
         if self.secret is None:
-            return OPEN_TAG
-        return hashlib.blake2b(digest_size=8, key=self.secret, person=b"flocklet-tag").hexdigest()
+            return (OPEN_TAG,)
+        return tuple(_tag_of(secret) for secret in (self.secret, *self.older)[:MAX_TAGS])
 
     def invite(self) -> str:
         """Return the invitation: whoever reads it can join."""
@@ -75,13 +81,35 @@ class Flock:
             raise IdentityError("an open flock needs no invitation", remedy="'flocklet init --open' joins it")
         return spell(self.secret)
 
-    def prove(self, transcript: bytes) -> bytes:
-        """Return the 32-byte HMAC-SHA256 of `transcript` under the proof key; empty in an open flock."""
+    def prove(self, transcript: bytes, tags: Collection[str] = ()) -> bytes:
+        """Return the 32-byte HMAC-SHA256 of `transcript` under the proof key; empty in an open flock.
+
+        The key is that of the newest secret whose tag is among `tags`, the peer's; without `tags` the newest.
+        """
         if self.secret is None:
             return b""
-        key = hashlib.blake2b(digest_size=32, key=self.secret, person=b"flocklet-proof").digest()
-        return hmac.digest(key, transcript, "sha256")
+        common = (s for s in (self.secret, *self.older) if not tags or _tag_of(s) in tags)
+        return _mac(next(common, self.secret), transcript)
 
-    def accepts(self, proof: bytes, transcript: bytes) -> bool:
-        """Return whether `proof` is that of a member, in constant time; an open flock accepts the empty proof."""
-        return hmac.compare_digest(proof, self.prove(transcript))
+    def rank_of(self, proof: bytes, transcript: bytes) -> int | None:
+        """Return by which secret `proof` holds, 0 for the newest; None for that of no member. In constant time for each.
+
+        An open flock takes the empty proof.
+        """
+        if self.secret is None:
+            return 0 if proof == b"" else None
+        ranks = [
+            rank
+            for rank, secret in enumerate((self.secret, *self.older))
+            if hmac.compare_digest(proof, _mac(secret, transcript))
+        ]
+        return ranks[0] if ranks else None
+
+
+def _tag_of(secret: bytes) -> str:
+    return hashlib.blake2b(digest_size=8, key=secret, person=b"flocklet-tag").hexdigest()
+
+
+def _mac(secret: bytes, transcript: bytes) -> bytes:
+    key = hashlib.blake2b(digest_size=32, key=secret, person=b"flocklet-proof").digest()
+    return hmac.digest(key, transcript, "sha256")

@@ -18,6 +18,7 @@ from dataclasses import replace
 from flocklet.clock import Clock, SystemClock
 from flocklet.errors import IdentityError, LinkError, PeerRefused, WireError
 from flocklet.identity.certificate import certificate_key
+from flocklet.identity.flock import Flock
 from flocklet.link.bans import Guard
 from flocklet.link.deadline import deadline
 from flocklet.link.handshake import Handshake, Nonces, Party
@@ -39,8 +40,9 @@ class Endpoint:
     """All links of this process.
 
     `on_link(link)` is called for every new link, whoever opened it. `on_refused(error)` hears of every connection
-    that came to nothing for a reason, on either side (`error.reason`, see PROTOCOL.md). `may_join(device_id)` can
-    narrow who is let in beyond the flock. `door` says which kinds of message are taken, here and by the peers.
+    that came to nothing for a reason, on either side (`error.reason`, see PROTOCOL.md). `may_join(device_id, is_newest)`
+    returns why a device is not let in although it proved its key and one of our secrets, "" if it is. `door` says which
+    kinds of message are taken, here and by the peers.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Endpoint:
         *,
         on_link: Callable[[Link], None] = lambda link: None,
         on_refused: Callable[[PeerRefused], None] = lambda error: None,
-        may_join: Callable[[bytes], bool] = lambda device_id: True,
+        may_join: Callable[[bytes, bool], str] = lambda device_id, is_newest: "",
         settings: LinkSettings | None = None,
         data_limits: Limits = DATA_LIMITS,
         door: Door | None = None,
@@ -118,6 +120,10 @@ class Endpoint:
         finally:
             greeting.settle()
 
+    def use_flock(self, flock: Flock) -> None:
+        """Prove other secrets from the next handshake on; links that are open stay."""
+        self.party = replace(self.party, flock=flock)
+
     def link(self, device_id: bytes) -> Link | None:
         """Return the link to a peer, if there is one now."""
         return self.links.get(device_id)
@@ -154,14 +160,14 @@ class Endpoint:
             oldest.fail(refusal("full", oldest.pipe.address))
         return greeting.pipe
 
-    def _judge(self, device_id: bytes, run: bytes, is_opened_here: bool) -> str | None:
+    def _judge(self, device_id: bytes, run: bytes, is_newest: bool, is_opened_here: bool) -> str | None:
         """Return the reason why a proved peer gets no link, or None."""
         if self._is_closed:
             return "closing"
         if self.guard.is_banned(device_id):
             return "banned"
-        if not self._may_join(device_id):
-            return "unknown"
+        if reason := self._may_join(device_id, is_newest):
+            return reason
         old = self.links.get(device_id)
         if old is None:
             return "full" if len(self.links) >= self.settings.max_links else None
@@ -177,7 +183,9 @@ class Endpoint:
         peer, pipe = handshake.peer, greeting.pipe
         assert peer is not None  # noqa: S101 - the handshake is done
         is_opened_here = not greeting.is_server
-        if is_opened_here and (reason := self._judge(peer.device_id, peer.run, is_opened_here)):
+        if is_opened_here and (
+            reason := self._judge(peer.device_id, peer.run, peer.is_newest, is_opened_here)
+        ):
             raise refusal(reason, peer.name)
         pipe.decoder.open()
         link = Link(
@@ -267,7 +275,9 @@ class _Greeting:
             server_certificate=endpoint.party.certificate if is_server else certificate or b"",
             address=self.pipe.address,
             expected=self._expected,
-            may_join=lambda device_id, run: endpoint._judge(device_id, run, False) if is_server else None,
+            may_join=lambda device_id, run, is_newest: (
+                endpoint._judge(device_id, run, is_newest, False) if is_server else None
+            ),
             nonces=endpoint._nonces,
         )
         try:

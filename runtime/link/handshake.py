@@ -9,7 +9,8 @@
     transcript = BLAKE2b-256(client hello frame || server hello frame || hash of the server's certificate in TLS
                              || hash of the client's certificate), personalised "flocklet-link"
     signature  = Ed25519("flocklet proof 2 " || role || " " || transcript)
-    mac        = HMAC-SHA256(flock proof key, the same message); empty in an open flock
+    mac        = HMAC-SHA256(flock proof key, the same message); empty in an open flock. A hello names the four newest
+                 secrets by their tags; each side proves its newest that both have
 
 The role stops reflection, the nonces in the hellos stop replay, the server's certificate binds the proof to this
 channel, and the whole hellos stop a downgrade. The server shows its mac only after the client's held.
@@ -74,6 +75,7 @@ class PeerInfo:
     data_credits: int
     control_credits: int
     features: frozenset[str] = frozenset()  # the kinds that it speaks beyond those of every link
+    is_newest: bool = True  # it proved our newest secret, not an older one
 
     @property
     def name(self) -> str:
@@ -113,7 +115,7 @@ class Handshake:
         server_certificate: bytes,
         address: str,
         expected: bytes | None = None,
-        may_join: Callable[[bytes, bytes], str | None] = lambda device_id, run: None,
+        may_join: Callable[[bytes, bytes, bool], str | None] = lambda device_id, run, is_newest: None,
         nonces: Nonces | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -150,7 +152,7 @@ class Handshake:
                 certificate=b"" if self._is_server else party.certificate,
                 nonce=self._nonce,
                 run=party.run,
-                tag=party.flock.tag,
+                tags=party.flock.tags,
                 compressors=party.compressors,
                 schemas=party.schemas[:MAX_SCHEMAS],
                 frame=party.max_frame_bytes,
@@ -192,7 +194,7 @@ class Handshake:
             raise self._refused("key", "its key is one that anybody can sign with")
         if (certificate_key(hello.certificate) if self._is_server else self._server_key) != hello.key:
             raise self._refused("key", "the announced key is not that of the certificate")
-        if hello.tag != party.flock.tag:
+        if not set(hello.tags) & set(party.flock.tags):
             raise self._refused("flock")
         if self._is_server:
             hellos, client_certificate = frame.raw + self._own_hello, hello.certificate
@@ -233,7 +235,8 @@ class Handshake:
 
     def _proof(self, message: type[Proof] | type[Welcome]) -> bytes:
         party, proven = self._party, _proven(self._message, is_server=self._is_server)
-        signature, mac = party.identity.sign(proven), party.flock.prove(proven)
+        common = self._hello.tags if self._hello is not None else ()
+        signature, mac = party.identity.sign(proven), party.flock.prove(proven, common)
         return encode_hop(message(signature, mac, party.data_credits, party.control_credits))
 
     def _receive_proof(self, frame: Frame, hello: Hello) -> bytes:
@@ -248,14 +251,15 @@ class Handshake:
             if verify(hello.key, signature, ours) or verify(own_key, signature, ours):
                 raise self._refused("reflected")
             raise self._refused("proof")
-        if not party.flock.accepts(mac, message):
+        rank = party.flock.rank_of(mac, message)
+        if rank is None:
             raise self._refused("flock")
         self._nonces.add(hello.nonce)
         device_id = device_id_of(hello.key)
         if hello.key == party.identity.public_key:
             # Only now: before the proof, anybody could have copied our public key into a hello.
             raise self._refused("self" if hello.run == party.run else "clone")
-        if reason := self._may_join(device_id, hello.run):
+        if reason := self._may_join(device_id, hello.run, rank == 0):
             raise self._refused(reason)
         certificate = hello.certificate if self._is_server else self._server_certificate
         self.peer = PeerInfo(
@@ -270,6 +274,7 @@ class Handshake:
             data_credits=proof.data,
             control_credits=proof.control,
             features=frozenset(hello.features),
+            is_newest=rank == 0,
         )
         return self._proof(Welcome) if self._is_server else b""
 

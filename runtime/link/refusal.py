@@ -30,6 +30,11 @@ REASONS: dict[str, tuple[str, str]] = {
         "run 'flocklet init --rotate' on the copy",
     ),
     "self": ("it is this device itself", "remove our own address from the peers"),
+    "removed": ("it was put out of the flock", "'flocklet devices list' says by whom"),
+    "rotated": (
+        "it is a guest, and the flock's secret changed",
+        "run 'flocklet invite' on a named device and 'flocklet join CODE' on the guest",
+    ),
     "unknown": ("it is not among the peers that may connect", "pair the two devices first"),
     "banned": ("it broke the protocol too often", "wait, or update the peer"),
     "full": ("too many links are open", "raise the limit, or wait"),

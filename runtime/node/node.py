@@ -26,7 +26,9 @@ import numpy as np
 from flocklet.clock import Clock, SystemClock
 from flocklet.device.commands import Added, paths_of, perform, read_batches
 from flocklet.device.device import Device
+from flocklet.device.devices import Standing
 from flocklet.device.feeds import FEEDS, MakeFeed
+from flocklet.device.flock_feed import FlockFeed
 from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
@@ -51,12 +53,14 @@ from flocklet.link.handshake import Party
 from flocklet.link.link import Link
 from flocklet.link.transfer import CONTENT_KINDS, ContentServer
 from flocklet.node.control import ControlServer
+from flocklet.node.flock_keeper import FlockKeeper
 from flocklet.node.gossip import Gossip
 from flocklet.node.owner import Owner, Rank
 from flocklet.node.supervisor import Supervisor
 from flocklet.node.told_feed import ToldFeed
 from flocklet.node.verbs import Verbs
 from flocklet.store.home import Home, default_home
+from flocklet.store.security_log import SecurityEvent, SecurityLog
 from flocklet.store.store import Store
 from flocklet.wire.door import Door
 from flocklet.wire.kinds import Kind
@@ -144,6 +148,7 @@ class Node(Verbs):
         self._bytes = Counter[str]()
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
         self.port = 0
+        self._announced: Source | None = None
 
     async def __aenter__(self) -> Node:
         try:
@@ -168,15 +173,19 @@ class Node(Verbs):
         await self.owner.run(lambda: self.device.index)
         own_id = membership.identity.device_id
         allow_loopback = self._is_loopback_only()
-        self.table = PeerTable(
-            own_id, membership.flock.tag, self._rng, TableSettings(allow_loopback=allow_loopback)
-        )
-        party = Party(membership.identity, membership.certificate, membership.flock)
+        flock = membership.flock
+        self.table = PeerTable(own_id, flock.tags, self._rng, TableSettings(allow_loopback=allow_loopback))
+        party = Party(membership.identity, membership.certificate, flock)
         told = ToldSource(allow_loopback=allow_loopback)
         feeds = [*(await self.owner.run(self._feeds)), ToldFeed(self.table, told)]
         door = Door([*CONTENT_KINDS, *(Kind.of(message) for feed in feeds for message in feed.kinds)])
         self.endpoint = Endpoint(
-            party, on_link=self._linked, on_refused=self._refused, clock=self.clock, door=door
+            party,
+            on_link=self._linked,
+            on_refused=self._refused,
+            may_join=lambda device_id, is_newest: self._keeper.judge(device_id, is_newest),
+            clock=self.clock,
+            door=door,
         )
         self._stack.push_async_callback(self.endpoint.close)
         for device_id, ban in (await self.owner.run(self.device.store.banned_peers)).items():
@@ -186,6 +195,15 @@ class Node(Verbs):
         self.gossip = Gossip(
             feeds, self.owner, self.endpoint.links, self.clock, self._rng, every_s=self.settings.gossip_s
         )
+        for feed in feeds:
+            if isinstance(feed, FlockFeed):
+                feed.key_of = lambda id: self._link_keys().get(id)
+        self.security = SecurityLog(self.home.security_log)
+        self._keeper = FlockKeeper(
+            self.device.devices, self.owner, self.endpoint, self.clock, self.security,
+            spread=self._spread, use=self._use_flock,
+        )  # fmt: skip
+        await self._keeper.start()
         self._contents = ContentServer(self.device.lessons)
         self._remembered = RememberedSource(await self.owner.run(_book_of, self.device))
         self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
@@ -195,9 +213,8 @@ class Node(Verbs):
             told,
         ]
         if self.settings.is_mdns_on:
-            self._sources.append(
-                self._mdns(Announcement(own_id, membership.flock.tag, party.run.hex(), self.port))
-            )
+            self._announced = self._mdns(flock.tag)
+            self._sources.append(self._announced)
         for source in self._sources:
             self._stack.push_async_callback(source.stop)
             await source.start(self._dialer.offer)
@@ -206,6 +223,7 @@ class Node(Verbs):
         await control.start()
         self.supervisor.keep("dialer", self._dialer.run)
         self.supervisor.keep("gossip", self.gossip.run)
+        self.supervisor.keep("flock", self._keeper.run)
         self.supervisor.keep("tick", self._tick)
         self._stack.push_async_callback(self.supervisor.stop)
 
@@ -240,10 +258,44 @@ class Node(Verbs):
             )
         return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
 
-    def _mdns(self, announcement: Announcement) -> Source:
+    def _mdns(self, tag: str) -> Source:
         from flocklet.discovery.mdns import MdnsSource
 
-        return MdnsSource(announcement, interfaces=self.settings.interfaces, clock=self.clock)
+        about = Announcement(
+            self.membership.identity.device_id, tag, self.endpoint.party.run.hex(), self.port
+        )
+        return MdnsSource(about, interfaces=self.settings.interfaces, clock=self.clock)
+
+    # -- the flock --
+
+    def _link_keys(self) -> dict[bytes, bytes]:
+        """Return the linked devices, id -> raw public key."""
+        return {id: link.peer.public_key for id, link in self.endpoint.links.items() if not link.is_closed}
+
+    def _spread(self, link: Link) -> None:
+        self._keep(asyncio.create_task(self._exchange_flock(link)))
+
+    async def _exchange_flock(self, link: Link) -> None:
+        await self.gossip.pull(link, "flock")
+
+    def _use_flock(self, standing: Standing) -> None:
+        """Prove, recognise and announce the flock by the secrets that are held now."""
+        if standing.flock is None or standing.flock == self.endpoint.party.flock:
+            return
+        self.endpoint.use_flock(standing.flock)
+        self.table.use_tags(standing.flock.tags)
+        if self._announced is not None:
+            self._keep(asyncio.create_task(self._announce(standing.flock.tag)))
+
+    async def _announce(self, tag: str) -> None:
+        old, new = self._announced, self._mdns(tag)
+        self._announced = new
+        if old is not None:
+            await old.stop()
+            self._sources.remove(old)
+        self._sources.append(new)
+        self._stack.push_async_callback(new.stop)
+        await new.start(self._dialer.offer)
 
     # -- links --
 
@@ -287,6 +339,7 @@ class Node(Verbs):
         self._write("ban", self.device.store.ban_peer, device_id, ban, self.clock.time())
 
     def _refused(self, error: PeerRefused) -> None:
+        self.security.append(SecurityEvent(self.clock.time(), "refused", error.reason, str(error)))
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
@@ -329,11 +382,25 @@ class Node(Verbs):
                 return self._peer_rows()
             case "status":
                 return {**await self.owner.run(perform, self.device, "status", {}), **self._facts()}
+            case "devices":
+                return await self._act_on_devices(values)
             case "gossip":
                 self.gossip.set_every(float(values["every_s"]))
                 return {"every_s": self.gossip.every_s}
             case _:
                 return await self.owner.run(perform, self.device, verb, values)
+
+    async def _act_on_devices(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Act on the flock's devices; after a removal tell everybody at once, and say who has heard of it."""
+        answer: dict[str, Any] = await self.owner.run(
+            perform, self.device, "devices", {**values, "links": self._link_keys()}
+        )
+        await self._keeper.follow()
+        if values.get("act") == "remove" and not answer["is_open"]:
+            named = self._keeper.standing.named - {self.membership.identity.device_id}
+            told = [link for id, link in self.endpoint.links.items() if id in named and not link.is_closed]
+            answer["told"] = {"obeyed": len(told) + 1, "named": len(named) + 1}
+        return answer
 
     async def _add(self, paths: Sequence[Path]) -> dict[str, Any]:
         """Read files beside the device's thread and hand them over batch by batch, so that gossip goes on."""

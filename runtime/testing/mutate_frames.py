@@ -35,7 +35,7 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
         "certificate": rng.bytes(256),
         "nonce": bytes(32),
         "run": bytes(8),
-        "tag": "open",
+        "tags": ["open"],
         "compressors": ["zlib"],
         "schemas": [bytes(16)],
         "frame": 1 << 20,

@@ -128,7 +128,7 @@ class Hello:
     certificate: Annotated[bytes, Within(0, 2_048)]
     nonce: Annotated[bytes, Within(32, 32)]
     run: Annotated[bytes, Within(8, 8)]
-    tag: Annotated[str, Within(0, 64)]
+    tags: Annotated[tuple[str, ...], Many(4), Within(1, 16)]
     compressors: Annotated[tuple[str, ...], Many(8), Within(1, 16)]
     schemas: Annotated[tuple[bytes, ...], Many(32), Within(16, 16)]
     frame: Annotated[int, Within(4_096, MAX_FRAME_BYTES)]

@@ -107,7 +107,7 @@ async def test_static_names_are_resolved_in_the_loop_and_again_after_a_failure(
 
 
 async def test_unresolved_name_is_shown_in_the_table_until_it_resolves() -> None:
-    table = PeerTable(b"\x80" * 32, "tag", np.random.default_rng(0))
+    table = PeerTable(b"\x80" * 32, ["tag"], np.random.default_rng(0))
     table.offer(Sighting(SourceKind.STATIC, label="pi.local:1", problem="the name pi.local ..."), 0.0)
     record = table.get("pi.local:1")
     assert record is not None
@@ -140,7 +140,7 @@ class Book:
 
 async def test_proven_peer_is_remembered_and_dialled_first_in_the_next_run() -> None:
     book = Book()
-    first = PeerTable(b"\x80" * 32, "tag", np.random.default_rng(0))
+    first = PeerTable(b"\x80" * 32, ["tag"], np.random.default_rng(0))
     memory = RememberedSource(book)
     first.offer(Sighting(SourceKind.MDNS, (Address("10.0.0.8", 1),), claimed_id=BOB, flock_tag="tag"), 0.0)
     stranger = first.get(BOB)
@@ -150,7 +150,7 @@ async def test_proven_peer_is_remembered_and_dialled_first_in_the_next_run() -> 
     memory.remember(first.authenticated(ALICE, 1.0, address=Address("10.0.0.7", 4710), name="attic"))
     memory.remember(first.authenticated(ALICE, 2.0, address=Address("10.0.0.7", 4710)))
     assert book.writes == 1  # nothing new, nothing written
-    second = PeerTable(b"\x80" * 32, "tag", np.random.default_rng(0))
+    second = PeerTable(b"\x80" * 32, ["tag"], np.random.default_rng(0))
     await RememberedSource(book).start(lambda sighting: second.offer(sighting, 0.0))
     (candidate,) = second.dial_candidates(0.0)
     assert (candidate.expected_id, candidate.addresses) == (ALICE, (Address("10.0.0.7", 4710),))
@@ -163,7 +163,7 @@ async def test_broken_store_does_not_stop_discovery() -> None:
     memory = RememberedSource(book)
     await memory.start(lambda sighting: None)
     assert "disk I/O error" in memory.problem
-    table = PeerTable(b"\x80" * 32, "tag", np.random.default_rng(0))
+    table = PeerTable(b"\x80" * 32, ["tag"], np.random.default_rng(0))
     memory.remember(table.authenticated(ALICE, 1.0, address=Address("10.0.0.7", 4710)))
     assert "disk full" in memory.problem
 

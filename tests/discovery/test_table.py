@@ -34,7 +34,7 @@ def static(where: Address) -> Sighting:
 
 
 def table(**bounds: float) -> PeerTable:
-    return PeerTable(OWN, "tag", np.random.default_rng(1), TableSettings(**bounds))  # type: ignore[arg-type]
+    return PeerTable(OWN, ["tag"], np.random.default_rng(1), TableSettings(**bounds))  # type: ignore[arg-type]
 
 
 def test_four_sources_become_one_peer_when_the_handshake_reveals_it() -> None:
@@ -293,7 +293,7 @@ class TableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         bounds = TableSettings(max_peers=8, max_foreign=2, max_addresses=3, new_burst=1000, dial_burst=1000)
-        self.table = PeerTable(OWN, "tag", np.random.default_rng(0), bounds)
+        self.table = PeerTable(OWN, ["tag"], np.random.default_rng(0), bounds)
         self.now_s = 0.0
         self.proven: set[bytes] = set()
         self.heard: dict[bytes, float] = {}

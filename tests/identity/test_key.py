@@ -85,10 +85,10 @@ def test_open_flock_has_a_known_tag_and_no_invitation():
 
 def test_flock_proof_needs_the_secret():
     ours, other = Flock.closed(b"a" * 16), Flock.closed(b"b" * 16)
-    assert ours.accepts(ours.prove(b"words"), b"words")
-    assert not ours.accepts(other.prove(b"words"), b"words")
-    assert not ours.accepts(ours.prove(b"words"), b"other words")
-    assert not ours.accepts(b"", b"words")
+    assert ours.rank_of(ours.prove(b"words"), b"words") == 0
+    assert ours.rank_of(other.prove(b"words"), b"words") is None
+    assert ours.rank_of(ours.prove(b"words"), b"other words") is None
+    assert ours.rank_of(b"", b"words") is None
     assert ours.tag != other.tag
 
 

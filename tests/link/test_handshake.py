@@ -85,8 +85,8 @@ class Liar(Flock):
     """Show the tag of another flock, without its secret."""
 
     @property
-    def tag(self):
-        return SECRET.tag
+    def tags(self):
+        return SECRET.tags
 
 
 def test_copied_tag_without_the_secret_is_refused():
@@ -209,7 +209,7 @@ def test_versions(theirs, reason):
 def test_who_may_join_is_asked_after_the_proof():
     asked = []
 
-    def nobody(device_id, run):
+    def nobody(device_id, run, is_newest):
         asked.append(device_id)
         return "unknown"
 

@@ -26,7 +26,7 @@ class Listener:
 
     def __init__(self, settings: TableSettings) -> None:
         self.clock = SystemClock()
-        self.table = PeerTable(bytes(32), "flock", np.random.default_rng(0), settings)
+        self.table = PeerTable(bytes(32), ["flock"], np.random.default_rng(0), settings)
         self.source = MdnsSource(None, interfaces=[LOOPBACK], clock=self.clock)
 
     def heard(self, sighting) -> None:
@@ -70,7 +70,9 @@ async def test_a_flood_fills_a_bounded_table_no_further_and_whom_the_owner_names
 
 
 def test_strangers_never_displace_a_peer_that_was_proven():
-    table = PeerTable(bytes(32), "flock", np.random.default_rng(0), TableSettings(max_peers=4, new_burst=1e6))
+    table = PeerTable(
+        bytes(32), ["flock"], np.random.default_rng(0), TableSettings(max_peers=4, new_burst=1e6)
+    )
     source_id, now_s = np.random.default_rng(2).bytes(32), 0.0
     table.authenticated(source_id, now_s, version=1)
     for at in range(500):

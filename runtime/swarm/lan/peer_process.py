@@ -101,7 +101,7 @@ async def learn(settings: PeerSettings) -> dict[str, Any]:
     if isinstance(trainer, Preparing):
         await asyncio.to_thread(trainer.prepare, task, len(task.shares[settings.index]))
     table = PeerTable(
-        identity.device_id, party.flock.tag, np.random.default_rng(), TableSettings(allow_loopback=True)
+        identity.device_id, party.flock.tags, np.random.default_rng(), TableSettings(allow_loopback=True)
     )
     link, clock = SwarmLink(identity), SystemClock()
     all_here = asyncio.Event()
