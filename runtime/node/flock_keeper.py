@@ -86,7 +86,6 @@ class FlockKeeper:
         if now == before:
             return
         self.standing = now
-        self._note(before, now)
         self._use(now)
         for link in list(self._endpoint.links.values()):
             device_id = link.peer.device_id
@@ -98,9 +97,9 @@ class FlockKeeper:
                 link.end("rotated")
             else:
                 self._spread(link)
+        await self._owner.run(self._note, before, now, self._clock.time())
 
-    def _note(self, before: Standing, now: Standing) -> None:
-        at_s = self._clock.time()
+    def _note(self, before: Standing, now: Standing, at_s: float) -> None:
         for id in sorted(now.out - before.out):
             self._log.append(SecurityEvent(at_s, "removed", short_id(id), "put out of the flock"))
         for id in sorted(before.out - now.out):

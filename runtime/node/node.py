@@ -339,7 +339,8 @@ class Node(Verbs):
         self._write("ban", self.device.store.ban_peer, device_id, ban, self.clock.time())
 
     def _refused(self, error: PeerRefused) -> None:
-        self.security.append(SecurityEvent(self.clock.time(), "refused", error.reason, str(error)))
+        event = SecurityEvent(self.clock.time(), "refused", error.reason, str(error))
+        self._keep(asyncio.create_task(self.owner.run(self.security.append, event, rank=Rank.UPKEEP)))
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
