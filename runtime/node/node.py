@@ -273,7 +273,7 @@ class Node(Verbs):
         return {id: link.peer.public_key for id, link in self.endpoint.links.items() if not link.is_closed}
 
     def _spread(self, link: Link) -> None:
-        self._keep(asyncio.create_task(self._exchange_flock(link)))
+        self.supervisor.spawn(f"flock with {link.peer.name}", self._exchange_flock(link))
 
     async def _exchange_flock(self, link: Link) -> None:
         await self.gossip.pull(link, "flock")
@@ -285,7 +285,7 @@ class Node(Verbs):
         self.endpoint.use_flock(standing.flock)
         self.table.use_tags(standing.flock.tags)
         if self._announced is not None:
-            self._keep(asyncio.create_task(self._announce(standing.flock.tag)))
+            self.supervisor.spawn("announce", self._announce(standing.flock.tag))
 
     async def _announce(self, tag: str) -> None:
         old, new = self._announced, self._mdns(tag)
@@ -340,7 +340,7 @@ class Node(Verbs):
 
     def _refused(self, error: PeerRefused) -> None:
         event = SecurityEvent(self.clock.time(), "refused", error.reason, str(error))
-        self._keep(asyncio.create_task(self.owner.run(self.security.append, event, rank=Rank.UPKEEP)))
+        self._write("security log", self.security.append, event)
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
