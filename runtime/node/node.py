@@ -337,6 +337,11 @@ class Node(Verbs):
 
     def _ban_changed(self, device_id: bytes, ban: Ban | None) -> None:
         self._write("ban", self.device.store.ban_peer, device_id, ban, self.clock.time())
+        if ban is not None:
+            event = SecurityEvent(
+                self.clock.time(), "banned", short_id(device_id), "its bytes broke the protocol too often"
+            )
+            self._write("security log", self.security.append, event)
 
     def _refused(self, error: PeerRefused) -> None:
         event = SecurityEvent(self.clock.time(), "refused", error.reason, str(error))
