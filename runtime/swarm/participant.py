@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from flocklet.models.layout import Layout, Vector
 from flocklet.swarm.codecs import Encoder
@@ -33,6 +33,7 @@ class Participant(Protocol):
     round: int
     x: Vector
     start: Vector
+    steps: int  # that its newest training took
     heard: set[PeerId]
     silent: set[PeerId]
     refused: Counter[str]
@@ -66,7 +67,13 @@ class Participant(Protocol):
         """Return whether the model after `round` ends its part."""
         ...
 
-    def update(self, message: Message, reference: Vector | None) -> Update | None:
+    def believes(self, vector: Vector, keep: float) -> bool:
+        """Return whether a model does on its own rows at least `keep` of what it holds does, chance aside."""
+        ...
+
+    def update(
+        self, message: Message, reference: Vector | None, *, degree: int = 0, classes: int = 0
+    ) -> Update | None:
         """Return what a message contributes, or None after refusing it."""
         ...
 
@@ -78,8 +85,8 @@ class Participant(Protocol):
         """Log a change of a peer's standing."""
         ...
 
-    def listen(self, handler: Callable[[Message], None]) -> None:
-        """Call `handler` with every message."""
+    def listen(self, handler: Callable[[Message, Any], None], *kinds: type[Any]) -> None:
+        """Call `handler` with every message of these kinds and with its typed body."""
         ...
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +20,13 @@ from flocklet.swarm.participant import Compute, Observer
 from flocklet.swarm.protocols import Clock, Context, Link, Message, PeerId, PeerSampler, Stateful, Update
 from flocklet.swarm.strategy import Strategy
 from flocklet.swarm.task import Rows, Task, class_names
+from flocklet.wire.schema import schema_of
 
 __all__ = ["Peer"]
 
 log = logging.getLogger("flocklet.swarm")
 
 MAX_SAMPLES = 1 << 32
-MAX_CLASSES = 4096
-MAX_DEGREE = (1 << 16) - 1
 
 
 class Peer:
@@ -67,6 +67,7 @@ class Peer:
         self.x = start
         self.round = 0
         self.start = start  # the model before the newest training
+        self.steps = 0  # of the newest training
         self.encoder = Encoder(self.codec, self.layout, clock.rng("codec"))
         self.rule_state = self.aggregator.begin() if isinstance(self.aggregator, Stateful) else None
         self.heard: set[PeerId] = set()
@@ -83,6 +84,7 @@ class Peer:
         if not len(self.share):
             return self.x
         rows = self.share[self.trainer.plan(len(self.share), self.clock.rng("rows"), round)]
+        self.steps = len(rows)
         trained = await self.compute.train(self, self.x, rows, round)
         if not np.isfinite(trained).all():
             self.refuse(self.me, "diverged")
@@ -136,7 +138,31 @@ class Peer:
         """Return whether the model after `round` ends our part: the last round, or good enough."""
         return round >= self.rounds or (self._is_enough is not None and self._is_enough(vector))
 
-    def update(self, message: Message, reference: Vector | None) -> Update | None:
+    def believes(self, vector: Vector, keep: float) -> bool:
+        """Return whether a model does on our own rows nearly what our model does: against an aggregator that lies.
+
+        It must get `keep` times as many right, chance aside, at a loss of at most 1 / `keep` times ours and a quarter. With
+        fewer than 8 rows nothing can be said.
+        """
+        rows = (
+            self.share
+            if len(self.share) <= 128
+            else self.share[np.linspace(0, len(self.share) - 1, 128, dtype=int)]
+        )
+        if not keep or len(rows) < 8:
+            return True
+        model, features, labels = self.task.model, self.task.features[rows], self.task.labels[rows]
+        with np.errstate(over="ignore", invalid="ignore"):
+            both = np.stack([self.x, vector])
+            before, after = model.accuracy(both, features, labels)
+            if after < keep * before - 1.0 / np.sqrt(len(rows)):
+                return False
+            old, new = model.gradient(both, np.stack([features] * 2), np.stack([labels] * 2))[1]
+        return bool(new <= (old + 0.25) / keep)
+
+    def update(
+        self, message: Message, reference: Vector | None, *, degree: int = 0, classes: int = 0
+    ) -> Update | None:
         """Return what a message contributes, or None after refusing it; `reference` is added if it is a delta."""
         try:
             vector = message.vector(self.layout)
@@ -146,10 +172,6 @@ class Peer:
                     raise WireError("a model is not finite", reason="finite")
         except WireError as error:
             self.refuse(message.sender, error.reason)
-            return None
-        degree, classes = message.body.get("d", 0), message.body.get("c", 0)
-        if not _within(degree, MAX_DEGREE) or not _within(classes, MAX_CLASSES):
-            self.refuse(message.sender, "body")
             return None
         if not 0 <= message.n < MAX_SAMPLES:
             self.refuse(message.sender, "samples")
@@ -172,13 +194,23 @@ class Peer:
         """Log a change of a peer's standing, once."""
         log.info("peer %s: %s is %s", self.me.hex()[:12], sender.hex()[:12], what)
 
-    def listen(self, handler: Callable[[Message], None]) -> None:
-        """Hear every message; who is heard is no longer silent."""
+    def listen(self, handler: Callable[[Message, Any], None], *kinds: type[Any]) -> None:
+        """Hear the messages of these kinds, each checked against its schema; who is heard is no longer silent."""
+        schemas = {kind.kind: schema_of(kind) for kind in kinds}  # type: ignore[arg-type]
 
         def heard(message: Message) -> None:
+            schema = schemas.get(message.type)
+            if schema is None:
+                self.refuse(message.sender, "type")
+                return
+            try:
+                body = schema.read(message.body)
+            except WireError as error:
+                self.refuse(message.sender, error.reason)
+                return
             self.heard.add(message.sender)
             self.silent.discard(message.sender)
-            handler(message)
+            handler(message, body)
 
         self.link.listen(heard)
 
@@ -186,7 +218,3 @@ class Peer:
     def name(vector: Vector) -> bytes:
         """Return the version id of a vector."""
         return vector_id(vector)
-
-
-def _within(value: object, most: int) -> bool:
-    return type(value) is int and 0 <= value <= most

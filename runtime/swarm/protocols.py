@@ -178,6 +178,14 @@ class Link(Protocol):
         """Return a message that somebody relayed as bytes, its author proved; raise WireError."""
         ...
 
+    def sign(self, statement: bytes) -> bytes:
+        """Return our 64-byte signature of a statement that others will show."""
+        ...
+
+    def is_signed(self, author: PeerId, statement: bytes, proof: bytes) -> bool:
+        """Return whether `author`, whose key we met, signed that statement."""
+        ...
+
     def listen(self, handler: Callable[[Message], None]) -> None:
         """Call `handler` with every message that comes."""
         ...

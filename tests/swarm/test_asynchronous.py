@@ -56,7 +56,7 @@ def test_the_next_in_order_keeps_when_the_keeper_dies(text):
 FAULTS = {
     "schema": lambda m: [with_body(m, w0=np.zeros((3, 3), np.float32))],
     "base": lambda m: [replace(m, base=bytes(16))],
-    "body": lambda m: [with_body(m, ms=-1)],
+    "field": lambda m: [with_body(m, ms=-1)],
     "twice": lambda m: [m, m],
 }
 

@@ -31,7 +31,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "denormal": (),  # legal numbers; slow on some processors, harmless otherwise
     "stalebase": ("base",),
     "nosamples": (),  # a hand-in from no rows counts for nothing; between neighbours counts do not matter
-    "views": ("news",),  # ghosts in the view and membership changes that nobody signed
+    "views": ("field", "news"),  # ghosts in the view and membership changes that nobody signed
     "mute": (),  # answers pings, says nothing else: a peer that hangs
 }
 """Script -> the reasons by which receivers refuse it; none: nothing to refuse."""
@@ -71,6 +71,14 @@ class HostileLink:
     def open(self, sealed: bytes) -> Message:
         """Return a relayed message."""
         return self._link.open(sealed)
+
+    def sign(self, statement: bytes) -> bytes:
+        """Sign."""
+        return self._link.sign(statement)
+
+    def is_signed(self, author: PeerId, statement: bytes, proof: bytes) -> bool:
+        """Return whether that peer signed it."""
+        return self._link.is_signed(author, statement, proof)
 
     def listen(self, handler: Callable[[Message], None]) -> None:
         """Hear every message."""

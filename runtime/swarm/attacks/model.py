@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
+from flocklet.swarm.attacks.authority import AUTHORITY
 from flocklet.swarm.attacks.link import HOSTILE
 from flocklet.swarm.protocols import PeerId, Update
 from flocklet.swarm.task import Task
@@ -25,7 +26,7 @@ Floats = NDArray[np.float32]
 
 ATTACKS = (
     "noise", "uniform", "signflip", "scale", "alie", "ipm", "freerider", "stale", "dissensus", "constant", "liar", "sybil",
-    "invert", "drop", "eclipse", "labelflip", "reversed", "backdoor",
+    "invert", "drop", "eclipse", "labelflip", "reversed", "backdoor", "falsemerge",
 )  # fmt: skip
 POISONS = ("labelflip", "reversed", "backdoor")
 
@@ -69,8 +70,9 @@ class Attack:
     -strength (3) times the mean of the models that it was sent; dissensus pushes each neighbour away from what the
     others say, each in its own direction; eclipse learns honestly and floods mDNS with names of peers that nobody
     is (`flocklet.swarm.attacks.mdns_flood`; virtual time has no mDNS); labelflip, reversed and backdoor learn from poisoned
-    rows (`poison`); the scripts of `flocklet.swarm.attacks.link` misuse the protocol; sybils of one `cabal` listen to nobody
-    and all send the model that the first of them trained.
+    rows (`poison`); falsemerge trains honestly and, when it is the one to merge, pushes a model of zeros from round
+    `strength` (0) on; the scripts of `flocklet.swarm.attacks.link` and `.authority` misuse the protocol; sybils of one
+    `cabal` listen to nobody and all send the model that the first of them trained.
     """
 
     kind: str
@@ -82,8 +84,9 @@ class Attack:
     sending: Vector | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in (*ATTACKS, *HOSTILE):
-            raise UsageError(f"no attack {self.kind!r}", remedy=", ".join((*ATTACKS, *HOSTILE)))
+        known = (*ATTACKS, *HOSTILE, *AUTHORITY)
+        if self.kind not in known:
+            raise UsageError(f"no attack {self.kind!r}", remedy=", ".join(known))
 
     @property
     def trains(self) -> bool:
@@ -102,7 +105,10 @@ class Attack:
 
     def craft(self, trained: Vector, start: Vector, rng: np.random.Generator) -> Vector:
         """Return the model that goes out instead of `trained`."""
-        if self.kind in ("liar", "eclipse", *POISONS, *HOSTILE) or self.is_two_faced:
+        if (
+            self.kind in ("liar", "eclipse", "falsemerge", *POISONS, *HOSTILE, *AUTHORITY)
+            or self.is_two_faced
+        ):
             return trained
         if self.kind == "sybil":  # all of them held the same model before: who is first speaks for all
             return self.cabal.setdefault(vector_id(start), trained)

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from flocklet.models.layout import Layout, Vector
+from flocklet.swarm.attacks.authority import AUTHORITY, AuthorityLink
 from flocklet.swarm.attacks.link import HOSTILE, HostileLink
 from flocklet.swarm.attacks.model import Attack
 from flocklet.swarm.peer import Peer
@@ -43,7 +46,9 @@ class Attacker(Peer):
     ) -> Vector:
         """Look at what the others sent, and take it in if the attack learns from others."""
         if own is None:
-            return super().merge(own, updates, round, degree=degree, gossip=gossip)
+            merged = super().merge(own, updates, round, degree=degree, gossip=gossip)
+            is_false = self.attack.kind == "falsemerge" and round >= (self.attack.strength or 0)
+            return merged * np.float32(0) if is_false else merged
         self.attack.saw(updates)
         if self.attack.merges:
             own = super().merge(own, updates, round, degree=degree, gossip=gossip)
@@ -60,6 +65,8 @@ def hostile_link(link: Link, attack: Attack, layout: Layout, clock: Clock) -> Li
     """Return the link as the attack uses it."""
     if attack.kind in HOSTILE:
         return HostileLink(link, attack.kind, clock.rng("hostile"))
+    if attack.kind in AUTHORITY:
+        return AuthorityLink(link, attack.kind)
     return TwoFacedLink(link, attack, layout) if attack.is_two_faced else link
 
 
@@ -97,6 +104,14 @@ class TwoFacedLink:
     def open(self, sealed: bytes) -> Message:
         """Return a relayed message."""
         return self._link.open(sealed)
+
+    def sign(self, statement: bytes) -> bytes:
+        """Sign."""
+        return self._link.sign(statement)
+
+    def is_signed(self, author: PeerId, statement: bytes, proof: bytes) -> bool:
+        """Return whether that peer signed it."""
+        return self._link.is_signed(author, statement, proof)
 
     def listen(self, handler: Callable[[Message], None]) -> None:
         """Hear every message."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from flocklet.errors import LinkError, WireError
-from flocklet.identity.key import Identity
+from flocklet.identity.key import Identity, verify
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.link import Link
 from flocklet.swarm.protocols import Message, PeerId, generator
@@ -61,6 +61,7 @@ class SwarmLink:
         self.endpoint: Endpoint | None = None
         self._identity = identity
         self._seq = 0
+        self._keys: dict[PeerId, bytes] = {}
         self._handler: Callable[[Message], None] | None = None
         self._early: list[Message] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -86,6 +87,8 @@ class SwarmLink:
             fields["base"] = message.base
         if message.codec:
             fields["codec"] = message.codec
+        if message.steps:
+            fields["K"] = message.steps
         run = self.endpoint.party.run
         sealed = seal(self._identity, message.type, message.body, run=run, seq=self._seq, **fields)
         for receiver in peers:
@@ -110,6 +113,20 @@ class SwarmLink:
     def open(self, sealed: bytes) -> Message:
         """Return a relayed message, its author's signature checked."""
         return as_message(open_frame(sealed))
+
+    def sign(self, statement: bytes) -> bytes:
+        """Return the Ed25519 signature of this device."""
+        return self._identity.sign(statement)
+
+    def is_signed(self, author: PeerId, statement: bytes, proof: bytes) -> bool:
+        """Return whether a peer whose key this device met signed that statement."""
+        if author == self.me:
+            return verify(self._identity.public_key, proof, statement)
+        link = self.endpoint.link(author) if self.endpoint is not None else None
+        if link is not None:
+            self._keys[author] = link.peer.public_key
+        key = self._keys.get(author)
+        return key is not None and verify(key, proof, statement)
 
     async def serve(self, link: Link) -> None:
         """Take in what comes over one link until it ends."""
@@ -159,6 +176,7 @@ def as_message(frame: Frame) -> Message:
         header.get("base", b""),
         header.get("codec", ""),
         header.get("n", 0),
+        header.get("K", 0),
         sender=frame.author,
         seq=header["seq"],
         sealed=frame.raw if frame.type == "member" else b"",

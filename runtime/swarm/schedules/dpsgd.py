@@ -8,14 +8,17 @@ memory is needed. A receiver whose copy is not the announced base refuses the fr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Encoder, Fp32
+from flocklet.swarm.kinds import Ack, Send, Told
 from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId, Update
 from flocklet.swarm.samplers import Healing
 from flocklet.swarm.schedules.inbox import Inbox
 from flocklet.swarm.schedules.second_hand import GossipStore
+from flocklet.wire.schema import schema_of
 
 __all__ = ["Gossip"]
 
@@ -56,7 +59,7 @@ class _Exchange:
 
     async def run(self) -> None:
         peer = self.peer
-        peer.listen(self._received)
+        peer.listen(self._received, Send, Ack, *((Told,) if self.records is not None else ()))
         for round in range(1, peer.rounds + 1):
             x = await peer.train(round)
             for q in range(self.schedule.q):
@@ -80,15 +83,13 @@ class _Exchange:
         told = self.records.told() if self.records is not None else ()
         return peer.merge(x, updates, round, degree=len(neighbours), gossip=told)
 
-    def _received(self, message: Message) -> None:
-        if message.type == "send":
+    def _received(self, message: Message, body: Any) -> None:
+        if isinstance(body, Send):
             self.inbox.put(message)
-        elif message.type == "gossip" and self.records is not None:
-            self.records.received(message)
-        elif message.type == "agg_ack":
+        elif isinstance(body, Told) and self.records is not None:
+            self.records.received(message, body)
+        elif isinstance(body, Ack):
             self.public = None  # a neighbour lacks our base: the next message is whole
-        else:
-            self.peer.refuse(message.sender, "type")
 
     def _message(self, x: Vector, step: int, degree: int) -> Message:
         peer, base = self.peer, b""
@@ -116,7 +117,8 @@ class _Exchange:
                 peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
                 return None
             reference = known[1]
-        update = peer.update(message, reference)
+        facts = schema_of(Send).read(message.body)
+        update = peer.update(message, reference, degree=facts.d, classes=facts.c)
         if update is not None and not self.is_lossless:
             self.copies[message.sender] = (vector_id(update.vector), update.vector)
         if update is not None and self.records is not None:

@@ -6,14 +6,17 @@ who get that model compute the same samples; a goodbye is believed at once where
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flocklet.errors import WireError
+from flocklet.swarm.kinds import MAX_NEWS, PREFIX_BYTES, VIEW_ENTRY, Aggregated, Member, Trained
 from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId
 from flocklet.swarm.schedules.membership_view import View
+from flocklet.wire.schema import schema_of
 
 __all__ = ["Members"]
 
-MAX_NEWS = 64
 _JOIN, _LEAVE = 2, 3  # counters of one life: a later change has the larger one
 
 
@@ -22,7 +25,9 @@ class Members:
 
     def __init__(self, peer: Participant, view: View) -> None:
         self._peer, self._view = peer, view
-        self._news: dict[PeerId, bytes] = {}  # sealed frames
+        self._news: dict[
+            PeerId, tuple[bytes, bool]
+        ] = {}  # sealed frames, and whether they say `in`; newest last
         self._pending: dict[PeerId, Message] = {}
 
     def announce(self, is_in: bool, round: int, count: int) -> None:
@@ -40,7 +45,7 @@ class Members:
     def has_left(self, peer: PeerId) -> bool:
         """Return whether a peer said goodbye."""
         message = self._pending.get(peer)
-        return message is not None and message.body.get("in") is False
+        return message is not None and message.body["in"] is False
 
     def admit(self, round: int) -> None:
         """Let what was heard of count from now on."""
@@ -49,30 +54,37 @@ class Members:
             self._change(message, round)
 
     def news(self) -> list[bytes]:
-        """Return the newest changes, as their subjects signed them."""
-        return list(self._news.values())[-MAX_NEWS:]
+        """Return the newest changes as their subjects signed them; who came first: who left shows by not answering, too."""
+        came = [sealed for sealed, is_in in self._news.values() if is_in][-MAX_NEWS:]
+        left = [sealed for sealed, is_in in self._news.values() if not is_in]
+        room = MAX_NEWS - len(came)
+        return (left[-room:] if room else []) + came
 
-    def merge(self, message: Message, round: int) -> None:
-        """Take in the view and the news that a message carries."""
-        packed, news = message.body.get("view"), message.body.get("news", [])
-        for frame in news[:MAX_NEWS] if isinstance(news, list) else []:
+    def fits(self, body: Trained | Aggregated) -> bool:
+        """Return whether view and sample are no longer than all members need."""
+        count = len(self._view)
+        return len(body.view) <= VIEW_ENTRY * count and len(body.of) <= PREFIX_BYTES * count
+
+    def hear(self, teller: PeerId, news: Sequence[bytes], round: int) -> None:
+        """Take in changes as their subjects signed them; who tells them needs no authority."""
+        for frame in news:
             try:
                 self._change(self._peer.link.open(frame), round)
-            except (WireError, TypeError):
-                self._peer.refuse(message.sender, "news")
-        if isinstance(packed, bytes):
-            self._view.merge(packed, message.round)
-        sample = message.body.get("of")
-        if isinstance(sample, bytes):
-            self._view.sampled(sample, message.round)
+            except WireError:
+                self._peer.refuse(teller, "news")
+
+    def merge(self, message: Message, body: Trained | Aggregated, round: int) -> None:
+        """Take in the view and the sample that a message carries."""
+        self._view.merge(body.view, message.round)
+        self._view.sampled(body.of, message.round)
         self._view.seen(message.sender, message.round - 1)
 
     def _change(self, message: Message, round: int) -> None:
-        is_in, at = message.body.get("in"), message.body.get("round")
-        if message.type != "member" or type(is_in) is not bool or type(at) is not int:
-            self._peer.refuse(message.sender, "member")
-            return
-        if self._view.change(message.sender, message.round, is_in, min(at, round)):
-            self._news[message.sender] = message.sealed
-            if is_in:
+        if message.type != Member.kind:
+            raise WireError("news that is no change of membership", reason="news")
+        change = schema_of(Member).read(message.body)
+        if self._view.change(message.sender, message.round, change.in_, min(change.round, round)):
+            self._news.pop(message.sender, None)
+            self._news[message.sender] = message.sealed, change.in_
+            if change.in_:
                 self._view.seen(message.sender, round)

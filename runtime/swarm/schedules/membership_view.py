@@ -43,9 +43,9 @@ class View:
         """Return everybody who has not left, sorted."""
         return sorted(peer for peer, entry in self._entries.items() if entry.is_in)
 
-    def candidates(self, round: int) -> list[PeerId]:
-        """Return the active members in the order of this round."""
-        oldest = round - self._inactivity
+    def candidates(self, round: int, *, at: int | None = None) -> list[PeerId]:
+        """Return the members that were active shortly before round `at` (default: `round`), in the order of `round`."""
+        oldest = (round if at is None else min(at, round)) - self._inactivity
         return hash_order(
             (peer for peer, entry in self._entries.items() if entry.is_in and entry.active >= oldest), round
         )

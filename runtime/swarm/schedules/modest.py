@@ -17,16 +17,20 @@ that double, so that many crashed peers cost few timeouts; a = 1.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector, vector_id
 from flocklet.swarm.codecs import Fp32
+from flocklet.swarm.kinds import Ack, Aggregated, Member, Trained
 from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId, Update
 from flocklet.swarm.samplers import Hashed
+from flocklet.swarm.schedules.authority import Authority, names_of
+from flocklet.swarm.schedules.background import Background
+from flocklet.swarm.schedules.collector import Collector, Handed
 from flocklet.swarm.schedules.liveness import Liveness
 from flocklet.swarm.schedules.members import Members
 from flocklet.swarm.schedules.membership_view import PREFIX, View
@@ -36,13 +40,20 @@ __all__ = ["Modest"]
 
 @dataclass(frozen=True)
 class Modest:
-    """A round goes on with `success` of its sample. Times in seconds."""
+    """A round goes on with `success` of its sample. Times in seconds.
+
+    `rules` off lets anybody merge and push (the control of the attacks). A model that gets fewer than `judge` times as
+    many of our own rows right as the one we hold is not taken, and who pushed it merges nothing of ours for
+    `inactivity` rounds; 0 believes everything.
+    """
 
     success: float = 1.0
     ping_s: float = 1.0
     aggregation_s: float = 10.0
     minimum: int = 3
     inactivity: int = 50
+    rules: bool = True
+    judge: float = 0.5
     name = "modest"
 
     def fewest(self, sampled: int) -> int:
@@ -72,22 +83,25 @@ class _Rounds:
         self.base = vector_id(peer.x)
         self.aggregator: PeerId = b""  # who gave us that model
         self.sample = b""  # who trains on that model: 8 bytes of each id
-        self.collected: dict[int, dict[PeerId, Message | Update]] = {}
-        self.arrived_s = 0.0  # when the last model to merge came
-        self.aggregated = 1  # newest round that we aggregated
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.background = Background(self.done)
+        self.authority = Authority(peer, self.view, self.liveness, self.s, schedule.success)
+        self.collector = Collector(peer, self.view, self.liveness, self.authority, schedule, self)
+        self.asked: dict[int, PeerId] = {}  # whom we handed in to, by round
+        self.disbelieved: dict[
+            PeerId, int
+        ] = {}  # who pushed a model that we did not believe, until which round
         self.confirmed = 0  # newest round that a successor told us of
         self.answered: dict[int, asyncio.Future[bool]] = {}
         self.senders: list[PeerId] = []  # whose models we merged last
         self.whole: Message | None = None  # the newest model that we pushed
         self.training: asyncio.Task[None] | None = None
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- living
 
     async def run(self) -> None:
         peer = self.peer
-        peer.listen(self._received)
+        peer.listen(self._received, Trained, Aggregated, Ack, Member)
         if peer.is_joining:
             self.members.announce(True, self.round, 10 * self.s)
         else:
@@ -101,32 +115,18 @@ class _Rounds:
         """Say goodbye and end all tasks."""
         if not self.done.done() or self.done.cancelled():
             self.members.announce(False, self.round, 10 * self.s)
-        tasks = [task for task in (*self.tasks, self.training) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.background.stop()
 
     def _sample(self, round: int) -> list[PeerId]:
         order = self.view.candidates(round)
         return order[: self.s] if self.s else order
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None and not self.done.done():
-            self.done.set_exception(error)
 
     # -- training
 
     def _spawn_training(self, round: int) -> None:
         if self.training is not None:
             self.training.cancel()  # stale work
-        self.training = asyncio.ensure_future(self._train(round, self.view.candidates(round + 1)))
-        self.training.add_done_callback(self._ended)
+        self.training = self.background.spawn(self._train(round, self.view.candidates(round + 1)))
 
     async def _train(self, round: int, order: list[PeerId]) -> None:
         peer, start = self.peer, self.peer.x
@@ -139,8 +139,13 @@ class _Rounds:
             skip, aggregator = await self.liveness.first(order, skip, round + 1)
             if aggregator is None:
                 return
+            if self.disbelieved.get(aggregator, 0) > round:
+                skip += 1
+                continue
+            stamp = self.authority.stamp(round + 1, aggregator)
             if aggregator == peer.me:
-                self._take(round + 1, Update(peer.me, trained, peer.claimed, round=round + 1))
+                mine = Update(peer.me, trained, peer.claimed, round=round + 1)
+                self.collector.take(round + 1, peer.me, Handed(mine, stamp, self.sample, on=self.base))
                 return
             message = whole
             if not self.is_lossless and aggregator in near:
@@ -148,9 +153,12 @@ class _Rounds:
                     body, _ = peer.encoder.encode(trained - start)
                     delta = self._trained(round + 1, body, self.base)
                 message = delta
-            if await self._hand_in(aggregator, message, whole):
+            stamped = [replace(one, body={**one.body, "proof": stamp}) for one in (message, whole)]
+            if await self._hand_in(aggregator, *stamped):
                 # Whoever took it may die with the whole next sample: hand in again unless a later round is heard of.
-                await peer.clock.sleep(3 * self.schedule.aggregation_s)
+                until_s = peer.clock.now() + 3 * self.schedule.aggregation_s
+                while peer.clock.now() < until_s and aggregator not in self.disbelieved:
+                    await peer.clock.sleep(3 * self.schedule.aggregation_s / 8)
                 if self.confirmed > round + 1 or self.round > round + 1:
                     return
                 skip = order.index(aggregator)  # whoever took it did nothing with it
@@ -172,6 +180,7 @@ class _Rounds:
     async def _hand_in(self, aggregator: PeerId, message: Message, whole: Message) -> bool:
         """Return whether the aggregator, which answers pings all the while, took the model."""
         peer = self.peer
+        self.asked[message.round] = aggregator
         for attempt in (message, whole):
             answer = self.answered[message.round] = asyncio.get_running_loop().create_future()
             peer.link.send([aggregator], attempt)
@@ -181,80 +190,38 @@ class _Rounds:
                 if not answer.done() and peer.clock.now() > until_s:
                     peer.note(aggregator, "alive but does not merge; handing in to the next")
                     return False
-                if not answer.done() and not await self.liveness.answers(aggregator, message.round):
+                if not answer.done() and (
+                    aggregator in self.disbelieved
+                    or not await self.liveness.answers(aggregator, message.round)
+                ):
                     return False
             if answer.result():
                 return True
-            if attempt is whole:
+            if attempt.base == whole.base:
                 break
         return False
 
     # -- aggregating
 
-    def _take(self, round: int, item: Message | Update) -> None:
-        if round <= self.aggregated:
-            return
-        held = self.collected.setdefault(round, {})
-        if not held:
-            self._spawn(self._hurry(round))
-        held[item.sender] = item
-        self.arrived_s = self.peer.clock.now()
-        wanted = len(self._expected(held))
-        if len(held) >= max(1, int(wanted * self.schedule.success)):
-            self._close(round)
+    def known(self, round: int) -> set[bytes] | None:
+        """Return who trains for a merge, if we hold the model that they train on: ids cut to 8 bytes."""
+        return set(names_of(self.sample)) if self.round == round - 1 and self.sample else None
 
-    def _expected(self, held: Mapping[PeerId, Message | Update]) -> set[PeerId]:
-        """Return who trains for this merge, as those say who handed in; at most `s` members each."""
-        limit = self.s or len(self.view)
-        found = set(held)
-        for item in held.values():
-            packed = item.body.get("of") if isinstance(item, Message) else self.sample
-            if isinstance(packed, bytes) and len(packed) <= limit * PREFIX:
-                names = (self.view.find(packed[at : at + PREFIX]) for at in range(0, len(packed), PREFIX))
-                found |= {peer for peer in names if peer is not None}
-        return found
+    def merge(self, round: int, held: dict[PeerId, Handed]) -> None:
+        """Merge what was collected."""
+        self.background.spawn(self._aggregate(round, held))
 
-    async def _hurry(self, round: int) -> None:
-        """Close a merge when all who are missing are dead, or after `aggregation_s` with `minimum` models.
-
-        With four in five of them it is closed as soon as nothing came for a ping's time and twice as long as all
-        those took to come: when the membership changes, some hand in to another peer and are waited for in vain.
-        """
-        clock, began = self.peer.clock, self.peer.clock.now()
-        while True:
-            await clock.sleep(self.schedule.ping_s / 2)
-            if round not in self.collected:
-                return
-            held = self.collected[round]
-            missing = sorted(self._expected(held) - held.keys())
-            alive = any(await asyncio.gather(*(self.liveness.answers(peer, round) for peer in missing)))
-            now_s = clock.now()
-            is_late = now_s - began > self.schedule.aggregation_s
-            is_quiet = now_s - self.arrived_s >= self.schedule.ping_s + 2 * (self.arrived_s - began)
-            if len(held) >= 0.8 * (len(held) + len(missing)):
-                is_late = is_late or is_quiet
-            if round in self.collected and (not alive or (is_late and len(held) >= self.schedule.minimum)):
-                self._close(round)
-
-    def _close(self, round: int) -> None:
-        self.aggregated = round
-        held = self.collected.pop(round)
-        for old in [key for key in self.collected if key <= round]:
-            del self.collected[old]
-        self._spawn(self._aggregate(round, held))
-
-    async def _aggregate(self, round: int, held: dict[PeerId, Message | Update]) -> None:
+    async def _aggregate(self, round: int, held: dict[PeerId, Handed]) -> None:
         peer = self.peer
-        if self.aggregated != round:
+        if self.collector.closed != round:
             return
         updates, bases = [], {}
-        for sender, item in held.items():
+        for sender, handed in held.items():
             self.view.seen(sender, round - 1)
-            update = self._opened(item)
+            update = self._opened(handed.what)
             if update is not None:
                 updates.append(update)
-                on = (item.base or item.body.get("on")) if isinstance(item, Message) else self.base
-                bases[sender] = on
+                bases[sender] = handed.on
         if not updates:
             return
         merged = peer.merge(None, updates, round - 1)
@@ -269,14 +236,13 @@ class _Rounds:
             merged = fresh
         self.members.admit(self.round)
         self._hold(round, merged, peer.me)
-        whole = self._aggregated(round, peer.encoder.whole(merged), b"")
-        delta = self._aggregated(round, small, old) if holders else whole
+        ticket = self.authority.ticket({sender: handed.proof for sender, handed in held.items()})
+        whole = self._aggregated(round, peer.encoder.whole(merged), b"", ticket)
+        delta = self._aggregated(round, small, old, ticket) if holders else whole
         is_last = peer.is_last(round - 1, merged)
         sample = await self._push(round, delta, whole, holders, is_last)
         ok = Message("agg_ack", round, {"ok": True})
-        before = {
-            self.view.find(m.body["by"]) for m in held.values() if isinstance(m, Message) and self._is_by(m)
-        }
+        before = {self.view.find(handed.by) for handed in held.values() if handed.by}
         self.senders = sorted(set(held) - {peer.me})
         told = {*held, *(p for p in before if p is not None)} - set(sample) - {peer.me}
         peer.link.send(sorted(told), ok)
@@ -287,11 +253,6 @@ class _Rounds:
                 self._spawn_training(round)
             await self._watch(round, whole, sample)
 
-    @staticmethod
-    def _is_by(message: Message) -> bool:
-        by = message.body.get("by")
-        return isinstance(by, bytes) and len(by) == PREFIX
-
     def _opened(self, item: Message | Update) -> Update | None:
         if isinstance(item, Update):
             return item
@@ -300,9 +261,9 @@ class _Rounds:
             return None
         return self.peer.update(item, self.peer.x if item.base else None)
 
-    def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes) -> Message:
+    def _aggregated(self, round: int, tensors: Mapping[str, Any], base: bytes, ticket: bytes) -> Message:
         news = self.members.news()
-        facts = {"news": news} if news else {}
+        facts: dict[str, Any] = {"ticket": ticket, **({"news": news} if news else {})}
         codec = self.peer.codec.name if base else "fp32"
         return Message("aggregated", round, {**tensors, **facts}, base=base, codec=codec, n=1)
 
@@ -341,50 +302,84 @@ class _Rounds:
 
     # -- hearing
 
-    def _received(self, message: Message) -> None:
-        if message.type == "trained":
-            self._on_trained(message)
-        elif message.type == "aggregated":
-            self._on_aggregated(message)
-        elif message.type == "agg_ack":
-            self._on_ack(message)
-        elif message.type == "member":
+    def _received(self, message: Message, body: Any) -> None:
+        if isinstance(body, Member):
             self.members.heard(message)
+        elif isinstance(body, Ack):
+            self._on_ack(message, body)
+        elif not self.members.fits(body):
+            self.peer.refuse(message.sender, "field")
+        elif isinstance(body, Trained):
+            self._on_trained(message, body)
         else:
-            self.peer.refuse(message.sender, "type")
+            self._on_aggregated(message, body)
 
-    def _on_trained(self, message: Message) -> None:
-        if message.round <= self.aggregated or message.round <= self.round:
-            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": True}))
-            self.peer.refuse(message.sender, "late")
-        elif message.round > self.round + 1000:
-            self.peer.refuse(message.sender, "early")
-        elif message.sender in self.collected.get(message.round, {}):
-            self.peer.refuse(message.sender, "twice")
+    def _is_early(self, round: int) -> bool:
+        return self.schedule.rules and round > self.round + 2 * self.schedule.inactivity
+
+    def _on_trained(self, message: Message, body: Trained) -> None:
+        peer, sender, round = self.peer, message.sender, message.round
+        if round <= self.collector.closed or round <= self.round:
+            peer.link.send([sender], Message("agg_ack", round, {"ok": True}))
+            peer.refuse(sender, "late")
+        elif self._is_early(round):
+            peer.refuse(sender, "round")
+        elif self.collector.has(sender, round):
+            peer.refuse(sender, "twice")
         elif message.base and message.base != self.base:
-            self.peer.refuse(message.sender, "base")
-            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
+            peer.refuse(sender, "base")
+            peer.link.send([sender], Message("agg_ack", round, {"ok": False}))
+        elif self.schedule.rules and not self.authority.is_stamp(sender, round, peer.me, body.proof):
+            peer.refuse(sender, "order")
         else:
-            self.members.merge(message, self.round)
-            self._take(message.round, message)
+            self.members.merge(message, body, self.round)
+            on = message.base or body.on or b""
+            self.collector.take(round, sender, Handed(message, body.proof, body.of, body.by, on))
 
-    def _on_aggregated(self, message: Message) -> None:
+    def _on_aggregated(self, message: Message, body: Aggregated) -> None:
         if message.round <= self.round:
-            if message.round < self.round or message.sender == self.aggregator:
+            if message.round == self.round and message.sender == self.aggregator:
+                self.sample = body.of  # pushed again, to whoever lives now
+            else:
                 self.peer.refuse(message.sender, "late")
             return
-        if message.base and message.base != self.base:
-            self.peer.refuse(message.sender, "base")
-            self.peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
+        self.members.hear(message.sender, body.news or (), self.round)
+        if not self.schedule.rules:
+            self._accept(message, body)
             return
-        update = self.peer.update(message, self.peer.x if message.base else None)
+        vouchers = self.authority.vouchers(body.ticket, message.round, message.sender)
+        sampled = len(self.authority.sample(message.round - 1, self.round))
+        if vouchers >= self.authority.quorum(sampled):
+            self._accept(message, body)
+        elif not vouchers or self._is_early(message.round):
+            self.peer.refuse(message.sender, "round" if self._is_early(message.round) else "order")
+        else:
+            self.background.spawn(self._ask(message, body, vouchers))
+
+    async def _ask(self, message: Message, body: Aggregated, vouchers: int) -> None:
+        """Take a model that few vouch for if few live."""
+        if not await self.authority.is_enough(vouchers, message.round, self.round):
+            self.peer.refuse(message.sender, "order")
+        elif message.round > self.round:
+            self._accept(message, body)
+
+    def _accept(self, message: Message, body: Aggregated) -> None:
+        peer, sender = self.peer, message.sender
+        if message.base and message.base != self.base:
+            peer.refuse(sender, "base")
+            peer.link.send([sender], Message("agg_ack", message.round, {"ok": False}))
+            return
+        update = peer.update(message, peer.x if message.base else None)
         if update is None:
             return
-        self.members.merge(message, self.round)
-        packed = message.body.get("of")
-        self.sample = packed if isinstance(packed, bytes) and len(packed) <= PREFIX * len(self.view) else b""
-        self._hold(message.round, update.vector, message.sender)
-        if self.peer.is_last(message.round - 1, update.vector):
+        if not peer.believes(update.vector, self.schedule.judge):
+            peer.refuse(sender, "audit")
+            self.disbelieved[sender] = self.round + self.schedule.inactivity
+            return
+        self.members.merge(message, body, self.round)
+        self.sample = body.of
+        self._hold(message.round, update.vector, sender)
+        if peer.is_last(message.round - 1, update.vector):
             self._finish()
         else:
             self._spawn_training(message.round)
@@ -393,22 +388,27 @@ class _Rounds:
         if not self.done.done():
             self.done.set_result(None)
 
-    def _on_ack(self, message: Message) -> None:
-        is_ok = message.body.get("ok") is True
-        if is_ok:
+    def _on_ack(self, message: Message, body: Ack) -> None:
+        if self._is_early(message.round):
+            self.peer.refuse(message.sender, "round")
+            return
+        if body.ok:
             self.confirmed = max(self.confirmed, message.round)
-            if message.round == self.aggregated + 1 and self.senders:
+            if message.round == self.collector.closed + 1 and self.senders:
                 self.peer.link.send(self.senders, Message("agg_ack", message.round, {"ok": True}))
                 self.senders = []
         answer = self.answered.get(message.round)
-        if answer is not None and not answer.done():
-            answer.set_result(is_ok)
-        elif not is_ok and self.whole is not None and self.whole.round == message.round:
+        is_asked = not self.schedule.rules or self.asked.get(message.round) == message.sender
+        if answer is not None and not answer.done() and is_asked:
+            answer.set_result(body.ok)
+        elif not body.ok and self.whole is not None and self.whole.round == message.round:
             self.peer.link.send([message.sender], self.whole)
 
     def _hold(self, round: int, vector: Vector, source: PeerId) -> None:
         """Take the model of a round as ours; whoever waits for an acknowledgement up to it has one."""
         self.round, self.base, self.aggregator = round, vector_id(vector), source
+        self.asked = {key: peer for key, peer in self.asked.items() if key >= round}
+        self.disbelieved = {peer: until for peer, until in self.disbelieved.items() if until > round}
         for waiting in [key for key in self.answered if key <= round]:
             answer = self.answered.pop(waiting)
             if not answer.done():

@@ -15,6 +15,7 @@ import numpy as np
 
 from flocklet.errors import UsageError
 from flocklet.models.layout import Vector
+from flocklet.swarm.kinds import Swap
 from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId
 
@@ -51,7 +52,7 @@ class _Pairs:
 
     async def run(self) -> None:
         peer, clock = self.peer, self.peer.clock
-        peer.listen(self._received)
+        peer.listen(self._received, Swap)
         swapping = asyncio.ensure_future(self._swap())
         try:
             for round in range(1, peer.rounds + 1):
@@ -81,12 +82,9 @@ class _Pairs:
         body = {**peer.encoder.whole(peer.x), "answer": is_answer}
         return Message("swap", number, body, codec="fp32", n=peer.claimed)
 
-    def _received(self, message: Message) -> None:
+    def _received(self, message: Message, body: Swap) -> None:
         peer = self.peer
-        if message.type != "swap" or type(message.body.get("answer")) is not bool:
-            peer.refuse(message.sender, "type")
-            return
-        if message.body["answer"]:
+        if body.answer:
             begun = self.sent.get(message.round)
             if begun is None or begun[0] != message.sender:
                 peer.refuse(message.sender, "late")

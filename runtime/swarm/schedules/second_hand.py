@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flocklet.swarm.kinds import Told
 from flocklet.swarm.participant import Participant
 from flocklet.swarm.protocols import Message, PeerId, Update
 
@@ -45,13 +46,10 @@ class GossipStore:
             update.sender, message.round, 1, update.sender, update, dict(message.tensors)
         )
 
-    def received(self, message: Message) -> None:
+    def received(self, message: Message, body: Told) -> None:
         """Take in what a neighbour tells about somebody else."""
-        about, distance = message.body.get("about"), message.body.get("distance")
-        if not isinstance(about, bytes) or len(about) != 32 or type(distance) is not int:
-            self._peer.refuse(message.sender, "record")
-            return
-        if about == self._peer.me or not 1 <= distance < MAX_DISTANCE:
+        about, distance = body.about, body.distance
+        if about == self._peer.me:
             return
         known = self._records.get(about)
         if known is not None and (known.distance == 1 or known.round >= message.round):
@@ -81,5 +79,5 @@ class GossipStore:
                 continue
             odds = np.array([LAMBDA * math.exp(-LAMBDA * (record.distance - 1)) for record in fit])
             record = fit[int(rng.choice(len(fit), p=odds / odds.sum()))]
-            body = {**record.body, "about": record.about, "distance": record.distance}
+            body = {**record.body, "about": record.about, "distance": min(record.distance, MAX_DISTANCE - 1)}
             self._peer.link.send([target], Message("gossip", record.round, body, n=record.update.n))

@@ -104,6 +104,7 @@ class SimLink:
         self.bytes_out = 0
         self._network = network
         self._key = public_key
+        self._secret = hashlib.blake2b(public_key, digest_size=32, person=b"flocklet-secret").digest()
         self._stamp = hashlib.blake2b(digest_size=SIGNATURE_BYTES, key=public_key).digest()
         self._handler: Callable[[Message], None] = lambda message: None
         self._seq = 0
@@ -173,8 +174,19 @@ class SimLink:
             header["base"] = message.base
         if message.codec:
             header["codec"] = message.codec
+        if message.steps:
+            header["K"] = message.steps
         check_header(header)
         return join_frame(header, pack_body(message.body), self._stamp)
+
+    def sign(self, statement: bytes) -> bytes:
+        """Return 64 bytes that only this link can make: nobody in this process reads another's key."""
+        return hashlib.blake2b(statement, digest_size=SIGNATURE_BYTES, key=self._secret).digest()
+
+    def is_signed(self, author: PeerId, statement: bytes, proof: bytes) -> bool:
+        """Return whether the link of `author` made that proof."""
+        link = self._network.links.get(author)
+        return link is not None and link.sign(statement) == proof
 
     def open(self, sealed: bytes) -> Message:
         """Decode the bytes of a frame as a receiver does, all but the signature."""
@@ -191,6 +203,7 @@ class SimLink:
             header.get("base", b""),
             header.get("codec", ""),
             header.get("n", 0),
+            header.get("K", 0),
             sender=device_id_of(header["src"]),
             seq=header["seq"],
             sealed=sealed if header["type"] == "member" else b"",

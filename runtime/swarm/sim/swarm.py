@@ -235,7 +235,10 @@ class SimulatedSwarm:
         if round <= self._evaluated or not models:
             return
         if self._is_sampled:
-            honest = [i for i in models if i not in self.attacks] or list(models)
+            is_all = len(self.attacks) == len(self.peers)
+            honest = [i for i in models if is_all or i not in self.attacks]
+            if not honest:
+                return
             self._measure(round, {honest[0]: models[honest[0]]})
         elif len(models) >= self._judged_count and all(i in models for i in self._wanted()):
             self._measure(round, {i: models[i] for i in self._wanted()})
@@ -245,9 +248,10 @@ class SimulatedSwarm:
 
     def _measure(self, round: int, models: dict[int, Vector]) -> None:
         unique = list({id(vector): vector for vector in models.values()}.values())
-        accuracies = np.concatenate(
-            [self.task.accuracy(np.stack(unique[at : at + 128])) for at in range(0, len(unique), 128)]
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # a model under attack may be huge
+            accuracies = np.concatenate(
+                [self.task.accuracy(np.stack(unique[at : at + 128])) for at in range(0, len(unique), 128)]
+            )
         by_id = dict(zip(map(id, unique), accuracies, strict=True))
         self.report.accuracies = np.array([by_id[id(models[i])] for i in sorted(models)])
         mean = float(self.report.accuracies.mean())
