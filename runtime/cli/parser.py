@@ -35,6 +35,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
         "add": ("documents", "index files and directories"),
         "remove": ("documents", "take files and directories out of the index"),
         "search": ("search", "search; results are numbered for 'click'"),
+        "open": ("search", "open a result of the last search"),
         "click": ("search", "tell which result was the right one"),
     },
     "Taste": {

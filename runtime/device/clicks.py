@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from flocklet.device.ranker import Ranker
 from flocklet.errors import WireError
-from flocklet.events.click import ClickEntry
+from flocklet.events.click import MAX_SHOWN, NO_CLICK, ClickEntry
 from flocklet.events.click_log import ClickLog
 from flocklet.events.click_outcome import Absorbed, Proof
 from flocklet.identity.key import Identity, origin_of
@@ -19,6 +19,13 @@ from flocklet.store.store import Click, Event, Store
 __all__ = ["Clicks"]
 
 _log = logging.getLogger("flocklet.device")
+
+
+def _looked_at(shown: tuple[int, ...], clicked: int) -> tuple[tuple[int, ...], int]:
+    """Return what an entry holds of a list: its first ten, or the first nine and what was clicked further down."""
+    if clicked == NO_CLICK or clicked < MAX_SHOWN:
+        return shown[:MAX_SHOWN], clicked
+    return (*shown[: MAX_SHOWN - 1], shown[clicked]), MAX_SHOWN - 1
 
 
 class Clicks:
@@ -45,10 +52,9 @@ class Clicks:
             seq = seqs[person.origin]
             seqs[person.origin] = seq + 1
             ts = max(0, int(event.at_s if query_id is None else at_s()))
+            shown, place = _looked_at(event.shown, clicked)
             entries.append(
-                ClickEntry.signed(
-                    person, seq=seq, query=event.query, shown=event.shown, clicked=clicked, ts=ts
-                )
+                ClickEntry.signed(person, seq=seq, query=event.query, shown=shown, clicked=place, ts=ts)
             )
         self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in entries], query_id=query_id)
         for entry in entries:

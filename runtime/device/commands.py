@@ -125,11 +125,26 @@ def _search(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
         limit=values["limit"],
         model=values.get("model", "posterior"),
         is_explained=bool(values.get("explain", False)),
+        page=int(values.get("page", 1)),
+        is_folded=bool(values.get("fold", True)),
     )
     answer = asdict(results)
     for found in answer["found"]:
-        found["path"] = None if found["path"] is None else visible(found["path"])
+        for place in (found, *found["twins"]):
+            place["path"] = None if place["path"] is None else visible(place["path"])
     return answer
+
+
+def _open(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Say where result `rank` of the last query lies, and note that it was chosen."""
+    event = device.store.last_event(device.identity_of(values["person"]).origin)
+    entry = device.click(event.query_id, values["rank"])
+    document = None if entry.item is None else device.store.document(entry.item)
+    if document is None or document.path is None:
+        raise UsageError(
+            f"result {values['rank']} of {event.query!r} is no file", remedy="flocklet search shows it"
+        )
+    return {"path": os.fsencode(document.path), "title": document.title, "query": event.query}
 
 
 def _click(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,6 +201,7 @@ _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "remove": _remove,
     "search": _search,
     "click": _click,
+    "open": _open,
     "devices": _devices,
     "people": _people,
     "quota": _quota,

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flocklet.clock import Clock
+from flocklet.device.asker import Asker
 from flocklet.device.clicks import Clicks
 from flocklet.device.corpus import Library
 from flocklet.device.devices import Devices
@@ -24,7 +27,7 @@ from flocklet.device.quotas import quotas_of
 from flocklet.device.ranker import Ranked, Ranker
 from flocklet.device.recommender import Taste
 from flocklet.device.rerankers import Lessons
-from flocklet.device.results import Hit, PastClick, SearchResults, snippet_of
+from flocklet.device.results import PastClick, SearchResults
 from flocklet.errors import SchemaMismatch, StoreError, UsageError
 from flocklet.events.click import NO_CLICK, ClickEntry
 from flocklet.events.click_log import ClickLog
@@ -43,6 +46,8 @@ _log = logging.getLogger("flocklet.device")
 
 CANDIDATES = 100
 SHOWN_MAX = 10
+LIMIT_MAX = 100
+PAGE_MAX = 1000
 OWNER = "me"
 LEAST_QUERIES = 10
 _RERANKER = "reranker"
@@ -72,6 +77,7 @@ class Device:
         self.store = Store(home.database, check=check)
         self._people: dict[str, Identity] = {}
         self.library = Library(home, self.store, clock)
+        self.asker = Asker(lambda: self.index, self.store, clock)
         self.quotas = quotas_of(self.store)
         self.log = ClickLog(self.quotas.limits)
         votes = Settings() if membership.flock.is_open else Settings.among_friends()
@@ -176,40 +182,56 @@ class Device:
         *,
         person: str = OWNER,
         limit: int = SHOWN_MAX,
+        page: int = 1,
         model: str = "posterior",
         is_explained: bool = False,
+        is_folded: bool = True,
     ) -> SearchResults:
         """Answer a query and keep what was shown; raise UsageError when it holds no word.
 
         `model` is one of `flocklet.device.ranker.MODELS`. Once a query has clicks, the posterior gives little-seen documents
-        a chance below the first place; what was never clicked is shown in the order of the text.
+        a chance below the first place; what was never clicked is shown in the order of the text. Documents that say the
+        same are shown as one unless `is_folded` is off. What comes after the best hundred is in the order of the text.
         """
-        limit = max(1, min(limit, SHOWN_MAX))
+        limit, page = max(1, min(limit, LIMIT_MAX)), max(1, min(page, PAGE_MAX))
         identity = self.identity_of(person)
         if not query.strip():
             raise UsageError("the query is empty", remedy="flocklet search WORDS...")
+        question = self.asker.question(query)
         trust = self._trust_of(identity)
         self._restore_reranker()
         self._note_silence(identity)
-        rng = np.random.default_rng(self.ranker.posterior.impressions)
-        ranked = self.ranker.rank(
-            self.index, query, identity.origin, model=model, candidates=CANDIDATES,
-            trust=trust, own=self.own(), rng=rng,
-        )  # fmt: skip
-        shown = [int(item) for item in ranked.ids[:limit]]
-        why = (
-            self.ranker.explain(self.index, query, shown, identity.origin, trust=trust)
-            if is_explained
-            else [None] * len(shown)
-        )
+        if question.has_words:
+            rng = np.random.default_rng(self.ranker.posterior.impressions)
+            ranked = self.ranker.rank(
+                self.index, query, identity.origin, model=model, candidates=CANDIDATES,
+                trust=trust, own=self.own(), rng=rng, asked=question.asked,
+            )  # fmt: skip
+            if limit * page * 2 > CANDIDATES:
+                ranked = ranked.followed_by(
+                    *self.index.candidates(query, limit * page * 2 + CANDIDATES, question.asked)
+                )
+            total = self.index.count(query, question.asked)
+        else:
+            ranked = Ranked.only(self.asker.without_words(question))
+            total = len(ranked.ids)
+        every = list(islice(self.asker.folded(ranked.ids.tolist(), is_folded=is_folded), limit * page))
+        first = limit * (page - 1)
+        items = [shown.document.item_id for shown in every]
+        why: list[dict[str, Any] | None] = [None] * len(items)
+        if is_explained:
+            why[first:] = self.ranker.explain(self.index, query, items[first:], identity.origin, trust=trust)
         found = tuple(
-            self._found(at, item, query, ranked, reason)
-            for at, (item, reason) in enumerate(zip(shown, why, strict=True))
+            replace(self.asker.hit(shown, at + 1, question, *ranked.row(shown.place)), why=why[at])
+            for at, shown in enumerate(every)
+            if at >= first
         )
         now_s = self.clock.time()
-        query_id = self.store.add_event(identity.origin, query, shown, now_s)
-        self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(shown), now_s)
-        return SearchResults(query_id, query, found)
+        query_id = self.store.add_event(identity.origin, query, items, now_s)
+        if page == 1:
+            self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(items), now_s)
+        corrected = question.asked.corrected if question.asked is not None else ()
+        return SearchResults(query_id, query, found, max(total, len(items)), page, corrected, question.note)
 
     def _note_silence(self, person: Identity) -> None:
         """Sign the person's last list as looked at and not clicked, if the person has clicked for that query before.
@@ -312,15 +334,6 @@ class Device:
                 trust=self._trust_of(identity) if model == "posterior" else None,
                 own=self.own(),
             ).ids[:limit]
-
-    def _found(self, at: int, item_id: int, query: str, ranked: Ranked, why: dict[str, Any] | None) -> Hit:
-        stored = self.store.document(item_id)
-        score, votes, text = (float(column[at]) for column in (ranked.scores, ranked.votes, ranked.text))
-        if stored is None:  # taken out by another process between two calls
-            return Hit(at + 1, item_id, "(removed)", None, "", votes, text, score, why)
-        snippet = snippet_of(stored.text, query)
-        title = stored.title or stored.key
-        return Hit(at + 1, item_id, title, stored.path, snippet, votes, text, score, why)
 
     def click(self, query_id: int, rank: int) -> ClickEntry:
         """Complete an event: the owner chose result `rank`; return the signed entry once it is stored.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flocklet.clock import Clock
 from flocklet.errors import UsageError
 from flocklet.events.click import ClickEntry
+from flocklet.models.search.index.asked import Asked
 from flocklet.models.search.index.index import Index
 from flocklet.models.search.ranking.grank import GRank, RankQuery, Settings
 from flocklet.models.search.ranking.posterior import Posterior, PosteriorSettings, text_prior
@@ -45,6 +46,27 @@ class Ranked:
     scores: NDArray[np.float32]
     votes: NDArray[np.float32]
     text: NDArray[np.float32]
+
+    def row(self, place: int) -> tuple[float, float, float]:
+        """Return score, votes and text score of one place."""
+        return float(self.scores[place]), float(self.votes[place]), float(self.text[place])
+
+    def followed_by(self, ids: NDArray[np.uint64], text: NDArray[np.float32]) -> Ranked:
+        """Return this order with those of `ids` behind it that are not in it yet, in their own order."""
+        new = ~np.isin(ids, self.ids)
+        none = np.zeros(int(new.sum()), np.float32)
+        return Ranked(
+            np.concatenate([self.ids, ids[new]]),
+            np.concatenate([self.scores, none]),
+            np.concatenate([self.votes, none]),
+            np.concatenate([self.text, text[new]]),
+        )
+
+    @classmethod
+    def only(cls, ids: NDArray[np.uint64]) -> Ranked:
+        """Return `ids` in their order, without any score."""
+        none = np.zeros(len(ids), np.float32)
+        return cls(ids, none, none, none)
 
     @classmethod
     def nothing(cls) -> Ranked:
@@ -100,6 +122,7 @@ class Ranker:
         trust: Trust | None = None,
         own: Collection[bytes] = (),
         rng: np.random.Generator | None = None,
+        asked: Asked | None = None,
     ) -> Ranked:
         """Return the order to show to person `me`; with `rng` little-seen items get a chance in the lower slots.
 
@@ -108,13 +131,15 @@ class Ranker:
         """
         if model not in MODELS:
             raise UsageError(f"there is no ranking called {model!r}", remedy=f"one of {', '.join(MODELS)}")
-        ids, text = index.candidates(query, candidates)
+        ids, text = index.candidates(query, candidates, asked)
         if model == "bm25":
             none = np.zeros(len(ids), np.float32)
             return Ranked(ids, text, none, text)
         clicked = self.grank if model == "grank" else self.posterior
         others = np.setdiff1d(clicked.clicked_items(query), ids)
         held = np.array([item for item in others.tolist() if item in index], dtype=np.uint64)
+        if asked is not None and asked.allowed is not None and len(held):
+            held = held[index.passing(held, asked.allowed)]
         is_matching = np.isin(held, index.matches(query, every=False)) if len(held) else held.astype(bool)
         matching = np.concatenate([np.ones(len(ids), dtype=bool), is_matching])
         every = np.concatenate([ids, held])

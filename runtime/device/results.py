@@ -29,11 +29,26 @@ __all__ = [
     "TaskStatus",
     "TrustResult",
     "TrustedPerson",
+    "Twin",
     "build",
-    "snippet_of",
 ]
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """A document that says the same as a result: a copy, another edition, a translation.
+
+    Attributes:
+        title: Its title, or the name of the file.
+        path: Where the file lies.
+        language: ISO 639-1, "" where not known.
+    """
+
+    title: str
+    path: str | None
+    language: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +60,15 @@ class Hit:
         item_id: The item, the same number on every device that has the same content.
         title: The title, or the name of the file.
         path: Where the file lies, None for what came from no file.
-        snippet: Some text around the first word of the query.
+        snippet: The passage with most of the query's rare words.
         votes: The score of G-Rank: how many like-minded people clicked it.
         text_score: The score of BM25.
         score: What decided the order, by default the posterior click rate.
         why: The reasons, when they were asked for.
+        spans: Where in the snippet the words of the query stand, (first, one past the last) character.
+        part: The page, slide, sheet or chapter of the snippet, "" where there is none.
+        line: The line of the snippet in a text file, from 1; 0 elsewhere.
+        twins: Other documents that say the same.
     """
 
     rank: int
@@ -61,6 +80,10 @@ class Hit:
     text_score: float
     score: float = 0.0
     why: dict[str, Any] | None = None
+    spans: tuple[tuple[int, int], ...] = ()
+    part: str = ""
+    line: int = 0
+    twins: tuple[Twin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +93,20 @@ class SearchResults:
     Attributes:
         query_id: What a click refers to.
         query: The words.
-        found: The results, best first.
+        found: The results of this page, best first.
+        total: How many documents there are for the query, those folded into others counted.
+        page: Which page this is, from 1.
+        corrected: (word as typed, words that were searched for too).
+        note: What else to know, "" for nothing.
     """
 
     query_id: int
     query: str
     found: tuple[Hit, ...]
+    total: int = 0
+    page: int = 1
+    corrected: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,14 +403,3 @@ class PastClick:
     shown: tuple[int, ...]
     clicked: int
     at_s: float
-
-
-def snippet_of(text: str, query: str, *, width: int = 160) -> str:
-    """Return about `width` characters of `text` around the first word of `query` that it holds."""
-    flat = " ".join(text[:20_000].split())
-    lower = flat.lower()
-    places = [at for word in query.lower().split() if (at := lower.find(word)) >= 0]
-    start = max(0, min(places, default=0) - width // 4)
-    start = flat.rfind(" ", 0, start) + 1 if start else 0
-    end = start + width
-    return ("… " if start else "") + flat[start:end].rstrip() + (" …" if end < len(flat) else "")

@@ -70,15 +70,19 @@ class Verbs(abc.ABC):
         limit: int = 10,
         model: str = "posterior",
         is_explained: bool = False,
+        page: int = 1,
+        is_folded: bool = True,
     ) -> SearchResults:
         """Answer a query and keep what was shown, so that a click can refer to it.
 
         Args:
-            query: The words.
+            query: Words, "phrases", prefix*, -not, and title: path: type: lang: before: after: in:.
             person: Who asks; `people` lists who may.
-            limit: The most results, up to 10.
+            limit: The most results of a page, up to 100.
             model: What decides the order: "posterior", "grank" or "bm25".
             is_explained: Fill `Hit.why`.
+            page: Which page, from 1.
+            is_folded: Show documents that say the same as one result.
 
         Returns:
             The results, best first.
@@ -87,6 +91,7 @@ class Verbs(abc.ABC):
             UsageError: The query is empty, or there is no such person or model.
         """
         values = {"query": query, "person": person, "limit": limit, "model": model, "explain": is_explained}
+        values |= {"page": page, "fold": is_folded}
         return build(SearchResults, await self.perform("search", values))
 
     async def click(self, query_id: int, rank: int) -> ClickResult:

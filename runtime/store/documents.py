@@ -98,6 +98,11 @@ def _below(path: str) -> tuple[bytes, bytes, bytes]:
     return folder or b"/", folder + b"/", folder + b"0"  # "0" comes after "/"
 
 
+def _plain(text: str) -> str:
+    """Return `text` for LIKE with its signs escaped by a backslash."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
 class DocumentTables(Database):
     """Documents, files and folders. Methods are transactions; only the thread that opened it calls them."""
 
@@ -167,6 +172,52 @@ class DocumentTables(Database):
         """Return the documents in one language."""
         rows = self._rows(f"SELECT {_COLUMNS} FROM documents WHERE language = ?", (language,))  # noqa: S608
         return [_document(row) for row in rows]
+
+    def document_ids_with(self, fields: Iterable[tuple[str, str, bool]]) -> list[int]:
+        """Return the ids of the documents that pass all (field, value, is excluded): see `models.search.index.query`.
+
+        `title`, `path`: holds the text; `in`: lies below the folder; `type`: kind or suffix; `lang`; `before`, `after`: the
+        date that the document bears, else the day on which it was added.
+        """
+        clauses: list[str] = []
+        values: list[Any] = []
+        written = "(CASE WHEN written != '' THEN written ELSE date(added_s, 'unixepoch') END)"
+        for name, value, is_excluded in fields:
+            lower = value.lower()
+            given: list[Any]
+            match name:
+                case "title":
+                    clause, given = "instr(lower(title), ?) > 0", [lower]
+                case "path":
+                    clause, given = "instr(lower(key), ?) > 0", [lower]
+                case "in":
+                    folder, first, last = _below(os.path.abspath(value))
+                    clause, given = "(path = ? OR (path >= ? AND path < ?))", [folder, first, last]
+                case "type":
+                    suffix = lower.lstrip(".")
+                    clause, given = (
+                        "(kind = ? OR lower(key) LIKE ? ESCAPE '\\')",
+                        [suffix, f"%.{_plain(suffix)}"],
+                    )
+                case "lang":
+                    clause, given = "language = ?", [lower]
+                case "before":
+                    clause, given = f"{written} < ?", [value]
+                case _:
+                    clause, given = f"{written} >= ?", [value]
+            clauses.append(f"NOT {clause}" if is_excluded else clause)
+            values += given
+        rows = self._rows(f"SELECT item_id FROM documents WHERE {' AND '.join(clauses) or '1'}", values)  # noqa: S608
+        return [unsigned(row[0]) for row in rows]
+
+    def newest_first(self, item_ids: Iterable[int]) -> list[int]:
+        """Return those of `item_ids` that are here, by the date they bear or were added on, the newest first."""
+        wanted = set(item_ids)
+        rows = self._rows(
+            "SELECT item_id FROM documents ORDER BY CASE WHEN written != '' THEN written ELSE "
+            "date(added_s, 'unixepoch') END DESC, key"
+        )
+        return [item for row in rows if (item := unsigned(row[0])) in wanted]
 
     def paths_below(self, path: str) -> list[tuple[int, str]]:
         """Return (item id, path) of the documents whose file is `path` or lies below it."""

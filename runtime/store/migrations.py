@@ -141,4 +141,7 @@ MIGRATIONS: tuple[str, ...] = (
     """
     CREATE INDEX documents_language ON documents (language);
     """,
+    """
+    CREATE INDEX documents_about ON documents (item_id, title, key, path, language, written, kind, added_s);
+    """,
 )

@@ -181,6 +181,13 @@ class Store(DocumentTables):
         number, origin, query, shown, at_s = rows[0]
         return Event(number, origin, query, tuple(msgpack.unpackb(shown, max_array_len=4096)), at_s)
 
+    def last_event(self, origin: bytes) -> Event:
+        """Return the newest event of a person; raise UsageError when there is none."""
+        rows = self._rows("SELECT max(query_id) FROM events WHERE origin = ?", (origin,))
+        if rows[0][0] is None:
+            raise UsageError("nothing was searched for yet", remedy="flocklet search WORDS...")
+        return self.event(rows[0][0])
+
     def next_seq(self, origin: bytes) -> int:
         """Return the sequence number of the next entry of `origin`, counting from 1."""
         last = self._rows("SELECT coalesce(max(seq), 0) FROM clicks WHERE origin = ?", (origin,))[0][0]

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flocklet.models.search.index.folding import fold
 from flocklet.models.search.index.text import MAX_TERM_LENGTH, surface_words, term_of, words
 
@@ -27,6 +30,8 @@ _NAMES = {
 LANGUAGES = frozenset(_NAMES)
 """Languages with a stemmer of their own beside English (ISO 639-1)."""
 _MEMO_WORDS = 50_000
+_SHORTEST, _LONGEST = 3, 24
+_SURFACE_MAX = 400_000
 
 
 def analysed_as(language: str) -> str:
@@ -52,9 +57,12 @@ def analyser_of(language: str) -> Callable[[str], str]:
 class _Rows(dict[str, int]):
     """Map a word to the row of its term, -1 for a stop word; a word not seen before gets a row."""
 
-    def __init__(self, vocabulary: dict[str, int], term: Callable[[str], str]) -> None:
+    def __init__(
+        self, vocabulary: dict[str, int], surface: dict[str, int], term: Callable[[str], str]
+    ) -> None:
         super().__init__()
         self._vocabulary = vocabulary
+        self._surface = surface
         self.term = term
 
     def __missing__(self, word: str) -> int:
@@ -62,6 +70,13 @@ class _Rows(dict[str, int]):
             return self[word[:MAX_TERM_LENGTH]]
         term = self.term(word)
         row = self._vocabulary.setdefault(term, len(self._vocabulary)) if term else -1
+        if (
+            row >= 0
+            and _SHORTEST <= len(word) <= _LONGEST
+            and word.isalpha()
+            and len(self._surface) < _SURFACE_MAX
+        ):
+            self._surface.setdefault(fold(word), row)
         if len(self) >= _MEMO_WORDS:
             self.clear()
         self[word] = row
@@ -74,17 +89,22 @@ class _Rows(dict[str, int]):
 
 
 class Analysis:
-    """Analyse into the rows of `vocabulary`, term -> row, which grows with the documents."""
+    """Analyse into the rows of `vocabulary`, term -> row, which grows with the documents.
 
-    def __init__(self, vocabulary: dict[str, int]) -> None:
+    `surface` maps words as they are written (folded, 3 to 24 letters) to rows: what a typing error may have meant.
+    """
+
+    def __init__(self, vocabulary: dict[str, int], surface: dict[str, int] | None = None) -> None:
         self.vocabulary = vocabulary
-        self._memos = {ENGLISH: _Rows(vocabulary, term_of)}
+        self.surface = {} if surface is None else surface
+        self._memos = {ENGLISH: _Rows(vocabulary, self.surface, term_of)}
 
-    def renumbered(self, vocabulary: dict[str, int]) -> Analysis:
-        """Return an analysis into another vocabulary, the stemmers kept."""
-        other = Analysis(vocabulary)
+    def renumbered(self, vocabulary: dict[str, int], rows: NDArray[np.int64]) -> Analysis:
+        """Return an analysis into another vocabulary, the stemmers kept; `rows` are the new ones of the old, -1 for none."""
+        surface = {word: new for word, row in self.surface.items() if (new := int(rows[row])) >= 0}
+        other = Analysis(vocabulary, surface)
         for language, memo in self._memos.items():
-            other._memos[language] = _Rows(vocabulary, memo.term)
+            other._memos[language] = _Rows(vocabulary, surface, memo.term)
         return other
 
     def rows(self, text: str, language: str) -> Iterator[int]:
@@ -103,6 +123,11 @@ class Analysis:
             if rows:
                 result.append(tuple(sorted(rows)))
         return result
+
+    def groups_in(self, text: str, language: str) -> list[tuple[int]]:
+        """Return the row of each word of a piece of a document in `language`, unknown words left out."""
+        name = analysed_as(language)
+        return [(row,) for word in surface_words(text) if (row := self._known(word, name)) >= 0]
 
     def asked(self, query: str, languages: Sequence[str]) -> set[tuple[int, ...]]:
         """Return the distinct groups of a query; () stands for words that no document has (stop words ask for nothing)."""
@@ -129,5 +154,5 @@ class Analysis:
     def _memo(self, language: str) -> _Rows:
         memo = self._memos.get(language)
         if memo is None:
-            memo = self._memos[language] = _Rows(self.vocabulary, analyser_of(language))
+            memo = self._memos[language] = _Rows(self.vocabulary, self.surface, analyser_of(language))
         return memo

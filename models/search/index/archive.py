@@ -9,6 +9,9 @@ languages    (documents,) uint8              place of the document's language in
 names        (bytes,) uint8                  languages in ASCII, parted by spaces; then the version of their stemmers
 terms        (bytes,) uint8                  all terms in UTF-8, one after the other, by row
 term_ends    (rows,) int64                   where each term ends in `terms`
+words        (bytes,) uint8                  words as they are written, like `terms`
+word_ends    (words,) int64                  where each word ends in `words`
+word_rows    (words,) int32                  the row of its term
 starts       (rows + 1,) int64               posting list of row r: starts[r] to starts[r + 1]
 docs         (postings,) int32               document numbers, ascending within a list
 frequencies  (postings,) uint8/16/32         occurrences of the term in that document
@@ -24,7 +27,7 @@ from numpy.typing import NDArray
 
 __all__ = ["FORMAT", "check_arrays", "pack_terms", "unpack_terms"]
 
-FORMAT = 2
+FORMAT = 3
 
 _TYPES = {
     "format": "i8",
@@ -35,6 +38,9 @@ _TYPES = {
     "names": "u1",
     "terms": "u1",
     "term_ends": "i8",
+    "words": "u1",
+    "word_ends": "i8",
+    "word_rows": "i4",
     "starts": "i8",
     "docs": "i4",
 }
@@ -75,10 +81,14 @@ def check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
         or int(arrays["languages"].max(initial=0)) >= len(names) - 1
     ):
         raise ValueError("languages do not fit the documents")
+    rows = arrays["word_rows"]
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(arrays["term_ends"])):
+        raise ValueError("a word without a term")
     if len(starts) != len(arrays["term_ends"]) + 1 or len(arrays["lengths"]) != len(arrays["ids"]):
         raise ValueError("term or document arrays of different lengths")
     for name, bounds, end in (
         ("starts", starts, len(docs)),
+        ("word_ends", np.concatenate(([0], arrays["word_ends"])), len(arrays["words"])),
         ("term_ends", np.concatenate(([0], arrays["term_ends"])), len(arrays["terms"])),
     ):
         if bounds[0] != 0 or bounds[-1] != end or np.any(bounds[1:] < bounds[:-1]):

@@ -21,9 +21,8 @@ An index is used by one thread at a time.
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,22 +32,20 @@ from flocklet.errors import StoreError
 from flocklet.events.item import Document
 from flocklet.models.search.index.analysis import ENGLISH, Analysis, analysed_as, stemmer_version
 from flocklet.models.search.index.archive import FORMAT, check_arrays, pack_terms, unpack_terms
+from flocklet.models.search.index.asked import Asked
 from flocklet.models.search.index.catalogue import Catalogue
 from flocklet.models.search.index.postings import Postings, invert, merge
 from flocklet.models.search.index.recent import Delta
-from flocklet.models.search.index.topk import GROUP, best
+from flocklet.models.search.index.scoring import Scorer
+from flocklet.models.search.index.topk import best
 
 __all__ = ["Index"]
 
-# A weighted list: document numbers and what the term adds to each; None stands for 0, 1, ... (a dense row).
-_Weighted = tuple[NDArray[np.int32] | None, NDArray[np.float32]]
 _Part = tuple[Postings, NDArray[np.int32]]
 
 _CHUNK = 1024  # documents that a bulk addition inverts at a time
 _BULK = 64  # add_many of so many documents may go straight into the base
 _SMALLEST_DELTA = 256
-_DENSE_SHARE = 8  # a list of more than 1 / 8 of the base is added faster as a dense row ...
-_DENSE_BYTES = 8 << 20  # ... and so many bytes of dense rows are kept at most
 
 
 class Index:
@@ -64,10 +61,8 @@ class Index:
         self._df = array("i")  # live documents per row
         self._base = Postings.empty()
         self._delta = Delta(0)
-        self._dense_from = 1  # length from which a list of the base is kept as a dense row
-        self._weighted: dict[tuple[int, ...], tuple[_Weighted, ...]] = {}  # per group, until the next change
-        self._norms: NDArray[np.float32] | None = None  # per document number, until the next change
-        self._scores = np.zeros(0, np.float32)
+        self._scorer = Scorer(k1, b)
+        self._scorer.use(self._base, self._delta, self._catalogue, self._df)
 
     # -- what is inside
 
@@ -108,10 +103,8 @@ class Index:
     @property
     def size_bytes(self) -> int:
         """Return the bytes of all arrays (the dictionaries of terms and ids are not counted)."""
-        weights = sum(values.nbytes for lists in self._weighted.values() for _, values in lists)
-        working = self._scores.nbytes + (0 if self._norms is None else self._norms.nbytes) + weights
         kept = self._base.size_bytes + self._delta.size_bytes + self._catalogue.size_bytes
-        return kept + 4 * len(self._df) + working
+        return kept + 4 * len(self._df) + self._scorer.size_bytes
 
     # -- change
 
@@ -125,7 +118,7 @@ class Index:
                 counts[row] = counts.get(row, 0) + 1
                 length += 1
         self.remove(item_id)
-        self._forget_weights()
+        self._scorer.forget()
         self._catalogue.append(item_id, length, code)
         self._df.frombytes(bytes(4 * (len(self._vocabulary) - len(self._df))))
         for row in counts:
@@ -169,7 +162,7 @@ class Index:
         """Remove documents at once, with a single scan of the base; return how many were there."""
         killed = [number for item_id in item_ids if (number := self._catalogue.kill(item_id)) is not None]
         if killed:
-            self._forget_weights()
+            self._scorer.forget()
         from_base = [number for number in killed if number < self._delta.first]
         rows: list[int] = self._base.rows_with(from_base).tolist() if from_base else []
         for number in killed:
@@ -186,16 +179,58 @@ class Index:
 
     # -- ask
 
-    def candidates(self, query: str, k: int) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    def candidates(
+        self, query: str, k: int, asked: Asked | None = None
+    ) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
         """Return the ids and scores of the best `k` documents, best first, equal scores by ascending id.
 
         Only documents with at least one word of the query are returned, so there may be fewer than `k`. A
-        word that the query repeats counts again. A query without any known word finds nothing.
+        word that the query repeats counts again. A query without any known word finds nothing. `asked`
+        says what else the query means (`index.asking`).
         """
-        groups = self._groups(query)
+        groups = self._groups(query) if asked is None else asked.groups
         if not groups or k <= 0:
             return np.zeros(0, np.uint64), np.zeros(0, np.float32)
-        return best(self._accumulate(groups), self._catalogue.ids, k)
+        return best(self._scores(groups, asked), self._catalogue.ids, k)
+
+    def count(self, query: str, asked: Asked | None = None) -> int:
+        """Return how many documents `candidates` finds without a bound."""
+        groups = self._groups(query) if asked is None else asked.groups
+        return int(np.count_nonzero(self._scores(groups, asked))) if groups else 0
+
+    def _scores(self, groups: Sequence[tuple[int, ...]], asked: Asked | None) -> NDArray[np.float32]:
+        if asked is None:
+            return self._scorer.accumulate(groups)
+        scores = self._scorer.accumulate(groups, asked.factors)
+        if asked.allowed is not None:
+            scores[: len(asked.allowed)] *= asked.allowed
+        return scores
+
+    def numbers_of(self, ids: Iterable[int]) -> NDArray[np.bool_]:
+        """Return who of the documents is one of `ids`, by number `(len(catalogue),) bool`."""
+        found = np.zeros(len(self._catalogue), bool)
+        found[[number for item in ids if (number := self._catalogue.numbers.get(item)) is not None]] = True
+        return found
+
+    def passing(self, ids: NDArray[np.uint64], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return who of the documents `ids` is `allowed` (by number), `(len(ids),) bool`."""
+        return np.array([allowed[self._catalogue.numbers[item]] for item in ids.tolist()], bool)
+
+    def with_group(self, group: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return who of the documents has a term of `group`, by number `(len(catalogue),) bool`."""
+        found = np.zeros(len(self._catalogue), bool)
+        for docs, _ in self._scorer.postings(group):
+            found[docs] = True
+        return found & self._catalogue.alive
+
+    def frequency(self, group: tuple[int, ...]) -> int:
+        """Return how many live documents have a term of `group`."""
+        return self._scorer.df(group)
+
+    @property
+    def analysis(self) -> Analysis:
+        """What makes rows of words, until the next change."""
+        return self._analysis
 
     def matches(self, query: str, *, every: bool = True) -> NDArray[np.uint64]:
         """Return the ids, ascending, of the documents that contain all words of `query` (`every`) or any."""
@@ -204,7 +239,7 @@ class Index:
             return np.zeros(0, np.uint64)
         hits = np.zeros(len(self._catalogue), np.int32)
         for group in asked - {()}:
-            for docs, _ in self._postings_of_group(group):
+            for docs, _ in self._scorer.postings(group):
                 hits[docs] += 1
         hits[~self._catalogue.alive] = 0
         found = hits == len(asked) if every else hits > 0
@@ -219,13 +254,13 @@ class Index:
         names = list(self._vocabulary)
         for group in self._groups(query):
             term = " / ".join(names[row] for row in group)
-            df = self._df_of(group)
-            for docs, frequencies in self._postings_of_group(group):
+            df = self._scorer.df(group)
+            for docs, frequencies in self._scorer.postings(group):
                 at = int(np.searchsorted(docs, number))
                 if at < len(docs) and docs[at] == number:
                     one = slice(at, at + 1)
                     result[term] = result.get(term, 0.0) + float(
-                        self._weigh(df, docs[one], frequencies[one])[0]
+                        self._scorer.weigh(df, docs[one], frequencies[one])[0]
                     )
         return result
 
@@ -235,6 +270,7 @@ class Index:
         """Compact, and return everything as flat arrays (see `archive`) for the store."""
         self.compact()
         terms, term_ends = pack_terms(self._vocabulary)
+        words, word_ends = pack_terms(self._analysis.surface)
         return {
             "format": np.array([FORMAT], np.int64),
             "parameters": np.array([self._k1, self._b], np.float64),
@@ -244,6 +280,9 @@ class Index:
             "names": np.frombuffer(" ".join([*self._names, stemmer_version()]).encode("ascii"), np.uint8),
             "terms": terms,
             "term_ends": term_ends,
+            "words": words,
+            "word_ends": word_ends,
+            "word_rows": np.fromiter(self._analysis.surface.values(), np.int32),
             "starts": self._base.starts,
             "docs": self._base.docs,
             "frequencies": self._base.frequencies,
@@ -262,7 +301,9 @@ class Index:
             k1, b = arrays["parameters"].tolist()
             index = cls(k1=k1, b=b)
             index._vocabulary = unpack_terms(arrays["terms"], arrays["term_ends"])
-            index._analysis = Analysis(index._vocabulary)
+            written = unpack_terms(arrays["words"], arrays["word_ends"])
+            surface = dict(zip(written, arrays["word_rows"].tolist(), strict=True))
+            index._analysis = Analysis(index._vocabulary, surface)
             *index._names, stemmers = arrays["names"].tobytes().decode("ascii").split(" ")
             index._catalogue = Catalogue.of(arrays["ids"], arrays["lengths"], arrays["languages"])
             if stemmers != stemmer_version():
@@ -276,10 +317,6 @@ class Index:
         return index
 
     # -- inside
-
-    def _forget_weights(self) -> None:
-        self._weighted.clear()
-        self._norms = None
 
     def _invert(self, documents: list[Document]) -> _Part:
         """Number `documents` and return their posting lists; df is settled by the `_compact` that must
@@ -317,22 +354,17 @@ class Index:
         if not used.all():
             terms = [term for term, is_used in zip(self._vocabulary, used.tolist(), strict=True) if is_used]
             self._vocabulary = dict(zip(terms, range(len(terms)), strict=True))
-            self._analysis = self._analysis.renumbered(self._vocabulary)
+            self._analysis = self._analysis.renumbered(
+                self._vocabulary, np.where(used, np.cumsum(used) - 1, -1)
+            )
             base = Postings(np.append(base.starts[:-1][used], base.starts[-1:]), base.docs, base.frequencies)
         self._set_base(base)
 
     def _set_base(self, base: Postings) -> None:
-        self._forget_weights()
-        documents = len(self._catalogue)
-        counts = np.diff(base.starts)
         self._base = base
-        self._delta = Delta(documents)
-        self._df = array("i", counts.astype(np.int32).tobytes())
-        dense_rows = _DENSE_BYTES // (4 * documents + 1)
-        longest = np.sort(counts)[::-1]
-        self._dense_from = documents // _DENSE_SHARE + 1
-        if dense_rows < len(longest):
-            self._dense_from = max(self._dense_from, int(longest[dense_rows]) + 1)
+        self._delta = Delta(len(self._catalogue))
+        self._df = array("i", np.diff(base.starts).astype(np.int32).tobytes())
+        self._scorer.use(base, self._delta, self._catalogue, self._df)
 
     def _code(self, language: str) -> int:
         """Return the code of the analyser for documents in `language`."""
@@ -343,76 +375,3 @@ class Index:
 
     def _groups(self, query: str) -> list[tuple[int, ...]]:
         return self._analysis.groups(query, self.languages)
-
-    def _postings_of(self, row: int) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
-        """Return the (documents, frequencies) of a row: those of the base, then those of the delta."""
-        result: list[tuple[NDArray[np.int32], NDArray[Any]]] = []
-        if 0 <= row < self._base.rows:
-            span = slice(int(self._base.starts[row]), int(self._base.starts[row + 1]))
-            result.append((self._base.docs[span], self._base.frequencies[span]))
-        newest = self._delta.postings_of(row)
-        if newest is not None:
-            result.append(newest)
-        return result
-
-    def _postings_of_group(self, group: tuple[int, ...]) -> list[tuple[NDArray[np.int32], NDArray[Any]]]:
-        """Return the lists of a group like those of one term: documents once, occurrences added up."""
-        if len(group) == 1:
-            return self._postings_of(group[0])
-        lists = [part for row in group for part in self._postings_of(row)]
-        if not lists:
-            return []
-        docs, place = np.unique(np.concatenate([docs for docs, _ in lists]), return_inverse=True)
-        frequencies = np.zeros(len(docs), np.uint32)
-        np.add.at(frequencies, place, np.concatenate([counts.astype(np.uint32) for _, counts in lists]))
-        return [(docs, frequencies)]
-
-    def _df_of(self, group: tuple[int, ...]) -> int:
-        """Return how many live documents have a term of the group."""
-        if len(group) == 1:
-            return self._df[group[0]] if group[0] < len(self._df) else 0
-        return sum(int(self._catalogue.alive[docs].sum()) for docs, _ in self._postings_of_group(group))
-
-    def _weigh(self, df: int, docs: NDArray[np.int32], frequencies: NDArray[Any]) -> NDArray[np.float32]:
-        if self._norms is None:
-            catalogue = self._catalogue
-            slope = np.float32(self._k1 * self._b / catalogue.mean_length)
-            self._norms = np.float32(self._k1 * (1 - self._b)) + slope * catalogue.lengths.astype(np.float32)
-            if catalogue.dead:
-                self._norms[~catalogue.alive] = np.inf  # the weight becomes 0
-        idf = math.log(1 + (len(self) - df + 0.5) / (df + 0.5))
-        occurrences = frequencies.astype(np.float32)
-        weights: NDArray[np.float32] = np.float32(idf * (self._k1 + 1)) * occurrences
-        occurrences += self._norms[docs]
-        weights /= occurrences
-        return weights
-
-    def _weighted_lists(self, group: tuple[int, ...]) -> tuple[_Weighted, ...]:
-        result: list[_Weighted] = []
-        df = self._df_of(group)
-        for docs, frequencies in self._postings_of_group(group):
-            weights = self._weigh(df, docs, frequencies)
-            if len(docs) >= self._dense_from and docs[-1] < self._delta.first:
-                dense = np.zeros(self._delta.first, np.float32)
-                dense[docs] = weights
-                result.append((None, dense))
-            else:
-                result.append((docs, weights))
-        self._weighted[group] = tuple(result)
-        return self._weighted[group]
-
-    def _accumulate(self, groups: list[tuple[int, ...]]) -> NDArray[np.float32]:
-        """Return the scores by document number, padded with zeros to whole groups (a buffer used again)."""
-        padded = -(-len(self._catalogue) // GROUP) * GROUP
-        if len(self._scores) != padded:
-            self._scores = np.empty(padded, np.float32)
-        scores = self._scores
-        scores.fill(0)
-        base = scores[: self._delta.first]
-        for group in groups:
-            for docs, weights in self._weighted.get(group) or self._weighted_lists(group):
-                if docs is None:
-                    base += weights
-                else:
-                    np.add.at(scores, docs, weights)
-        return scores

@@ -21,7 +21,16 @@ from functools import lru_cache
 from flocklet.models.search.index.folding import fold, prepare
 from flocklet.models.search.index.stemmer import stem
 
-__all__ = ["MAX_TERM_LENGTH", "STOP_WORDS", "normalise", "surface_words", "term_of", "tokenize", "words"]
+__all__ = [
+    "MAX_TERM_LENGTH",
+    "STOP_WORDS",
+    "UNSPACED",
+    "normalise",
+    "surface_words",
+    "term_of",
+    "tokenize",
+    "words",
+]
 
 MAX_TERM_LENGTH = 64
 
@@ -38,7 +47,7 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 # Byte by byte: letters in lower case, digits, and a space for anything else.
 _ASCII_TABLE = bytes(code if chr(code).isalnum() else 32 for code in range(128)).lower() + b" " * 128
 # Han (and its extensions), kana, Hangul; Thai, Lao; Myanmar; Khmer.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
@@ -51,7 +60,7 @@ def _word_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     marks = "".join(
         chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)) in ("Mn", "Mc")
     )
-    return re.compile(rf"(?:[^\W_]|[{marks}])+"), re.compile(f"([{_UNSPACED}]+)")
+    return re.compile(rf"(?:[^\W_]|[{marks}])+"), re.compile(f"([{UNSPACED}]+)")
 
 
 @lru_cache(maxsize=16384)
