@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from flocklet.cli.parser import VERBS, build_parser
-from flocklet.errors import FlockletError
+from flocklet.errors import FlockletError, UsageError
 
 __all__ = ["VERBS", "build_parser", "main"]
 
@@ -20,8 +20,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser(arguments)
     try:
         args = parser.parse_args(arguments)
-    except SystemExit as stop:
+    except SystemExit as stop:  # --help, --version
         return stop.code if isinstance(stop.code, int) else 2
+    except UsageError as error:
+        _report(argparse.Namespace(json="--json" in arguments, verbose=0, verb=None), error)
+        return error.exit_code
     for name, value in (("home", None), ("json", False), ("verbose", 0), ("quiet", False)):
         if not hasattr(args, name):
             setattr(args, name, value)
@@ -63,12 +66,12 @@ def _run(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace, error: FlockletError) -> None:
     message = " ".join(str(error).split())
+    remedy = error.remedy.replace("flocklet VERB", f"flocklet {args.verb}") if args.verb else error.remedy
     if args.json:
         import json
 
-        failure = {"message": message, "remedy": error.remedy, "exit_code": error.exit_code}
+        failure = {"message": message, "remedy": remedy, "exit_code": error.exit_code}
         print(json.dumps({"error": failure}))
-    remedy = f" ({error.remedy})" if error.remedy else ""
-    print(f"flocklet: {message}{remedy}", file=sys.stderr)
+    print(f"flocklet: {message}{f' ({remedy})' if remedy else ''}", file=sys.stderr)
     if args.verbose > 1:
         logging.getLogger("flocklet").debug("where it happened", exc_info=error)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from flocklet.cli.output import Output
 from flocklet.cli.session import home_of
-from flocklet.errors import FlockletError
+from flocklet.errors import FlockletError, UsageError
 
 __all__ = ["add_parser"]
+
+_LISTEN_MAX_S = 600.0
 
 
 def add_parser(verbs: Any) -> None:
@@ -35,9 +37,13 @@ def _doctor(args: argparse.Namespace) -> int:
     from flocklet.device.membership import has_membership, load_membership
     from flocklet.discovery.probe import probe
     from flocklet.node.doctor import Finding, Level, diagnose, explain_probe
+    from flocklet.node.settings import resolve
 
+    if not 0 <= args.seconds <= _LISTEN_MAX_S:
+        raise UsageError(f"--seconds is {args.seconds:g}", remedy=f"0 to {_LISTEN_MAX_S:g}")
     output = Output(args)
     home = home_of(args)
+    interfaces = resolve(home.config, vars(args))["interface"].value or None
     findings = []
     tag, own_id = "open", None
     if not has_membership(home):
@@ -51,7 +57,14 @@ def _doctor(args: argparse.Namespace) -> int:
             findings.append(Finding(Level.FAILURE, str(error), "", error.remedy))
     findings += diagnose()
     if args.seconds > 0:
-        report = asyncio.run(probe(tag, seconds=args.seconds, own_id=own_id, interfaces=args.interface))
+        report = asyncio.run(
+            probe(
+                tag,
+                seconds=args.seconds,
+                own_id=own_id,
+                interfaces=cast("tuple[str, ...] | None", interfaces),
+            )
+        )
         findings += explain_probe(report, args.seconds)
     computing = accel.probe(refresh=args.refresh)
     output.document(

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from flocklet import __version__
+from flocklet.errors import UsageError
 
 __all__ = ["HEADINGS", "VERBS", "add_sub_verbs", "build_parser"]
 
@@ -77,7 +79,26 @@ VERBS: dict[str, tuple[str, str]] = {name: row for rows in HEADINGS.values() for
 _HEADINGS_AT = "flocklet-verbs"  # where the headings stand in the help
 
 
-class _Root(argparse.ArgumentParser):
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are errors of ours: one line, and one JSON document where that was asked for."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError; a mistyped word is told what it is close to."""
+        wrong = re.match(
+            r"argument (?:VERB|WHAT): invalid choice: '(.*?)' \(choose from (.*)\)", message, re.DOTALL
+        )
+        if wrong:
+            import difflib
+
+            near = difflib.get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            message = f"there is no '{self.prog} {wrong[1]}'{hint}"
+        elif self.prog != "flocklet":
+            message = f"{self.prog.removeprefix('flocklet ')}: {message}"
+        raise UsageError(message, remedy=f"run '{self.prog} --help'")
+
+
+class _Root(_Parser):
     """The parser of `flocklet` itself; its help lists the verbs under their headings."""
 
     def format_help(self) -> str:
@@ -119,7 +140,7 @@ def build_parser(verbs: Collection[str] = ()) -> argparse.ArgumentParser:
     rows = parser.add_subparsers(  # type: ignore[call-overload]  # typeshed wants a class, argparse any callable
         dest="verb",
         metavar="VERB",
-        parser_class=functools.partial(argparse.ArgumentParser, parents=[shared], allow_abbrev=False),
+        parser_class=functools.partial(_Parser, parents=[shared], allow_abbrev=False),
     )
     modules = {VERBS[verb][0] for verb in verbs if verb in VERBS}
     for module in sorted(modules):

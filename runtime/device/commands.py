@@ -13,6 +13,7 @@ from flocklet.device.commands_recommend import ADVICE
 from flocklet.device.device import Device
 from flocklet.device.document_reader import read_documents
 from flocklet.device.quotas import QUOTAS, change_quota, quotas_of
+from flocklet.device.ratings_file import is_name
 from flocklet.device.readers.encodings import GUESSED
 from flocklet.device.readers.process import ReaderProcess
 from flocklet.device.results import PastClick
@@ -24,6 +25,7 @@ from flocklet.wire.visible import visible
 __all__ = ["Added", "Batch", "paths_of", "perform", "read_batches"]
 
 _BATCH = 512
+_PERSON_MAX = 64
 _BATCH_CHARS = 8 << 20
 
 
@@ -159,6 +161,12 @@ def _devices(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _people(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    for name in values["people"]:
+        if not is_name(name, _PERSON_MAX):
+            raise UsageError(
+                f"{name!r} is no name",
+                remedy=f"1 to {_PERSON_MAX} characters, none of them a control character",
+            )
     device.add_people(values["people"])
     return {"names": device.people}
 

@@ -335,7 +335,9 @@ class OnnxSession:
                 data, options, providers=["CPUExecutionProvider"]
             )
         except OSError as error:
-            raise ConfigError(f"cannot read {model!s}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot read {model!s}: {error.strerror}", remedy="pass the path of an ONNX file"
+            ) from error
         except Exception as error:
             first = str(error).splitlines()[0][:200]
             raise ExportError(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +89,46 @@ def test_a_verb_alone_prints_its_sub_verbs(verb: str, capsys: pytest.CaptureFixt
 def test_old_names_are_gone(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("serch tents", "there is no 'flocklet serch'; did you mean 'search'? (run 'flocklet --help')"),
+        ("swarm smulate", "there is no 'flocklet swarm smulate'; did you mean 'simulate'?"),
+        ("qqqqqq", "there is no 'flocklet qqqqqq' (run"),
+        ("join", "join: the following arguments are required: code (run 'flocklet join --help')"),
+        ("service --port x", "invalid int value: 'x'"),
+        ("--home", "argument --home: expected one argument"),
+        ("rate x 99", "99 stars"),
+        ("doctor --seconds nan", "--seconds is nan"),
+        ("rate x", "(run 'flocklet rate --help')"),
+    ],
+)
+def test_a_wrong_line_is_one_line_and_one_document(
+    line: str, says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOCKLET_HOME", str(tmp_path))
+    assert main(line.split()) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.strip().splitlines()) == 1
+    assert said.err.startswith("flocklet: ")
+    assert says in said.err
+    assert main(["--json", *line.split()]) == 2
+    failure = json.loads(capsys.readouterr().out)["error"]
+    assert failure["exit_code"] == 2
+    assert f"flocklet: {failure['message']} ({failure['remedy']})" == said.err.strip()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "\x1b[31m", "x" * 65])
+def test_a_person_has_a_name_that_can_be_printed(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["--home", str(tmp_path), "people", name]) == 2
+    assert "is no name" in capsys.readouterr().err
+    assert main(["--home", str(tmp_path), "people", "Zoë"]) == 0
+    assert capsys.readouterr().out.split() == ["me", "Zoë"]
 
 
 def test_an_abbreviated_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

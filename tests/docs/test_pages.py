@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flocklet.cli import build_parser
+from flocklet.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -76,8 +77,10 @@ def problem(words: list[str], capsys: pytest.CaptureFixture[str]) -> str | None:
     capsys.readouterr()
     try:
         build_parser(filled).parse_args(filled)
-    except SystemExit as stop:
-        return None if stop.code == 0 else capsys.readouterr().err.strip().splitlines()[-1]
+    except SystemExit:  # --help, --version
+        return None
+    except UsageError as error:
+        return str(error)
     return None
 
 
