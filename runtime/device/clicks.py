@@ -69,10 +69,14 @@ class Clicks:
                 self._ranker.learn(entry)
             for entry in got.evicted:
                 self._ranker.unlearn(entry)
-            self.store.add_origins([(origin_of(key), key) for key in got.keys], via=via)
-            self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
-            self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted])
-            self.store.remove_origins([who for who in got.forgotten if self.log.key_of(who) is None])
+            if got.keys:
+                self.store.add_origins([(origin_of(key), key) for key in got.keys], via=via)
+            if got.accepted:
+                self.store.add_clicks([Click(e.origin, e.seq, e.encode()) for e in got.accepted])
+            if got.evicted:
+                self.store.remove_clicks([(e.origin, e.seq) for e in got.evicted])
+            if got.forgotten:
+                self.store.remove_origins([who for who in got.forgotten if self.log.key_of(who) is None])
             for proof in got.proofs:
                 packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
                 self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)

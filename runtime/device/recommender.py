@@ -177,6 +177,7 @@ class Taste:
         rows = []
         gone: list[bytes] = []
         friends = self.reached()
+        self.pool.regard(self._own(), friends)
         for page in pages:
             is_friend = not friends or page.src in friends
             taken = self.graph.add(page.edges, is_friend=is_friend)
@@ -188,8 +189,6 @@ class Taste:
             self.store.add_origins([(origin_of(key), key) for key in keys.values()], via=via)
             self.store.add_edge_pages(rows)
             self._give_way(gone)
-        if self.reached() is not friends:
-            self.pool.regard(self._own(), self.reached())
         return told
 
     def reached(self) -> set[bytes]:

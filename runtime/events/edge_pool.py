@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from flocklet.events.edge import Page
@@ -38,8 +38,8 @@ class EdgePool:
     _via: dict[bytes, bytes] = field(default_factory=dict)
     _standing: dict[bytes, Standing] = field(default_factory=dict)
     _shares: dict[Standing, Shares] = field(default_factory=lambda: {one: Shares() for one in Standing})
-    _friends: Collection[bytes] = frozenset()
-    _own: Collection[bytes] = frozenset()
+    _friends: Set[bytes] = frozenset()
+    _own: Set[bytes] = frozenset()
     _arrivals: int = 0
 
     def __len__(self) -> int:
@@ -50,9 +50,11 @@ class EdgePool:
         """How many pages of strangers are held."""
         return self._shares[Standing.STRANGER].total
 
-    def regard(self, own: Collection[bytes], friends: Collection[bytes]) -> None:
+    def regard(self, own: Set[bytes], friends: Set[bytes]) -> None:
         """Take note of who is hosted here and whom trust reaches; everybody else is a stranger."""
-        self._own, self._friends = frozenset(own), frozenset(friends)
+        if own == self._own and (friends is self._friends or friends == self._friends):
+            return
+        self._own, self._friends = own, friends
         for src, rows in self.pages.items():
             before, now = self._standing[src], self._standing_of(src)
             if before is not now:

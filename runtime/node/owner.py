@@ -159,6 +159,7 @@ class Owner:
                 if rank is Rank.PEER:
                     if self._peers:
                         self._peers.advance()
+                        time.sleep(0)  # the loop's turn: without it Python lets it wait 5 ms
                         break
                 elif self._queues[rank]:
                     job = self._queues[rank].popleft()

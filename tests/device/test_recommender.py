@@ -234,6 +234,21 @@ def test_pages_of_strangers_have_a_quota_on_disk_and_in_the_graph(tmp_path: Path
         home.store.close()
 
 
+def test_somebody_who_moved_in_later_is_no_stranger(homes: list[Home]) -> None:
+    one = homes[0]
+    one.taste = Taste(
+        one.store, one.folder, one.clock, one.device, lambda: one.people,
+        PageLimits(of_author=4, of_device=10, strangers=20),
+    )  # fmt: skip
+    one.taste.rate(one.people["me"], 1, 5.0)
+    one.people["guest"] = guest = Identity.from_seed(b"g" * 32)
+    for item in range(10):
+        one.taste.rate(guest, item, 5.0)
+    flood(one, 10, 12, b"mallory")
+    assert sum(src == guest.origin for src, _ in one.likes()) == 10
+    assert sum(src == guest.origin for _, src, _ in one.store.edge_pages()) == 10
+
+
 def test_a_restart_with_smaller_quotas_forgets_on_disk_too(homes: list[Home]) -> None:
     one = homes[0]
     flood(one, 10, 5, b"mallory")
