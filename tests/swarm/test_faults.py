@@ -120,6 +120,18 @@ def test_joins_and_leaves_of_half_the_peers_never_stall_modest():
     assert sum(simulation.peers[i].round > 10 for i in order[30:]) >= 5  # newcomers take part
 
 
+def test_a_peer_that_left_comes_back_and_trains_again():
+    script = [Happening(5, "leave", (1, 2)), Happening(12, "join", (1, 2))]
+    swarm, report = simulate("modest(s=5)", blobs(10, rows=800), rounds=40, script=script)
+    assert report.curve[-1][0] == 40 and not report.refused
+    assert all(swarm.peers[i].round > 20 for i in (1, 2))  # sampled again, as often as the others
+    view = View([peer.me for peer in swarm.peers], inactivity=50)
+    assert view.change(swarm.peers[1].me, 3, False, 5)
+    assert not view.change(
+        swarm.peers[1].me, 2, True, 12
+    )  # the control: a counter of one life is no news in the next
+
+
 def test_modest_sends_far_fewer_models_than_gossip_for_the_same_accuracy():
     task = blobs(30, rows=1500)
     gossip = simulate("regular(10)", task, rounds=40, stop_at=0.9)[1]

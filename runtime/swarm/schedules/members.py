@@ -17,8 +17,6 @@ from flocklet.wire.schema import schema_of
 
 __all__ = ["Members"]
 
-_JOIN, _LEAVE = 2, 3  # counters of one life: a later change has the larger one
-
 
 class Members:
     """The membership part of a sampled strategy: changes heard of, changes that count, changes to pass on."""
@@ -29,14 +27,18 @@ class Members:
             PeerId, tuple[bytes, bool]
         ] = {}  # sealed frames, and whether they say `in`; newest last
         self._pending: dict[PeerId, Message] = {}
+        self._counter = 0
 
     def announce(self, is_in: bool, round: int, count: int) -> None:
         """Tell `count` random peers (0: all) that we join or leave."""
         link = self._peer.link
         others = [peer for peer in link.peers() if peer != self._peer.me]
         order = self._peer.clock.rng("announce").permutation(len(others))[: count or len(others)].tolist()
+        # A later change has the larger counter, in a later life too: milliseconds, doubled; odd is in, even is out.
+        at = 2 * int(self._peer.clock.now() * 1000)
+        self._counter = max(at, self._counter - self._counter % 2) + (1 if is_in else 2)
         body = {"round": round, "in": is_in}
-        link.send([others[i] for i in order], Message("member", _JOIN if is_in else _LEAVE, body))
+        link.send([others[i] for i in order], Message("member", self._counter, body))
 
     def heard(self, message: Message) -> None:
         """Keep a change until the next merge."""
