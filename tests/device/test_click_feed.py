@@ -210,7 +210,7 @@ def test_notes_of_deltas_and_remembered_peers_are_bounded(tmp_path: Path) -> Non
             a.store.add_delta(number.to_bytes(16, "big"), b"p" * 32, 10, float(number), most=64)
             a.store.remember_peer(number.to_bytes(32, "big"), "", [("192.0.2.1", 1)], float(number), most=32)
             if number == 3:
-                a.store.ban_peer(number.to_bytes(32, "big"), "signature", 3.0)
+                a.store.ban_peer(number.to_bytes(32, "big"), ("signature", 600.0), 3.0)
         assert a.store.count("deltas") <= 64
         held = {int.from_bytes(peer.device_id, "big") for peer in a.store.peers()}
         assert held == {3, *range(169, 200)}, "the newest, and a ban is not washed off by newcomers"
