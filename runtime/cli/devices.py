@@ -39,6 +39,9 @@ def add_parser(verbs: Any) -> None:
         metavar="DEVICE",
         help="stays although only the removed one named it",
     )
+    remove.add_argument(
+        "--unname", action="store_true", help="the others that only the removed one named become guests"
+    )
     remove.set_defaults(run=_remove)
     back = acts.add_parser("back", help="let a device in again")
     back.add_argument("device")
@@ -94,16 +97,16 @@ def _remove(args: argparse.Namespace) -> int:
         output.remark("a new secret; guests need a new code: flocklet invite")
         return _show(args, answer)
     answer = ask(
-        args, "devices", {"act": "remove", "target": args.device, "drop": args.drop, "keep": args.keep}
+        args,
+        "devices",
+        {"act": "remove", "target": args.device, "drop": args.drop, "keep": args.keep, "unname": args.unname},
     )
     if answer["is_open"]:
         output.remark(
             "refused on this device from now on; an open flock has no way to put anybody out elsewhere"
         )
     for name in answer["also_unnamed"]:
-        output.remark(
-            f"{name} was named by the removed device alone and is a guest now (--keep would have kept it)"
-        )
+        output.remark(f"{name} was named by the removed device alone and is a guest now")
     told = answer.get("told")
     if told is not None:
         output.remark(

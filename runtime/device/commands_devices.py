@@ -38,7 +38,13 @@ def act_on_devices(
                 raise UsageError("that is this device", remedy="'flocklet leave' takes it out of the flock")
             orphans = devices.roster.orphans_of(target)
             keep = tuple(devices.find(text, known) for text in values.get("keep", ()))
-            lost = [devices.roster.name_of(id) or short_id(id) for id in orphans if id not in keep]
+            doubtful = [id for id in orphans if id not in (*keep, devices.roster.own_id)]
+            lost = [devices.roster.name_of(id) or short_id(id) for id in doubtful]
+            if lost and not values.get("unname", False):
+                raise UsageError(
+                    f"only that device has named {', '.join(lost)}, so it may have named them for a thief",
+                    remedy=f"--keep {' --keep '.join(lost)} for those that are yours, --unname makes the others guests",
+                )
             devices.put_out(target, keep=keep, is_drop=bool(values.get("drop", False)), keys=links)
             answer |= {"id": format_id(target), "is_open": devices.roster.is_open, "also_unnamed": lost}
         case "secret":

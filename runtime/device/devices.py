@@ -20,6 +20,7 @@ from flocklet.identity.flock_record import NOBODY, Out
 from flocklet.identity.invitation import TOKEN_BYTES, WINDOW_S, Invitation
 from flocklet.identity.key import Identity, device_id_of, format_id, parse_id, short_id
 from flocklet.identity.roster import Roster
+from flocklet.wire.kinds import MAX_BROUGHT_BYTES
 
 __all__ = ["DeviceRow", "Devices", "HeldRemoval", "Standing"]
 
@@ -55,6 +56,8 @@ class Standing:
     flock: Flock | None = None
     is_out: bool = False
     has_newest: bool = True
+    records: bytes = b""
+    """What a handshake brings: removals that are obeyed here, the own ones first, each after two bytes of length."""
     is_announced: bool = True
     """Whether a record names the newest secret; if not, some device has to make one."""
 
@@ -96,9 +99,31 @@ class Devices:
             frozenset(roster.named),
             flock,
             is_out=roster.is_out,
+            records=self._brought(),
             has_newest=roster.is_open or roster.newest() is not None,
             is_announced=not roster.covers or roster.newest_lock() is not None,
         )
+
+    def _brought(self) -> bytes:
+        """Return removals obeyed here, the own and newest first, as many as a handshake holds."""
+        roster, packed = self.roster, b""
+        held = [roster.records[hash] for hash in reversed(roster.obeyed) if hash not in roster.lifted]
+        for record in sorted(held, key=lambda r: r.author != roster.own_id):
+            if len(packed) + 2 + len(record.encoded) <= MAX_BROUGHT_BYTES:
+                packed += len(record.encoded).to_bytes(2, "big") + record.encoded
+        return packed
+
+    def take_brought(self, records: bytes) -> int:
+        """Take records that a handshake brought; return how many were news. Raises WireError for what is none."""
+        at = news = 0
+        while at < len(records):
+            size = int.from_bytes(records[at : at + 2], "big")
+            encoded = records[at + 2 : at + 2 + size]
+            at += 2 + size
+            news += self.roster.take(encoded, self.roster.running_s) is not None
+        if news:
+            self.save()
+        return news
 
     def run_on(self, elapsed_s: float, *, is_kept: bool) -> tuple[Out, ...]:
         """Let own running time pass, and obey what waited for it; `is_kept` writes the time down."""
@@ -204,7 +229,7 @@ class Devices:
         else:
             self._be_founder({id: key for id, key in keys.items() if id != target})
             orphans = roster.orphans_of(target)
-            kept = [id for id in roster.named if id not in orphans or id in keep]
+            kept = [id for id in roster.named if id not in orphans or id in (*keep, roster.own_id)]
             removal.put_out(
                 roster,
                 self.identity,

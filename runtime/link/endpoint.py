@@ -42,7 +42,8 @@ class Endpoint:
     `on_link(link)` is called for every new link, whoever opened it. `on_refused(error)` hears of every connection
     that came to nothing for a reason, on either side (`error.reason`, see PROTOCOL.md). `may_join(device_id, is_newest)`
     returns why a device is not let in although it proved its key and one of our secrets, "" if it is. `door` says which
-    kinds of message are taken, here and by the peers.
+    kinds of message are taken, here and by the peers. `on_brought(device_id, records)` hears what a device with one of our
+    secrets brings, also when it is then refused.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Endpoint:
         on_link: Callable[[Link], None] = lambda link: None,
         on_refused: Callable[[PeerRefused], None] = lambda error: None,
         may_join: Callable[[bytes, bool], str] = lambda device_id, is_newest: "",
+        on_brought: Callable[[bytes, bytes], None] = lambda device_id, records: None,
         settings: LinkSettings | None = None,
         data_limits: Limits = DATA_LIMITS,
         door: Door | None = None,
@@ -68,6 +70,7 @@ class Endpoint:
         self.on_link = on_link
         self.on_refused = on_refused
         self._may_join = may_join
+        self._on_brought = on_brought
         self._data_limits = data_limits
         self._network = network or SocketNetwork()
         self._nonces = Nonces()
@@ -120,9 +123,9 @@ class Endpoint:
         finally:
             greeting.settle()
 
-    def use_flock(self, flock: Flock) -> None:
-        """Prove other secrets from the next handshake on; links that are open stay."""
-        self.party = replace(self.party, flock=flock)
+    def use_flock(self, flock: Flock, records: bytes) -> None:
+        """Prove other secrets and bring other records from the next handshake on; links that are open stay."""
+        self.party = replace(self.party, flock=flock, records=records)
 
     def link(self, device_id: bytes) -> Link | None:
         """Return the link to a peer, if there is one now."""
@@ -278,6 +281,7 @@ class _Greeting:
             may_join=lambda device_id, run, is_newest: (
                 endpoint._judge(device_id, run, is_newest, False) if is_server else None
             ),
+            on_brought=endpoint._on_brought,
             nonces=endpoint._nonces,
         )
         try:

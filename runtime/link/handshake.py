@@ -58,6 +58,7 @@ class Party:
     control_credits: int = 64
     versions: tuple[int, int] = (PROTOCOL_VERSION, PROTOCOL_VERSION)
     features: tuple[str, ...] = ()
+    records: bytes = b""  # flock records that a peer should hear even if it gives us no link
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ class Handshake:
         address: str,
         expected: bytes | None = None,
         may_join: Callable[[bytes, bytes, bool], str | None] = lambda device_id, run, is_newest: None,
+        on_brought: Callable[[bytes, bytes], None] = lambda device_id, records: None,
         nonces: Nonces | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
@@ -125,6 +127,7 @@ class Handshake:
         self._address = address
         self._expected = expected
         self._may_join = may_join
+        self._on_brought = on_brought
         self._nonces = nonces if nonces is not None else Nonces()
         self._nonce = random_bytes(NONCE_BYTES)
         self._server_key = b""
@@ -237,7 +240,7 @@ class Handshake:
         party, proven = self._party, _proven(self._message, is_server=self._is_server)
         common = self._hello.tags if self._hello is not None else ()
         signature, mac = party.identity.sign(proven), party.flock.prove(proven, common)
-        return encode_hop(message(signature, mac, party.data_credits, party.control_credits))
+        return encode_hop(message(signature, mac, party.data_credits, party.control_credits, party.records))
 
     def _receive_proof(self, frame: Frame, hello: Hello) -> bytes:
         party = self._party
@@ -256,6 +259,8 @@ class Handshake:
             raise self._refused("flock")
         self._nonces.add(hello.nonce)
         device_id = device_id_of(hello.key)
+        if proof.records:
+            self._on_brought(device_id, proof.records)
         if hello.key == party.identity.public_key:
             # Only now: before the proof, anybody could have copied our public key into a hello.
             raise self._refused("self" if hello.run == party.run else "clone")

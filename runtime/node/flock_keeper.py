@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from flocklet.clock import Clock
 from flocklet.device.devices import Devices, Standing
+from flocklet.errors import WireError
 from flocklet.identity.key import short_id
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.link import Link
@@ -24,6 +25,8 @@ _log = logging.getLogger("flocklet.node")
 _EVERY_S = 5.0
 _WRITE_S = 900.0
 _LOST_S = 10.0
+_HEAR_S = 60.0
+_HEARD_KEPT = 256
 _FIRST_S, _SPREAD_S = 1.0, 4.0
 
 
@@ -51,6 +54,7 @@ class FlockKeeper:
         self._use = use
         self._changed = asyncio.Event()
         self._lacking_since_s: float | None = None
+        self._heard: dict[bytes, float] = {}
 
     async def start(self) -> None:
         """Read the roster and hear of its changes from now on."""
@@ -66,6 +70,22 @@ class FlockKeeper:
     def judge(self, device_id: bytes, is_newest: bool) -> str:
         """Return why a proved device gets no link, "" if it gets one."""
         return self.standing.judge(device_id, is_newest=is_newest)
+
+    async def bring(self, device_id: bytes, records: bytes) -> None:
+        """Hear what a device brought in its handshake, once a minute from one; a refused one is heard, too.
+
+        So a device that a thief talked into refusing its owner's hears the truth from whom it refuses.
+        """
+        now_s = self._clock.monotonic()
+        if now_s - self._heard.get(device_id, -_HEAR_S) < _HEAR_S:
+            return
+        self._heard[device_id] = now_s
+        while len(self._heard) > _HEARD_KEPT:
+            self._heard.pop(next(iter(self._heard)))
+        try:
+            await self._owner.run(self._devices.take_brought, records)
+        except WireError as error:
+            _log.info("%s brought flock records that cannot be read: %s", short_id(device_id), error)
 
     async def run(self) -> None:
         """Follow the roster until cancelled."""

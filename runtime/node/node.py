@@ -184,6 +184,7 @@ class Node(Verbs):
             on_link=self._linked,
             on_refused=self._refused,
             may_join=lambda device_id, is_newest: self._keeper.judge(device_id, is_newest),
+            on_brought=self._brought,
             clock=self.clock,
             door=door,
         )
@@ -204,6 +205,7 @@ class Node(Verbs):
             spread=self._spread, use=self._use_flock,
         )  # fmt: skip
         await self._keeper.start()
+        self._use_flock(self._keeper.standing)
         self._contents = ContentServer(self.device.lessons)
         self._remembered = RememberedSource(await self.owner.run(_book_of, self.device))
         self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
@@ -278,11 +280,17 @@ class Node(Verbs):
     async def _exchange_flock(self, link: Link) -> None:
         await self.gossip.pull(link, "flock")
 
+    def _brought(self, device_id: bytes, records: bytes) -> None:
+        self.supervisor.spawn("brought records", self._keeper.bring(device_id, records))
+
     def _use_flock(self, standing: Standing) -> None:
         """Prove, recognise and announce the flock by the secrets that are held now."""
-        if standing.flock is None or standing.flock == self.endpoint.party.flock:
+        if standing.flock is None:
             return
-        self.endpoint.use_flock(standing.flock)
+        before = self.endpoint.party.flock
+        self.endpoint.use_flock(standing.flock, standing.records)
+        if standing.flock == before:
+            return
         self.table.use_tags(standing.flock.tags)
         if self._announced is not None:
             self.supervisor.spawn("announce", self._announce(standing.flock.tag))

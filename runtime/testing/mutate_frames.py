@@ -43,7 +43,12 @@ def specimens(seed: int = 1) -> list[tuple[bool, bytes]]:
     }
     return [
         (False, encode_hop("hello", hello)),
-        (False, encode_hop("proof", {"signature": bytes(64), "mac": bytes(32), "data": 32, "control": 64})),
+        (
+            False,
+            encode_hop(
+                "proof", {"signature": bytes(64), "mac": bytes(32), "data": 32, "control": 64, "records": b""}
+            ),
+        ),
         (False, encode_hop("refuse", {"reason": "flock"})),
         (True, encode_hop(Ping(28_000_000))),
         (True, encode_hop(Credit(data=16))),

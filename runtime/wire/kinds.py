@@ -37,6 +37,7 @@ __all__ = [
 
 MAX_CREDITS = 1 << 16
 MAX_FRAME_BYTES = 64 << 20
+MAX_BROUGHT_BYTES = 3_072
 _REASON = Within(0, 64)
 _CREDITS = Within(1, MAX_CREDITS)
 
@@ -144,6 +145,7 @@ class Proof:
     mac: Annotated[bytes, Within(0, 32, step=32)]  # empty in an open flock
     data: Annotated[int, _CREDITS]
     control: Annotated[int, _CREDITS]
+    records: Annotated[bytes, Within(0, MAX_BROUGHT_BYTES)]  # flock records: heard also where no link follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ class Welcome:
     mac: Annotated[bytes, Within(0, 32, step=32)]
     data: Annotated[int, _CREDITS]
     control: Annotated[int, _CREDITS]
+    records: Annotated[bytes, Within(0, MAX_BROUGHT_BYTES)]  # flock records: heard also where no link follows
 
 
 @dataclass(frozen=True, slots=True)

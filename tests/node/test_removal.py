@@ -12,7 +12,7 @@ import pytest
 
 from flocklet import Node, NodeSettings
 from flocklet.device.membership import create_membership
-from flocklet.errors import PeerRefused
+from flocklet.errors import PeerRefused, UsageError
 from flocklet.identity.flock import Flock
 from flocklet.identity.invitation import Invitation
 from flocklet.store.home import Home
@@ -164,3 +164,25 @@ async def test_no_event_is_lost_by_a_removal_and_dropping_forgets_those_of_the_r
         await devices(nodes[0], act="remove", target=id_of(nodes[2]).hex()[:12])
         await until(lambda: not is_linked(nodes[1], nodes[2]))
         assert [len(node.device.log) for node in nodes] == [3, 3, 3]
+
+
+@pytest.mark.timeout(60)
+async def test_a_device_that_a_thief_misled_hears_the_truth_from_whom_it_refuses(tmp_path: Path) -> None:
+    """The thief's word reaches C before the owner's: C refuses the owner, who brings C the removal of the thief."""
+    async with flock(tmp_path, 3) as (owner, c, thief):
+        for node in (owner, thief):  # each says its word while nobody listens
+            node.gossip.set_every(0.0)
+        await c.stop()
+        with pytest.raises(UsageError, match="only that device has named"):
+            await devices(thief, act="remove", target=id_of(owner).hex()[:12])
+        await devices(thief, act="remove", target=id_of(owner).hex()[:12], keep=[id_of(c).hex()[:12]])
+        await devices(owner, act="remove", target=id_of(thief).hex()[:12])
+        await owner.stop()
+        async with peer(tmp_path / "1", thief) as misled:
+            await until(lambda: id_of(owner) in misled.device.devices.roster.out)
+            async with peer(tmp_path / "0", misled) as again:
+                await until(lambda: any(row["reason"] == "removed" for row in again.refusals))
+                await until(lambda: id_of(thief) in misled.device.devices.roster.out)
+                await until(lambda: not is_linked(misled, thief))
+                await devices(misled, act="back", target=id_of(owner).hex()[:12])
+                assert id_of(owner) not in misled.device.devices.roster.out
