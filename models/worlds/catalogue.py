@@ -55,6 +55,9 @@ TASKS: dict[str, Entry] = {
         "soft",
         240,
     ),
+    "keyroom": Entry(
+        "worlds.keyroom:KeyRoom", "bring a key to a door; has captions", ".8 of 1", "3 CPU-s", "trees", 60
+    ),
     "lock": Entry(
         "worlds.lock:Lock",
         "open a combination lock of 20 steps",

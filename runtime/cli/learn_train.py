@@ -50,6 +50,11 @@ def add_parser(verbs: Any) -> None:
         metavar="FILE.csv",
         help="start from a log (time, what was seen ..., action, reward, end); may be repeated; it must win races",
     )
+    train.add_argument(
+        "--annotator",
+        metavar="WHO",
+        help="also reward what words:FILE or you (ask) call progress; needs captions",
+    )
     train.add_argument("--near", type=Path, metavar="POLICY", help="stay near this policy while learning")
     train.add_argument(
         "--resume", action="store_true", help="go on from the learner kept beside --out, bit for bit"
@@ -70,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
         os.environ.setdefault(
             name, "1"
         )  # before NumPy is loaded: small matrices only wait for a second thread
+    from flocklet.cli.learn_annotator import run_annotated
     from flocklet.cli.learn_files import load_learner, read_net, save_learner
     from flocklet.cli.learn_race import run_race
     from flocklet.models.policy.learner import Settings
@@ -82,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     env, entry = make_environment(args.task)
     method = args.method or (entry.method if entry else "mdpo" if env.spec.actions else "ppo")
     rounds = args.rounds or (entry.rounds if entry else 98)
+    if args.annotator:
+        return run_annotated(args, env, args.rounds or 40, output)
     if args.logs or method == "race":
         if args.method not in (None, "race") or args.origin or args.near or args.resume:
             raise UsageError(
