@@ -2,9 +2,8 @@
 is on.
 
 Three choices make it quick and safe:
-- No probing (RFC 6762 section 8.1): the instance name is the hash of a key, so nobody else has it, except a
-  clone, and a clone must be heard, not renamed away silently. This saves the library's 1.15 to 1.25 s of
-  probes.
+- No probing (RFC 6762 section 8.1): the instance name is the hash of a nonce, so nobody else has it. This saves the
+  library's 1.15 to 1.25 s of probes.
 - The browser asks for multicast answers (QM). Answers to the library's usual first question (QU) come as
   unicast to port 5353, where several processes of one machine share the port and only one of them gets the
   packet.
@@ -21,8 +20,8 @@ import contextlib
 import logging
 import secrets
 import time
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +30,14 @@ from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZerocon
 
 from flocklet.clock import Clock, SystemClock
 from flocklet.discovery.address import Address
-from flocklet.discovery.announcement import SERVICE_TYPE, Announcement, parse_instance, parse_txt
+from flocklet.discovery.announcement import (
+    SERVICE_TYPE,
+    Announcement,
+    Heard,
+    parse_instance,
+    parse_txt,
+    who_of,
+)
 from flocklet.discovery.bucket import TokenBucket
 from flocklet.discovery.gate import PacketCounts, PacketGate, PacketLimits
 from flocklet.discovery.interfaces import (
@@ -57,6 +63,8 @@ _NAMES_PER_S = 200.0
 _NAMES_BURST = 400.0
 _SHORTEST_ANNOUNCE_S = 1.0  # RFC 6762 section 8.3: at least one second apart
 _MAX_RENAMES = 3
+_RENEW_JITTER = 1 / 12  # of the time between two nonces: an hour each way
+_OVERLAP_S = 10.0
 _CLASS_IN = 1
 _TYPE_PTR = 12
 
@@ -64,7 +72,9 @@ _TYPE_PTR = 12
 class MdnsSource:
     """Announce ourselves and browse for others on every interface, or only on the named ones.
 
-    `announcement` None means: browse only. `interfaces` are names or addresses ("eth0", "127.0.0.1").
+    `known()` gives the device ids by which members are recognised; others are newcomers until a handshake. After
+    `renew_s` of running time the nonce is a new one. `announcement` None means: browse only. `interfaces` are names or
+    addresses ("eth0", "127.0.0.1").
     `counts` has own, clones, malformed, limited, sightings; `packets` counts datagrams.
     """
 
@@ -81,8 +91,13 @@ class MdnsSource:
         reannounce_s: float = 60.0,
         list_interfaces: Callable[[], list[Interface]] = list_interfaces,
         make_zeroconf: Callable[..., Zeroconf] = CountedZeroconf,
+        known: Callable[[], Iterable[bytes]] = tuple,
+        renew_s: float = 86_400.0,
     ) -> None:
         self._announcement = announcement
+        self._known = known
+        self._renew_s = renew_s
+        self._own_runs: deque[str] = deque([announcement.run] if announcement else [], maxlen=4)
         self._wanted = None if interfaces is None else tuple(interfaces)
         self._clock = clock or SystemClock()
         self._gate = PacketGate(self._clock.monotonic, limits)
@@ -99,7 +114,7 @@ class MdnsSource:
         self._resolving = 0
         self._listening: tuple[str, ...] = ()
         self._announcing: tuple[str, ...] = ()
-        self._ids: OrderedDict[str, bytes] = OrderedDict()
+        self._ids: OrderedDict[str, tuple[bytes | None, str]] = OrderedDict()
         self._names = TokenBucket(_NAMES_PER_S, _NAMES_BURST)
         self._suffix = ""
         self._renames = 0
@@ -170,6 +185,7 @@ class MdnsSource:
         """Follow the interfaces and announce once a minute, each device at a phase of its own."""
         phase = 0.0 if self._announcement is None else self._announcement.device_id[0] / 256
         due_s = self._clock.monotonic() + self._reannounce_s * (0.5 + 0.5 * phase)
+        renewed_s = self._clock.monotonic() + _RENEW_JITTER * self._renew_s * (phase - 0.5)
         while True:
             await self._clock.sleep(self._rescan_s)
             try:
@@ -178,6 +194,9 @@ class MdnsSource:
                     due_s = self._clock.monotonic() + self._reannounce_s
                     self.announce()
                     self._sweep()
+                if self._clock.monotonic() >= renewed_s + self._renew_s:
+                    renewed_s = self._clock.monotonic()
+                    await self._renew()
             except UNWELL as error:
                 self._set_problem(f"mDNS: {error}")
 
@@ -248,6 +267,22 @@ class MdnsSource:
         self._announced_s = self._clock.monotonic()
         self._keep(asyncio.ensure_future(sent))
 
+    async def _renew(self) -> None:
+        """Go by another nonce: the new record first, the goodbye of the old one a little later; links are untouched."""
+        old, zeroconf = self._info, self._zeroconf
+        if self._announcement is None or zeroconf is None or old is None:
+            return
+        self._announcement = replace(self._announcement, run=secrets.token_hex(8))
+        self._own_runs.append(self._announcement.run)
+        self._suffix = ""
+        await self._register()
+        self._keep(asyncio.ensure_future(self._withdraw(zeroconf, old)))
+
+    async def _withdraw(self, zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
+        await self._clock.sleep(_OVERLAP_S)
+        with contextlib.suppress(*UNWELL):
+            await (await zeroconf.async_unregister_service(info))
+
     async def _close(self, *, says_goodbye: bool) -> None:
         zeroconf, self._zeroconf = self._zeroconf, None
         browser, self._browser = self._browser, None
@@ -303,9 +338,9 @@ class MdnsSource:
             self.counts["malformed"] += 1
             return
         if is_gone:
-            claimed = self._ids.pop(name.lower(), None)
-            if claimed is not None:
-                self._give(Sighting(SourceKind.MDNS, claimed_id=claimed, gone=True))
+            claimed, run = self._ids.pop(name.lower(), (None, ""))
+            if run:
+                self._give(Sighting(SourceKind.MDNS, claimed_id=claimed, run=run, gone=True))
             return
         info = AsyncServiceInfo(SERVICE_TYPE, name)
         if info.load_from_cache(zeroconf):
@@ -328,23 +363,24 @@ class MdnsSource:
         try:
             heard = parse_txt(info.text or b"")
             if parse_instance(info.name) != heard.hint:
-                raise WireError("the instance name does not belong to the device id")
+                raise WireError("the instance name does not belong to the record")
             hosts = dict.fromkeys(info.parsed_scoped_addresses())
             addresses = tuple(Address(host, info.port or 0) for host in list(hosts)[:16])
         except ValueError as error:
             self.counts["malformed"] += 1
             _log.debug("mDNS record of %r ignored: %s", info.name[:60], error)
             return
-        own = self._announcement
-        if own is not None and heard.device_id == own.device_id and heard.run == own.run:
+        if heard.run in self._own_runs:
             self.counts["own"] += 1
             return
+        own = self._announcement
         if own is not None and info.name.lower() == self.instance_name:
             self._yield_name(addresses)
-        if own is not None and heard.device_id == own.device_id:
+        claimed, flock_tag = self._recognised(heard, info.port or 0)
+        if own is not None and claimed == own.device_id:
             self.counts["clones"] += 1
         key = info.name.lower()
-        self._ids[key] = heard.device_id
+        self._ids[key] = (claimed, heard.run or heard.hint)
         self._ids.move_to_end(key)
         if len(self._ids) > _MAX_NAMES:
             self._ids.popitem(last=False)
@@ -352,12 +388,23 @@ class MdnsSource:
             Sighting(
                 SourceKind.MDNS,
                 addresses,
-                claimed_id=heard.device_id,
-                flock_tag=heard.flock_tag,
+                claimed_id=claimed,
+                flock_tag=flock_tag,
                 version=heard.version,
-                run=heard.run,
+                run=heard.run or heard.hint,
             )
         )
+
+    def _recognised(self, heard: Heard, port: int) -> tuple[bytes | None, str]:
+        """Return (device id if it is one that we know, tag of the flock, "" for another one)."""
+        own = self._announcement
+        if heard.version == 1:
+            return heard.device_id, heard.flock_tag
+        secret = None if own is None else own.key_of(heard, port)
+        if own is None or secret is None:
+            return None, ""
+        known = (id for id in (own.device_id, *self._known()) if who_of(secret, heard.run, id) == heard.who)
+        return next(known, None), own.flock_tag
 
     def _give(self, sighting: Sighting) -> None:
         if self._sink is not None:

@@ -15,7 +15,7 @@ __all__ = ["ProbeReport", "probe"]
 
 @dataclass(frozen=True)
 class ProbeReport:
-    """Who was heard: one sighting per device id, ours and others' flock apart; `problem` as of the source."""
+    """Who was heard: one sighting per record, ours and others' flock apart; `problem` as of the source."""
 
     own_flock: tuple[Sighting, ...]
     other_flocks: tuple[Sighting, ...]
@@ -27,6 +27,7 @@ class ProbeReport:
 async def probe(
     flock_tag: str,
     *,
+    keys: tuple[bytes, ...] = (),
     seconds: float = 3.0,
     own_id: bytes | None = None,
     interfaces: Sequence[str] | None = None,
@@ -34,20 +35,21 @@ async def probe(
 ) -> ProbeReport:
     """Listen for `seconds`; never raises because of the network.
 
-    The probe takes a random id and port 0, which no peer dials, so it disturbs nobody and is not mistaken
-    for a clone of a running peer. `own_id` (32 B) is left out of the report: a peer process of this very
-    device.
+    The probe takes a random id and port 0, which no peer dials, so it disturbs nobody and is not mistaken for a clone of
+    a running peer. `keys` are the flock's discovery keys. `own_id` (32 B) is left out of the report: a peer process of this
+    very device.
     """
     from flocklet.discovery.mdns import MdnsSource
 
-    heard: dict[bytes, Sighting] = {}
+    heard: dict[str, Sighting] = {}
 
     def sink(sighting: Sighting) -> None:
-        if sighting.claimed_id is not None and sighting.claimed_id != own_id and not sighting.gone:
-            heard[sighting.claimed_id] = sighting
+        if (own_id is None or sighting.claimed_id != own_id) and not sighting.gone:
+            heard[sighting.run] = sighting
 
-    me = Announcement(os.urandom(32), flock_tag, os.urandom(4).hex(), port=0)
-    source = MdnsSource(me, interfaces=interfaces, clock=clock)
+    me = Announcement(os.urandom(32), flock_tag, os.urandom(8).hex(), port=0, keys=keys)
+    known = () if own_id is None else (own_id,)
+    source = MdnsSource(me, interfaces=interfaces, clock=clock, known=lambda: known)
     await source.start(sink)
     try:
         await (clock or SystemClock()).sleep(seconds)

@@ -84,6 +84,10 @@ class PeerTable:
         text = key.hex() if isinstance(key, bytes) else key
         return self._records.get(text) or self._records.get(self._aliases.get(text, ""))
 
+    def known_ids(self) -> list[bytes]:
+        """Return every device id that was proved, remembered or claimed by a member."""
+        return [id for record in self._records.values() if (id := record.device_id or record.claimed_id)]
+
     def liveness(self, record: PeerRecord, now_s: float) -> Liveness:
         """Return what our own heartbeats say about `record`."""
         if record.heard_s is None:
@@ -110,9 +114,10 @@ class PeerTable:
                 self.clone_addresses = sighting.addresses[: self._settings.max_addresses]
                 return Outcome.CLONE
             return Outcome.OWN
-        if claimed is None and (sighting.source is not SourceKind.STATIC or not sighting.label):
+        label = sighting.run if sighting.source is SourceKind.MDNS else sighting.label
+        if claimed is None and (sighting.source not in (SourceKind.STATIC, SourceKind.MDNS) or not label):
             return Outcome.INVALID
-        record = self.get(claimed if claimed is not None else sighting.label)
+        record = self.get(claimed if claimed is not None else label)
         if sighting.gone:
             return self._withdraw(record, sighting.source)
         is_trusted = sighting.source in _TRUSTED
@@ -127,11 +132,11 @@ class PeerTable:
         is_foreign = not is_trusted and sighting.flock_tag not in {None, *self._flock_tags}
         if not self._make_room(is_foreign=is_foreign):
             return Outcome.FULL
-        record = self._create(sighting.label if claimed is None else claimed.hex(), now_s)
+        record = self._create(label if claimed is None else claimed.hex(), now_s)
         record.is_foreign = is_foreign
         record.claimed_id = claimed
         if claimed is None:
-            record.label = sighting.label
+            record.label = "" if sighting.source is SourceKind.MDNS else label
         elif sighting.source is SourceKind.REMEMBERED:
             record.device_id = claimed
         elif claimed < self._own_id:
@@ -334,7 +339,7 @@ class PeerTable:
         state.failures, state.reason, state.retry_at_s, state.is_barred = 0, "", now_s, False
 
     def _absorb(self, record: PeerRecord, other: PeerRecord) -> None:
-        """Merge the static entry `other` into `record` and keep its label as an alias."""
+        """Merge the nameless entry `other` into `record` and keep its label as an alias."""
         for address, state in other.addresses.items():
             if address in record.addresses:
                 record.addresses[address].sources |= state.sources

@@ -45,13 +45,14 @@ def _doctor(args: argparse.Namespace) -> int:
     home = home_of(args)
     interfaces = resolve(home.config, vars(args))["interface"].value or None
     findings = []
-    tag, own_id = "open", None
+    tag, keys, own_id = "open", (), None
     if not has_membership(home):
         findings.append(Finding(Level.NOTE, f"no device in {home.path}", "", "'flocklet init' makes one"))
     else:
         try:
             membership = load_membership(home)
-            tag, own_id = membership.flock.tag, membership.identity.device_id
+            tag, keys = membership.flock.tag, membership.flock.discovery_keys
+            own_id = membership.identity.device_id
             findings.append(Finding(Level.OK, f"the device in {home.path} is sound"))
         except FlockletError as error:
             findings.append(Finding(Level.FAILURE, str(error), "", error.remedy))
@@ -60,6 +61,7 @@ def _doctor(args: argparse.Namespace) -> int:
         report = asyncio.run(
             probe(
                 tag,
+                keys=keys,
                 seconds=args.seconds,
                 own_id=own_id,
                 interfaces=cast("tuple[str, ...] | None", interfaces),

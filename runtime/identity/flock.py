@@ -75,6 +75,16 @@ class Flock:
             return (OPEN_TAG,)
         return tuple(_tag_of(secret) for secret in (self.secret, *self.older)[:MAX_TAGS])
 
+    @property
+    def discovery_keys(self) -> tuple[bytes, ...]:
+        """The keys by which members recognise each other's mDNS records, newest first; none in an open flock."""
+        if self.secret is None:
+            return ()
+        return tuple(
+            hashlib.blake2b(digest_size=32, key=secret, person=b"flocklet-disco").digest()
+            for secret in (self.secret, *self.older)[:MAX_TAGS]
+        )
+
     def invite(self) -> str:
         """Return the invitation: whoever reads it can join."""
         if self.secret is None:

@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ class Node(Verbs):
             told,
         ]
         if self.settings.is_mdns_on:
-            self._announced = self._mdns(flock.tag)
+            self._announced = self._mdns(flock)
             self._sources.append(self._announced)
         for source in self._sources:
             self._stack.push_async_callback(source.stop)
@@ -260,13 +261,19 @@ class Node(Verbs):
             )
         return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
 
-    def _mdns(self, tag: str) -> Source:
+    def _mdns(self, flock: Flock) -> Source:
         from flocklet.discovery.mdns import MdnsSource
 
         about = Announcement(
-            self.membership.identity.device_id, tag, self.endpoint.party.run.hex(), self.port
+            self.membership.identity.device_id,
+            flock.tag,
+            secrets.token_hex(8),
+            self.port,
+            keys=flock.discovery_keys,
         )
-        return MdnsSource(about, interfaces=self.settings.interfaces, clock=self.clock)
+        return MdnsSource(
+            about, interfaces=self.settings.interfaces, clock=self.clock, known=self.table.known_ids
+        )
 
     # -- the flock --
 
@@ -293,10 +300,10 @@ class Node(Verbs):
             return
         self.table.use_tags(standing.flock.tags)
         if self._announced is not None:
-            self.supervisor.spawn("announce", self._announce(standing.flock.tag))
+            self.supervisor.spawn("announce", self._announce(standing.flock))
 
-    async def _announce(self, tag: str) -> None:
-        old, new = self._announced, self._mdns(tag)
+    async def _announce(self, flock: Flock) -> None:
+        old, new = self._announced, self._mdns(flock)
         self._announced = new
         if old is not None:
             await old.stop()

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
+from flocklet.clock import VirtualClock
 from flocklet.discovery import Announcement
-from flocklet.discovery.announcement import SERVICE_TYPE, parse_instance, parse_txt
+from flocklet.discovery.announcement import SERVICE_TYPE, parse_instance, parse_txt, who_of
 from flocklet.discovery.gate import PacketGate, PacketLimits
 from flocklet.discovery.interfaces import Interface, announced_hosts, choose, is_ready, listen_hosts
 from flocklet.discovery.mdns import MdnsSource
@@ -34,22 +35,24 @@ async def until(is_done: Callable[[], object], limit_s: float = 8.0) -> None:
 async def test_two_on_loopback_see_each_other_and_not_themselves() -> None:
     one, two = announcement(port=4001), announcement(port=4002, tag="other")
     heard_one, heard_two = Heard(one, two), Heard(one, two)
-    first, second = MdnsSource(one, interfaces=LOOPBACK), MdnsSource(two, interfaces=LOOPBACK)
+    first = MdnsSource(one, interfaces=LOOPBACK, known=heard_one.known)
+    second = MdnsSource(two, interfaces=LOOPBACK, known=heard_two.known)
     try:
         await first.start(heard_one)
         await second.start(heard_two)
         await until(lambda: heard_one and heard_two)
         assert (first.problem, second.problem) == ("", "")
         await until(lambda: first.counts["own"])  # we did hear ourselves, and said nothing
-        assert {s.claimed_id for s in heard_one} == {two.device_id}
-        assert {s.claimed_id for s in heard_two} == {one.device_id}
+        assert {s.run for s in heard_one} == {two.run}
+        assert {s.run for s in heard_two} == {one.run}
         assert [str(a) for a in heard_one[0].addresses] == ["127.0.0.1:4002"]
-        assert (heard_one[0].flock_tag, heard_one[0].version, heard_one[0].run) == ("other", 1, two.run)
+        assert (heard_one[0].flock_tag, heard_one[0].version, heard_one[0].run) == ("", 2, two.run)
+        assert heard_one[0].claimed_id is None  # another flock says nothing to us
         assert first.packets.packets_in > 0
         assert first.packets.packets_out > 0
         await second.stop()
         await until(lambda: heard_one[-1].gone)
-        assert heard_one[-1].claimed_id == two.device_id
+        assert heard_one[-1].run == two.run
     finally:
         await first.stop()
         await second.stop()
@@ -58,8 +61,9 @@ async def test_two_on_loopback_see_each_other_and_not_themselves() -> None:
 
 async def test_name_is_the_key_hash_and_not_the_host_name() -> None:
     one = announcement()
-    assert one.instance_name() == f"{one.device_id.hex()[:12]}.{SERVICE_TYPE}"
-    assert parse_instance(one.instance_name("ab12")) == one.device_id.hex()[:12]
+    assert one.instance_name() == f"{one.hint}.{SERVICE_TYPE}"
+    assert parse_instance(one.instance_name("ab12")) == one.hint
+    assert one.device_id.hex()[:12] not in one.instance_name()
     assert socket.gethostname() not in one.instance_name()
 
 
@@ -74,7 +78,7 @@ async def test_clone_of_our_key_is_heard_on_both_sides_and_one_name_gives_way() 
         await until(lambda: first.counts["clones"] and second.counts["clones"])
         assert heard[0].claimed_id == device_id
         assert [a.port for a in heard[0].addresses] == [4002]
-        await until(lambda: first.instance_name != second.instance_name)
+        assert first.instance_name != second.instance_name
         await until(lambda: first.is_announced and second.is_announced)
     finally:
         await first.stop()
@@ -166,14 +170,64 @@ async def test_hostile_records_are_counted_and_never_reach_the_sink() -> None:
         await liar.async_close()
 
 
-def test_txt_holds_nothing_but_the_four_hints() -> None:
+def test_txt_names_nobody_and_is_another_one_after_each_start() -> None:
     one = announcement()
-    assert parse_txt(one.txt()) == Announcement(one.device_id, one.flock_tag, one.run)
+    heard = parse_txt(one.txt())
+    assert (heard.run, heard.version, heard.device_id) == (one.run, 2, None)
     keys = {string.partition(b"=")[0] for string in _strings(one.txt())}
-    assert keys == {b"v", b"id", b"flock", b"run"}
-    assert max(map(len, _strings(one.txt()))) <= 255
+    assert keys == {b"v", b"n", b"t", b"w"}
+    again = Announcement(one.device_id, one.flock_tag, os.urandom(4).hex(), one.port)
+    assert not set(_strings(one.txt())) & set(_strings(again.txt())) - {b"v=2"}
+    for secret in (one.device_id.hex(), one.device_id.hex()[:12], one.flock_tag):
+        assert secret.encode() not in one.txt()
     with pytest.raises(WireError):
-        Announcement(one.device_id, "tag with spaces", "ab").txt()
+        Announcement(one.device_id, "tag", "no hex").txt()
+
+
+def test_members_recognise_each_other_and_others_do_not() -> None:
+    new, old = os.urandom(32), os.urandom(32)
+    one = Announcement(os.urandom(32), "tag", "ab12", 4000, keys=(old,))
+    member = Announcement(
+        os.urandom(32), "tag", "cd34", 4001, keys=(new, old)
+    )  # the secret was changed meanwhile
+    outsider = Announcement(os.urandom(32), "tag", "cd34", 4001, keys=(os.urandom(32),))  # knows the tag only
+    heard = parse_txt(one.txt())
+    assert member.key_of(heard, 4000) == old
+    assert who_of(old, heard.run, one.device_id) == heard.who
+    assert who_of(old, heard.run, member.device_id) != heard.who
+    assert outsider.key_of(heard, 4000) is None
+    assert member.key_of(heard, 4001) is None  # a copied record leads to no other port
+
+
+def test_a_record_of_version_1_is_read_to_name_whom_to_update() -> None:
+    strings = (b"v=1", b"id=" + b"ab" * 32, b"flock=tag", b"run=ff")
+    heard = parse_txt(b"".join(bytes([len(string)]) + string for string in strings))
+    assert (heard.version, heard.device_id, heard.flock_tag) == (1, b"\xab" * 32, "tag")
+
+
+async def test_the_nonce_is_renewed_and_the_old_record_says_goodbye() -> None:
+    one, two = announcement(port=4001), announcement(port=4002)
+    heard = Heard(one)
+    clock = VirtualClock()
+    first = MdnsSource(one, interfaces=LOOPBACK, clock=clock, renew_s=60.0)
+    second = MdnsSource(two, interfaces=LOOPBACK, known=heard.known)
+    try:
+        await first.start(lambda sighting: None)
+        await second.start(heard)
+        await until(lambda: heard)
+        name = first.instance_name
+        for _ in range(30):
+            await clock.advance(3.0)
+        await until(lambda: len({sighting.run for sighting in heard}) == 2)
+        assert first.instance_name != name
+        assert {sighting.claimed_id for sighting in heard} == {one.device_id}
+        for _ in range(5):
+            await clock.advance(3.0)
+        await until(lambda: any(sighting.gone for sighting in heard))
+        assert first.problem == ""
+    finally:
+        await first.stop()
+        await second.stop()
 
 
 def _strings(txt: bytes) -> list[bytes]:
@@ -202,8 +256,8 @@ def test_mutated_txt_never_raises_anything_else(data: st.DataObject) -> None:
         heard = parse_txt(bytes(txt))
     except WireError:
         return
-    assert len(heard.device_id) == 32
-    assert heard.flock_tag.isascii()
+    assert heard.device_id is None or len(heard.device_id) == 32
+    assert (heard.run + heard.tag + heard.who + heard.flock_tag).isascii()
 
 
 def test_gate_sheds_a_flood_from_one_source_and_lets_others_through() -> None:

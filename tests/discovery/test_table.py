@@ -37,6 +37,40 @@ def table(**bounds: float) -> PeerTable:
     return PeerTable(OWN, ["tag"], np.random.default_rng(1), TableSettings(**bounds))  # type: ignore[arg-type]
 
 
+def newcomer(number: int, *, tag: str = "tag", run: str = "ab12", gone: bool = False) -> Sighting:
+    where = () if gone else (address(number),)
+    return Sighting(SourceKind.MDNS, where, flock_tag=tag, version=2, run=run, gone=gone)
+
+
+def test_a_member_without_a_known_id_is_dialled_and_merged_by_its_handshake() -> None:
+    t = table()
+    assert t.offer(newcomer(3), 0.0) is Outcome.NEW
+    (candidate,) = t.dial_candidates(1.0)
+    assert (candidate.expected_id, [str(a) for a in candidate.addresses]) == (None, [str(address(3))])
+    record = t.authenticated(peer_id(3), 2.0, address=address(3))
+    assert len(t) == 1
+    assert t.known_ids() == [peer_id(3)]
+    assert t.get("ab12") is record  # its mDNS record is still known by its nonce
+    assert t.offer(newcomer(3), 3.0) is not Outcome.NEW
+
+
+def test_newcomers_of_other_flocks_are_shown_and_not_dialled_and_leave_with_their_goodbye() -> None:
+    t = table()
+    assert t.offer(newcomer(4, tag=""), 0.0) is Outcome.NEW
+    assert t.dial_candidates(1.0) == []
+    assert [record.is_foreign for record in t] == [True]
+    assert t.offer(newcomer(4, tag="", gone=True), 2.0) is Outcome.GONE
+    assert len(t) == 0
+    assert t.offer(newcomer(4, run=""), 3.0) is Outcome.INVALID
+
+
+def test_newcomers_are_not_protected_from_each_other() -> None:
+    t = table(max_peers=4, new_burst=100.0)
+    for number in range(9):
+        t.offer(newcomer(number, run=f"{number:04x}"), float(number))
+    assert len(t) == 4
+
+
 def test_four_sources_become_one_peer_when_the_handshake_reveals_it() -> None:
     t = table()
     t.offer(static(address(1)), 0.0)

@@ -55,6 +55,7 @@ async def main() -> None:
         use_the_library_defaults()
     source = MdnsSource(
         Announcement(device_id(number, tag), tag, os.urandom(4).hex(), port=4700 + number),
+        known=lambda: known,
         interfaces=None if interfaces == "all" else interfaces.split(","),
     )
     seen: set[int] = set()

@@ -20,7 +20,12 @@ class Heard(list[Sighting]):
     def __init__(self, *wanted: Announcement) -> None:
         super().__init__()
         self._ids = {one.device_id for one in wanted}
+        self._runs = {one.run for one in wanted}
 
     def __call__(self, sighting: Sighting) -> None:
-        if sighting.claimed_id in self._ids:
+        if sighting.claimed_id in self._ids or sighting.run in self._runs:
             self.append(sighting)
+
+    def known(self) -> list[bytes]:
+        """Return the ids that are asked for: a source recognises them."""
+        return list(self._ids)

@@ -188,6 +188,6 @@ async def test_live_probe_hears_itself_and_a_peer() -> None:
                 break
     finally:
         await source.stop()
-    assert peer.device_id in {sighting.claimed_id for sighting in seen.own_flock}
+    assert peer.run in {sighting.run for sighting in seen.own_flock}
     assert seen.hears_itself
     assert seen.problem == ""

@@ -10,7 +10,7 @@ import pytest
 from flocklet.clock import SystemClock
 from flocklet.discovery import PeerTable, Sighting, SourceKind, TableSettings
 from flocklet.discovery.address import Address
-from flocklet.discovery.announcement import parse_txt
+from flocklet.discovery.announcement import SERVICE_TYPE, Announcement, parse_txt
 from flocklet.discovery.mdns import MdnsSource
 from flocklet.swarm.attacks.mdns_flood import flood_packets, flooding
 from flocklet.swarm.attacks.model import Attack
@@ -27,7 +27,9 @@ class Listener:
     def __init__(self, settings: TableSettings) -> None:
         self.clock = SystemClock()
         self.table = PeerTable(bytes(32), ["flock"], np.random.default_rng(0), settings)
-        self.source = MdnsSource(None, interfaces=[LOOPBACK], clock=self.clock)
+        self.source = MdnsSource(
+            Announcement(bytes(32), "flock", "ab"), interfaces=[LOOPBACK], clock=self.clock
+        )
 
     def heard(self, sighting) -> None:
         self.table.offer(sighting, self.clock.monotonic())
@@ -46,8 +48,8 @@ def test_invented_names_look_like_peers_of_the_flock():
     packets = list(flood_packets("flock", 10, np.random.default_rng(0)))
     records = [record for packet in packets for record in DNSIncoming(packet).answers()]
     heard = [(record.name, parse_txt(record.text)) for record in records if isinstance(record, DNSText)]
-    assert len(packets) == 3 and len({one.device_id for _, one in heard}) == 10
-    assert all(one.flock_tag == "flock" and name == one.instance_name() for name, one in heard)
+    assert len(packets) == 3 and len({one.run for _, one in heard}) == 10
+    assert all(name == f"{one.hint}.{SERVICE_TYPE}" for name, one in heard)
     assert packets == list(flood_packets("flock", 10, np.random.default_rng(0)))
 
 

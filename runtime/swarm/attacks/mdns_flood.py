@@ -40,7 +40,7 @@ def flood_packets(
         out = DNSOutgoing(const._FLAGS_QR_RESPONSE | const._FLAGS_AA)
         for _ in range(min(_PER_PACKET, names - at)):
             ghost = Announcement(
-                rng.bytes(32), flock_tag, rng.bytes(4).hex(), int(rng.integers(1 << 15, 1 << 16))
+                rng.bytes(32), flock_tag, rng.bytes(8).hex(), int(rng.integers(1 << 15, 1 << 16))
             )
             name = ghost.instance_name()
             server = f"{ghost.hint}.local."
