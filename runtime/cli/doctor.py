@@ -45,7 +45,8 @@ def _doctor(args: argparse.Namespace) -> int:
     home = home_of(args)
     interfaces = resolve(home.config, vars(args))["interface"].value or None
     findings = []
-    tag, keys, own_id = "open", (), None
+    tag, own_id = "open", None
+    keys: tuple[bytes, ...] = ()
     if not has_membership(home):
         findings.append(Finding(Level.NOTE, f"no device in {home.path}", "", "'flocklet init' makes one"))
     else:

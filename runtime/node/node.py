@@ -46,6 +46,7 @@ from flocklet.discovery import (
 from flocklet.discovery.remembered import RememberedPeer
 from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
 from flocklet.events.feed import Feed
+from flocklet.identity.flock import Flock
 from flocklet.identity.key import format_id, short_id
 from flocklet.link.bans import Ban
 from flocklet.link.dialer import Dialer
