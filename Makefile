@@ -1,4 +1,4 @@
-# make demo | test | test-slow | fuzz | browser | lint | docs | bench | pi-smoke | clean.   Nothing is installed outside .venv.
+# make demo | test | test-slow | mutants | fuzz | browser | lint | docs | bench | pi-smoke | clean.   Nothing is installed outside .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := PIP_NO_COMPILE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip -q
 SOURCES := $(shell find runtime models discovery firmware_export -name '*.py' -o -name '*.in' -o -name py.typed | LC_ALL=C sort)
 
-.PHONY: demo test test-slow fuzz browser lint docs bench pi-smoke clean
+.PHONY: demo test test-slow mutants fuzz browser lint docs bench pi-smoke clean
 
 demo: $(VENV)/installed
 	@$(BIN)/flocklet demo
@@ -28,6 +28,10 @@ fuzz: $(VENV)/developing
 
 browser: $(VENV)/developing
 	@$(PYTEST) -m browser || { code=$$?; test $$code -eq 5 && echo "make browser: there is no page yet, so there is nothing to test in a browser" || exit $$code; }
+
+# Break the lines that protect an owner, one by one (tests/mutants.tsv): every one must be noticed.
+mutants: $(VENV)/developing
+	$(BIN)/python tests/mutants.py
 
 lint: $(VENV)/developing
 	$(BIN)/ruff format --check .

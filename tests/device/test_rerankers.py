@@ -384,3 +384,15 @@ def test_the_start_is_the_same_everywhere_and_ranks_as_bm25() -> None:
         one, other = OnlineRanker(name), OnlineRanker(name)
         assert version_id(one.start) == version_id(other.start)
         assert np.array_equal(one.scores(matrix), matrix[:, BM25])
+
+
+@pytest.mark.parametrize(("trust", "outcome"), [(0.0, "distrusted"), (1.0, "merged")])
+async def test_a_model_of_somebody_without_trust_is_not_merged(
+    tmp_path: Path, trust: float, outcome: str
+) -> None:
+    async with pair(tmp_path) as (a, b):
+        before = version_id(held(b))
+        (sealed, _) = await given(a, b)
+        rerankers, sender = b.device.lessons, a.membership.identity.device_id
+        assert await b.owner.run(lambda: rerankers.receive(sealed, sender, trust=trust)) == outcome
+        assert (version_id(held(b)) == before) == (trust == 0.0)

@@ -224,3 +224,26 @@ def test_a_foreign_state_is_refused_and_the_old_one_stays() -> None:
 def test_equal_text_scores_are_no_opinion() -> None:
     assert len(set(text_prior(np.zeros(5)).tolist())) == 1
     assert text_prior(np.zeros(0)).shape == (0,)
+
+
+def test_one_person_has_so_many_votes_over_all_items_of_a_query() -> None:
+    """Who clicks on everything is worth `query_vote`, whoever asks; two such are worth twice that."""
+    model = Posterior(PosteriorSettings(query_vote=5.0))
+    for people in (1, 2):
+        for seq, item in enumerate(IDS.tolist()):
+            model.learn(entry(people, seq + 1, "q", (item,), 0))
+        found = model.evidence("q", IDS, me=b"m" * 16)
+        assert found.clicks.sum() == pytest.approx(5.0 * people)
+        assert found.clicks.max() <= 1.0 * people
+
+
+def test_strangers_are_one_voice_together() -> None:
+    """Fifty whom trust hardly reaches count as one person on an item; the control: fifty trusted ones as fifty."""
+    model = Posterior()
+    for person in range(1, 51):
+        model.learn(entry(person, 1, "q", (3,), 0))
+    told = {
+        weight: model.evidence("q", IDS, me=b"m" * 16, trust=lambda _, w=weight: w) for weight in (0.2, 1.0)
+    }
+    assert told[0.2].clicks[2] == pytest.approx(1.0)
+    assert told[1.0].clicks[2] == pytest.approx(50.0)

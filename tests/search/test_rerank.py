@@ -243,3 +243,24 @@ def test_the_compiled_scorer_agrees_with_the_model_it_compiles() -> None:
     assert not np.allclose(quick.scores(matrix), ranker.scores(matrix), atol=1e-2)
     with pytest.raises(ValueError, match="at most"):
         quick.scores(np.zeros((101, len(FEATURES)), np.float32))
+
+
+def test_the_gate_lets_in_honest_models_that_explain_as_much() -> None:
+    """Models a little beside ours, judged on clicks at random: no better and no worse, so most are let in."""
+    rng = np.random.default_rng(5)
+    ranker = PdgdRanker(np.random.default_rng(0))
+    start = ranker.parameters
+    ranker.parameters = {
+        name: value + rng.normal(0, 0.3, value.shape).astype(np.float32) for name, value in start.items()
+    }
+    gate = ModelGate(ranker, GateSettings(quorum=1))
+    for _ in range(60):
+        matrix = rng.normal(0, 1, (10, len(FEATURES))).astype(np.float32)
+        gate.remember(matrix, np.arange(10), np.arange(10) == rng.integers(10), np.ones(10))
+    let_in = [
+        gate.explains(
+            {n: v + rng.normal(0, 0.05, v.shape).astype(np.float32) for n, v in ranker.parameters.items()}
+        )
+        for _ in range(40)
+    ]
+    assert np.mean(let_in) > 0.7

@@ -216,3 +216,14 @@ def test_kill_at_any_moment_loses_no_acknowledged_click(tmp_path: Path) -> None:
         process.stdout.close()
         with Store(path, check=True) as store:
             assert [c.seq for c in store.clicks()][:acknowledged] == list(range(1, acknowledged + 1))
+
+
+def test_so_many_peers_are_remembered_and_banned_ones_longest(tmp_path: Path) -> None:
+    who = [bytes([n]) * 32 for n in range(6)]
+    with Store(tmp_path / "state.db") as store:
+        store.remember_peer(who[0], "banned", [("10.0.0.1", 4000)], 0.0, most=4)
+        store.ban_peer(who[0], ("signature", 60.0), 0.0)
+        for n in range(1, 6):
+            store.remember_peer(who[n], "pi", [("10.0.0.1", 4000)], float(n), most=4)
+            assert len(store.peers()) == min(n + 1, 4)
+        assert {peer.device_id for peer in store.peers()} == {who[0], *who[3:]}

@@ -238,3 +238,16 @@ def test_graphs_are_what_they_say():
         assert weights.min() >= 0
     assert {len(row) for row in regular(20, 5, rng)} == {5}
     assert len(hubs(barabasi_albert(30, 2, rng), 3)) == 3
+
+
+@pytest.mark.parametrize(("p", "f"), [(5, 1), (7, 2), (9, 2), (11, 4)])
+def test_krum_sums_the_distances_to_its_nearest_others(p: int, f: int) -> None:
+    """Blanchard et al. 2017, section 4: the p - f - 2 closest, oneself left out; worked out pair by pair."""
+    rows = np.random.default_rng(p).normal(size=(p, 4)).astype(np.float32)
+    wanted = []
+    for mine in rows:
+        far = sorted(
+            sum((float(a) - float(b)) ** 2 for a, b in zip(mine, other, strict=True)) for other in rows
+        )
+        wanted.append(sum(far[1 : p - f - 1]))
+    np.testing.assert_allclose(robust.krum_scores(robust.squared_distances(rows), f), wanted, rtol=1e-4)
