@@ -31,6 +31,7 @@ __all__ = ["Budget", "Gossip"]
 
 _log = logging.getLogger("flocklet.node")
 _PENALTY_S = 5.0
+_LOOKED_S = 1.0  # so often a changed pace is looked for
 _PENALTY_MOST = 6
 _SLOW_KEPT = 512
 _CAUSES_KEPT = 64
@@ -112,7 +113,7 @@ class Gossip:
         return self._every_s
 
     def set_every(self, every_s: float) -> None:
-        """Change the pace at once."""
+        """Change the pace, within a second."""
         self._every_s = max(0.0, every_s)
         self._changed.set()
 
@@ -279,21 +280,18 @@ class Gossip:
         return await self._owner.serve(link.peer.device_id, steps)
 
     async def _pause(self) -> bool:
-        """Wait for the next exchange; False when the pace changed meanwhile."""
-        self._changed.clear()
-        if not self._every_s:
+        """Wait for the next exchange; False when the pace changed meanwhile, which is noticed within a second."""
+        every_s = self._every_s
+        if not every_s:
+            self._changed.clear()
             await self._changed.wait()
             return False
-        pause = asyncio.ensure_future(
-            self._clock.sleep(self._every_s * (0.8 + 0.4 * float(self._rng.random())))
-        )
-        changed = asyncio.ensure_future(self._changed.wait())
-        try:
-            await asyncio.wait((pause, changed), return_when=asyncio.FIRST_COMPLETED)
-            return not changed.done()
-        finally:
-            pause.cancel()
-            changed.cancel()
+        end_s = self._clock.monotonic() + every_s * (0.8 + 0.4 * float(self._rng.random()))
+        while (left_s := end_s - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left_s, _LOOKED_S))
+            if self._every_s != every_s:
+                return False
+        return True
 
     def _next_link(self) -> Link | None:
         """Return a random link whose peer has no turn and is not kept waiting; None while all turns are taken."""

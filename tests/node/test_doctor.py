@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from flocklet.discovery import Address, Sighting, SourceKind
+from flocklet.discovery import Address, Announcement, Sighting, SourceKind
 from flocklet.discovery.echo import multicast_echo
 from flocklet.discovery.interfaces import Interface
+from flocklet.discovery.mdns import MdnsSource
 from flocklet.discovery.probe import ProbeReport, probe
 from flocklet.node.doctor import Finding, Level, Surroundings, diagnose, explain_probe
 
@@ -174,9 +175,6 @@ def test_multicast_echo_comes_back_on_loopback() -> None:
 
 
 async def test_live_probe_hears_itself_and_a_peer() -> None:
-    from flocklet.discovery import Announcement
-    from flocklet.discovery.mdns import MdnsSource
-
     interfaces = ["127.0.0.1"]
     peer = Announcement(os.urandom(32), "probe-tag", os.urandom(4).hex(), 4711)
     source = MdnsSource(peer, interfaces=interfaces)
