@@ -25,6 +25,7 @@ from flocklet.events.edge_sync import EdgeAnswer, EdgeQuestion
 from flocklet.events.feed import exchange, finish, take
 from flocklet.events.item import item_id_of
 from flocklet.identity.key import Identity
+from flocklet.store.documents import StoredDocument
 from flocklet.store.home import Home as HomeFolder
 from flocklet.store.store import Store
 from flocklet.wire.schema import body_of, schema_of
@@ -271,6 +272,18 @@ def test_many_small_pages_become_few(homes: list[Home]) -> None:
     for _ in range(4):
         meet(one, two)
     assert len(two.likes()) == 80
+
+
+def test_the_name_of_a_document_stays_home_even_when_it_was_rated(homes: list[Home]) -> None:
+    """Its name is often its path; the control: the same name without the document is told."""
+    one, two = homes
+    names = ["/home/me/letter to the doctor.txt", "a film"]
+    for name in names:
+        two.taste.rate(two.people["me"], item_id_of(name), 5.0, name)
+    want = b"".join(item_id_of(name).to_bytes(8, "big") for name in names)
+    assert two.answer(replace(one.ask(), want=want)).n == "\0".join(names).encode()
+    two.store.add_documents([StoredDocument(item_id_of(names[0]), names[0], "", "text", names[0])], NOW)
+    assert two.answer(replace(one.ask(), want=want)).n == b"a film"
 
 
 def test_names_of_items_follow_their_edges_and_prove_themselves(homes: list[Home]) -> None:
