@@ -8,7 +8,15 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Interface", "announced_hosts", "choose", "is_ready", "list_interfaces", "listen_hosts"]
+__all__ = [
+    "Interface",
+    "announced_hosts",
+    "choose",
+    "is_ready",
+    "list_interfaces",
+    "listen_hosts",
+    "sources_of",
+]
 
 _MAX_ANNOUNCED = 8
 _MAX_LISTENING = 16
@@ -45,6 +53,20 @@ def list_interfaces() -> list[Interface]:
         if hosts:
             found.append(Interface(str(adapter.name), adapter.index or 0, hosts))
     return sorted(found, key=lambda interface: interface.name)
+
+
+def sources_of(hosts: Iterable[str]) -> list[str]:
+    """Return the own addresses among `hosts` with the length of their network's prefix: "10.0.0.5/24"."""
+    import ifaddr
+
+    wanted = set(hosts)
+    found = []
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            host = (str(ip.ip[0]) if isinstance(ip.ip, tuple) else str(ip.ip)).partition("%")[0]
+            if host in wanted:
+                found.append(f"{host}/{ip.network_prefix}")
+    return found
 
 
 def choose(

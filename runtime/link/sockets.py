@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -53,7 +54,27 @@ class _Servers:
 
 
 class SocketNetwork:
-    """TCP of the operating system."""
+    """TCP of the operating system.
+
+    With `sources` ("10.0.0.5/24") it dials from these addresses, and into their networks only.
+    """
+
+    def __init__(self, sources: Sequence[str] = ()) -> None:
+        self._sources = [ipaddress.ip_interface(source) for source in sources]
+
+    def _source_for(self, host: str) -> tuple[str, int] | None:
+        if not self._sources:
+            return None
+        try:
+            there = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            there = None
+        for source in self._sources:
+            if there is not None and there in source.network:
+                return str(source.ip), 0
+        raise LinkError(
+            f"{host} is on no network of the chosen interfaces", remedy="name another one with --interface"
+        )
 
     async def connect(self, make: Callable[[], asyncio.BaseProtocol], host: str, port: int) -> None:
         """Dial all addresses of `host`, the next one 250 ms after the last (RFC 8305)."""
@@ -61,7 +82,13 @@ class SocketNetwork:
         if not 0 < port < 65536:
             raise LinkError(f"{port} is not a port", remedy="use HOST:PORT with a port from 1 to 65535")
         try:
-            await loop.create_connection(make, host, port, happy_eyeballs_delay=HAPPY_EYEBALLS_S)
+            await loop.create_connection(
+                make,
+                host,
+                port,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_S,
+                local_addr=self._source_for(host),
+            )
         except OSError as error:
             raise LinkError(f"cannot connect to {host} port {port}: {error.strerror or error}") from error
         except UnicodeError as error:

@@ -53,6 +53,7 @@ from flocklet.link.dialer import Dialer
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import Link
+from flocklet.link.sockets import SocketNetwork
 from flocklet.link.transfer import CONTENT_KINDS, ContentServer
 from flocklet.node.control import ControlServer
 from flocklet.node.flock_keeper import FlockKeeper
@@ -189,6 +190,7 @@ class Node(Verbs):
             on_brought=self._brought,
             clock=self.clock,
             door=door,
+            network=SocketNetwork(await asyncio.to_thread(self._sources_of_dials)),
         )
         self._stack.push_async_callback(self.endpoint.close)
         for device_id, ban in (await self.owner.run(self.device.store.banned_peers)).items():
@@ -261,6 +263,14 @@ class Node(Verbs):
                 remedy=f"one of: {', '.join(sorted({interface.name for interface in everything}))}",
             )
         return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
+
+    def _sources_of_dials(self) -> Sequence[str]:
+        """Return where dials come from: anywhere, or the chosen interfaces."""
+        if self.settings.interfaces is None:
+            return ()
+        from flocklet.discovery.interfaces import sources_of
+
+        return sources_of(self._hosts())
 
     def _mdns(self, flock: Flock) -> Source:
         from flocklet.discovery.mdns import MdnsSource

@@ -16,6 +16,7 @@ from flocklet.identity.key import Identity
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
 from flocklet.link.link import LinkSettings
+from flocklet.link.sockets import SocketNetwork
 from flocklet.link.tls import client_context
 
 FLOCK = Flock.closed(b"s" * 16)
@@ -282,3 +283,25 @@ def test_key_never_touches_the_disk(monkeypatch, tmp_path):
     identity = Identity.generate()
     server_context(identity, make_certificate(identity))
     assert open_files() == before
+
+
+async def test_dials_leave_by_the_chosen_addresses_only():
+    network = SocketNetwork(["127.0.0.2/8"])
+    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    made = []
+
+    class Seen(asyncio.Protocol):
+        def connection_made(self, transport):
+            made.append(transport.get_extra_info("sockname")[0])
+            transport.close()
+
+    try:
+        port = server.sockets[0].getsockname()[1]
+        await network.connect(Seen, "127.0.0.1", port)
+        assert made == ["127.0.0.2"]
+        for host in ("192.0.2.1", "::1", "a-name"):
+            with pytest.raises(LinkError, match="no network of the chosen interfaces"):
+                await network.connect(Seen, host, port)
+    finally:
+        server.close()
+        await server.wait_closed()
