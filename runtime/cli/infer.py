@@ -36,7 +36,7 @@ def add_parser(verbs: Any) -> None:
     infer.add_argument("model", type=Path, metavar="MODEL.onnx")
     infer.add_argument(
         "--input", action="append", default=[], metavar="[NAME=]FILE",
-        help="a .npy file, a JSON file of nested lists, or - for JSON on standard input",
+        help="a .npy file, a .csv file of numbers, a JSON file of nested lists, or - for JSON on standard input",
     )  # fmt: skip
     infer.add_argument("--output", type=Path, metavar="FILE.npy", help="write the first output there")
     infer.add_argument("--repeat", type=int, default=0, metavar="N", help="also time N runs")
@@ -102,12 +102,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(file: str, dtype: str | None) -> NDArray[np.generic]:
-    """Return the array in a .npy or JSON file (never a pickle), as the type the model wants."""
+    """Return the array in a .npy, CSV or JSON file (never a pickle), as the type the model wants."""
     import numpy as np
 
     try:
         if file.endswith(".npy"):
             array = np.load(file, allow_pickle=False)
+        elif file.endswith(".csv"):
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            if not any(line.strip() for line in lines):
+                raise ValueError("it is empty")
+            array = np.loadtxt(lines, delimiter=",", ndmin=2)
         else:
             text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
             array = np.array(json.loads(text))

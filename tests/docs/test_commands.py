@@ -226,7 +226,8 @@ def test_the_commands_of_a_page_run(path: Path, tmp_path: Path) -> None:
                             ["flocklet", "id"], env=reader.of_device(2), capture_output=True, text=True, check=True
                         ).stdout.strip()  # fmt: skip
                     line = line.replace("7KXQ2MD-...", other)
-                reader.run(line, device)
+                # "python examples/..." is typed in the checkout; the page's own files lie in the empty folder all the same
+                reader.run(line.replace("python examples/", f"python {ROOT}/examples/"), device)
         reader.stop()
     finally:
         reader.kill()

@@ -147,6 +147,9 @@ def test_infer_runs_a_file_on_numbers(tmp_path, capsys, monkeypatch):
     shown = json.loads(capsys.readouterr().out)
     assert shown["outputs"] == {"y": [[4.0, 0.0]]} and shown["median_us"] > 0
     assert np.load(out).tolist() == [[4.0, 0.0]]
+    (tmp_path / "x.csv").write_text("1,-2\n0, 1\n")
+    assert infer.run(ask(str(model), "--input", str(tmp_path / "x.csv"))) == 0
+    assert json.loads(capsys.readouterr().out)["outputs"] == {"y": [[4.0, 0.0], [1.0, 4.0]]}
     monkeypatch.setattr("sys.stdin", io.StringIO("[[0, 1]]"))
     assert infer.run(ask(str(model), "--input", "-")) == 0
     assert json.loads(capsys.readouterr().out)["outputs"] == {"y": [[1.0, 4.0]]}
@@ -158,7 +161,11 @@ def test_infer_refuses_bad_input_in_one_line(tmp_path):
     (tmp_path / "bad.json").write_text("[1, ")
     (tmp_path / "text.json").write_text('["a"]')
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    (tmp_path / "empty.csv").write_text("\n")
+    (tmp_path / "ragged.csv").write_text("1,2\n3\n")
     for words, error, why in (
+        (["--input", str(tmp_path / "empty.csv")], ConfigError, "it is empty"),
+        (["--input", str(tmp_path / "ragged.csv")], ConfigError, "cannot use"),
         (["--input", "z=x.npy"], UsageError, "no input 'z'"),
         (["--input", str(tmp_path / "nothing.npy")], ConfigError, "cannot read"),
         (["--input", str(tmp_path / "bad.json")], ConfigError, "cannot use"),
