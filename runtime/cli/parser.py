@@ -35,6 +35,7 @@ HEADINGS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Documents": {
         "add": ("documents", "index files and directories"),
+        "folders": ("documents", "list, refresh, exclude: the folders that are followed"),
         "remove": ("documents", "take files and directories out of the index"),
         "search": ("search", "search; results are numbered for 'click'"),
         "open": ("search", "open a result of the last search"),

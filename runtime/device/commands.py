@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from flocklet.device.commands_devices import act_on_devices
 from flocklet.device.commands_recommend import ADVICE
 from flocklet.device.device import Device
-from flocklet.device.document_reader import read_documents
+from flocklet.device.folders import Added, Plan, plan_of, read_batches
 from flocklet.device.quotas import QUOTAS, change_quota, quotas_of
 from flocklet.device.ratings_file import is_name
-from flocklet.device.readers.encodings import GUESSED
-from flocklet.device.readers.process import ReaderProcess
 from flocklet.device.results import PastClick
 from flocklet.errors import UsageError
 from flocklet.events.item import Document
-from flocklet.store.documents import StoredDocument
 from flocklet.wire.visible import visible
 
-__all__ = ["Added", "Batch", "paths_of", "perform", "read_batches"]
+__all__ = ["paths_of", "perform", "plan_for"]
 
 _BATCH = 512
 _PERSON_MAX = 64
@@ -40,72 +37,60 @@ def perform(device: Device, verb: str, values: Mapping[str, Any]) -> Any:
     return action(device, values)
 
 
-@dataclass(slots=True)
-class Batch:
-    """Documents of whole files, and what was left out on the way, each with its reason."""
-
-    documents: list[StoredDocument] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    guessed: int = 0
-
-
-def read_batches(paths: Sequence[Path]) -> Iterator[Batch]:
-    """Yield the documents of files and directories, so many at a time that memory and transactions stay small."""
-    batch, size = Batch(), 0
-    with ReaderProcess() as reader:
-        for found in read_documents(paths, reader):
-            batch.skipped += [{"path": s.name, "why": s.why, "remedy": s.remedy} for s in found.skipped]
-            batch.documents += found.documents
-            batch.guessed += sum(document.note == GUESSED for document in found.documents)
-            size += sum(len(document.text) for document in found.documents)
-            if len(batch.documents) >= _BATCH or size >= _BATCH_CHARS:
-                yield batch
-                batch, size = Batch(), 0
-    yield batch
-
-
-@dataclass(slots=True)
-class Added:
-    """The sum over the batches of one `add`."""
-
-    added: int = 0
-    read: int = 0
-    gone: int = 0
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    guessed: int = 0
-
-    def take(self, device: Device, batch: Batch) -> None:
-        """Index one batch."""
-        self.added += device.library.add(batch.documents)
-        self.read += len(batch.documents)
-        self.skipped += batch.skipped
-        self.guessed += batch.guessed
-
-    def finish(self, device: Device, paths: Sequence[Path]) -> dict[str, Any]:
-        """Forget the files that are no longer there and return the answer of the verb."""
-        for path in paths:
-            self.gone += device.library.forget_missing(str(path))
-        return {
-            "added": self.added,
-            "unchanged": self.read - self.added,
-            "gone": self.gone,
-            "skipped": self.skipped,
-            "guessed": self.guessed,
-            "documents": len(device.index),
-        }
-
-
 def paths_of(names: Sequence[bytes | str]) -> list[Path]:
     """Return the paths of a request; names that are no text come as bytes."""
     return [Path(os.fsdecode(name)) for name in names]
 
 
-def _add(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
-    paths = paths_of(values["paths"])
+def plan_for(device: Device, verb: str, values: Mapping[str, Any]) -> Plan:
+    """Return what `add` looks at, or `folders` with the action "refresh": all that is followed, or the given ones."""
+    paths = paths_of(values.get("paths", ()))
+    if verb == "folders" and not paths:
+        paths = [Path(folder.path) for folder in device.store.folders()]
+    return plan_of(
+        device,
+        paths,
+        exclude=values.get("exclude", ()) if verb == "add" else (),
+        is_hidden=bool(values.get("hidden", False)),
+        is_again=bool(values.get("again", False)),
+    )
+
+
+def _look(device: Device, verb: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    plan = plan_for(device, verb, values)
     total = Added()
-    for batch in read_batches(paths):
+    for batch in read_batches(plan):
         total.take(device, batch)
-    return total.finish(device, paths)
+    return total.finish(device, plan)
+
+
+def _add(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    return _look(device, "add", values)
+
+
+def _folders(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
+    """List the folders that are followed, look at them again, or leave out what fits a pattern."""
+    if values["action"] == "refresh":
+        return _look(device, "folders", values)
+    if values["action"] == "exclude":
+        (path,) = map(str, paths_of(values["paths"]))
+        held = {folder.path: folder for folder in device.store.folders()}.get(device.library.find_path(path))
+        if held is None:
+            raise UsageError(
+                f"{visible(path)} is not followed", remedy="'flocklet folders list' shows which are"
+            )
+        device.store.keep_folder(replace(held, exclude=tuple(values["exclude"])))
+        return _look(device, "folders", values)
+    rows = [
+        {
+            "path": visible(folder.path),
+            "documents": len(device.store.paths_below(folder.path)),
+            "exclude": list(folder.exclude),
+            "hidden": folder.is_hidden,
+        }
+        for folder in device.store.folders()
+    ]
+    return {"folders": rows}
 
 
 def _add_documents(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,6 +191,7 @@ def _quota(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
 _ACTIONS: dict[str, Callable[[Device, Mapping[str, Any]], Any]] = {
     "add": _add,
     "add_documents": _add_documents,
+    "folders": _folders,
     "remove": _remove,
     "search": _search,
     "click": _click,

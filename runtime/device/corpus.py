@@ -98,14 +98,20 @@ class Library:
                     return path
         return shown
 
-    def forget_missing(self, path: str) -> int:
-        """Take the documents at or below `path` whose files are gone out of store and index; return how many."""
-        gone = [i for i, file in self._store.paths_below(path) if not os.path.lexists(file)]
+    def forget_files(self, paths: Sequence[str]) -> int:
+        """Take the documents of these files out of store and index; return how many there were."""
+        if not paths:
+            return 0
+        gone = [item for path in paths for item in self._store.item_ids_at(path)]
+        self._store.forget_files(paths)
         return self._remove(gone)
 
     def remove_path(self, path: str) -> int:
         """Take the documents at or below `path` out of store and index; return how many there were."""
-        return self._remove([item_id for item_id, _ in self._store.paths_below(self.find_path(path))])
+        path = self.find_path(path)
+        self._store.forget_folder(path)
+        self._store.forget_files(list(self._store.files_below(path)))
+        return self._remove([item_id for item_id, _ in self._store.paths_below(path)])
 
     def _remove(self, item_ids: Sequence[int]) -> int:
         if not item_ids:

@@ -1,4 +1,4 @@
-"""Find the owner's files and have them read: every file comes back as its documents, or with the reason why not.
+"""Have the owner's files read: every file comes back as its documents, or with the reason why not.
 
 The readers stand in `flocklet.device.readers` and run in a process of their own. A file that cannot be used never
 stops the others. Nothing in a file is executed, no address in it is opened, named pipes, sockets and devices are not
@@ -8,10 +8,8 @@ touched, and a link is followed only if it is named itself or leads to a place i
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import stat
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +19,7 @@ from flocklet.events.item import item_id_of
 from flocklet.store.documents import StoredDocument
 from flocklet.wire.visible import visible
 
-__all__ = ["FileRead", "Skipped", "read_document", "read_documents", "read_file", "walk"]
-
-_log = logging.getLogger("flocklet.device")
-
-_HEAVY_FOLDERS = frozenset(("node_modules", "__pycache__", "site-packages"))
-# A folder with one of these is a virtual environment or says of itself that it is a cache
-# (bford.info/cachedir).
-_FOLDER_MARKS = ("pyvenv.cfg", "CACHEDIR.TAG")
+__all__ = ["FileRead", "Skipped", "key_of", "read_document", "read_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,57 +135,3 @@ def _lies_in(descriptor: int, path: Path, folder: Path) -> bool:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
-
-
-def _is_heavy(folder: Path) -> bool:
-    return folder.name in _HEAVY_FOLDERS or any((folder / mark).exists() for mark in _FOLDER_MARKS)
-
-
-def walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
-    """Yield the files under `folder` in a stable order; hidden entries and heavy folders are left out silently."""
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Skipped(folder, _reason(error))
-        return
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in entries:
-        path = Path(entry.path)
-        if entry.name.startswith("."):
-            continue
-        if entry.is_symlink() and path.is_dir():
-            yield Skipped(path, "a link to a folder is not followed", "add the folder itself")
-        elif entry.is_dir(follow_symlinks=False):
-            if _is_heavy(path):
-                _log.debug("left out %s: installed or generated files", path)
-            else:
-                yield from walk(path, seen)
-        else:
-            yield path
-
-
-def read_documents(paths: Iterable[Path], reader: ReaderProcess) -> Iterator[FileRead]:
-    """Read files and, recursively, folders; yield a `FileRead` for each file, never raise for one.
-
-    A path that is named is read even when it is hidden or a link; inside folders, hidden entries, folders of
-    installed or generated files, and links to folders are left out. A file that is reached twice is read once.
-    """
-    seen: set[tuple[int, int]] = set()
-    for path in paths:
-        is_folder = path.is_dir()
-        found: Iterable[Path | Skipped] = walk(path, seen) if is_folder else (path,)
-        for file in found:
-            if isinstance(file, Skipped):
-                yield FileRead(file.path, skipped=(file,))
-                continue
-            try:
-                status = file.stat()
-            except OSError as error:
-                yield FileRead(file, skipped=(Skipped(file, _reason(error)),))
-                continue
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                yield read_file(file, reader, inside=path if is_folder else None)

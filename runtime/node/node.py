@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from flocklet.clock import Clock, SystemClock
-from flocklet.device.commands import Added, paths_of, perform, read_batches
+from flocklet.device.commands import perform, plan_for
 from flocklet.device.device import Device
 from flocklet.device.devices import Standing
 from flocklet.device.feeds import FEEDS, MakeFeed
 from flocklet.device.flock_feed import FlockFeed
+from flocklet.device.folders import Added, read_batches
 from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
@@ -62,6 +63,7 @@ from flocklet.node.owner import Owner, Rank
 from flocklet.node.supervisor import Supervisor
 from flocklet.node.told_feed import ToldFeed
 from flocklet.node.verbs import Verbs
+from flocklet.node.watcher import Watcher
 from flocklet.store.home import Home, default_home
 from flocklet.store.security_log import SecurityEvent, SecurityLog
 from flocklet.store.store import Store
@@ -231,6 +233,7 @@ class Node(Verbs):
         self.supervisor.keep("gossip", self.gossip.run)
         self.supervisor.keep("flock", self._keeper.run)
         self.supervisor.keep("tick", self._tick)
+        self.supervisor.keep("folders", self._follow)
         self._stack.push_async_callback(self.supervisor.stop)
 
     def _feeds(self) -> list[Feed[Any]]:
@@ -409,7 +412,9 @@ class Node(Verbs):
         """
         match verb:
             case "add":
-                return await self._add(paths_of(values["paths"]))
+                return await self._look(verb, values)
+            case "folders" if values["action"] == "refresh":
+                return await self._look(verb, values)
             case "peers":
                 return self._peer_rows()
             case "status":
@@ -434,13 +439,27 @@ class Node(Verbs):
             answer["told"] = {"obeyed": len(told) + 1, "named": len(named) + 1}
         return answer
 
-    async def _add(self, paths: Sequence[Path]) -> dict[str, Any]:
-        """Read files beside the device's thread and hand them over batch by batch, so that gossip goes on."""
-        batches = read_batches(paths)
+    async def _follow(self) -> None:
+        """Look at the followed folders when something in them changed, and once a minute."""
+        watcher = Watcher(self.clock)
+        try:
+            while True:
+                folders = await self.owner.run(self.device.store.folders)
+                await watcher.follow(folder.path for folder in folders)
+                changed = await watcher.changed()
+                if folders:
+                    await self._look("folders", {"paths": sorted(changed)})
+        finally:
+            await watcher.stop()
+
+    async def _look(self, verb: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Read files beside the device's thread and hand them over batch by batch, so that gossip and search go on."""
+        plan = await self.owner.run(plan_for, self.device, verb, values)
+        batches = read_batches(plan)
         total = Added()
         while (batch := await asyncio.to_thread(next, batches, None)) is not None:
             await self.owner.run(total.take, self.device, batch)
-        answer: dict[str, Any] = await self.owner.run(total.finish, self.device, paths)
+        answer: dict[str, Any] = await self.owner.run(total.finish, self.device, plan)
         await self.owner.run(self.device.save_index)
         return answer
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flocklet.device.document_reader import FileRead, Skipped, read_documents, read_file
+from flocklet.device.document_reader import FileRead, Skipped, read_file
+from flocklet.device.folders import read_documents
 from flocklet.device.readers.process import ReaderProcess
 from flocklet.events.item import item_id_of
 from flocklet.store.documents import StoredDocument
