@@ -17,7 +17,7 @@ import logging
 import os
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from flocklet.device.folders import Added, read_batches
 from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
-    Address,
     Announcement,
     PeerRecord,
     PeerTable,
@@ -44,7 +43,6 @@ from flocklet.discovery import (
     TableSettings,
     ToldSource,
 )
-from flocklet.discovery.remembered import RememberedPeer
 from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
 from flocklet.events.feed import Feed
 from flocklet.identity.flock import Flock
@@ -56,6 +54,7 @@ from flocklet.link.handshake import Party
 from flocklet.link.link import Link
 from flocklet.link.sockets import SocketNetwork
 from flocklet.link.transfer import CONTENT_KINDS, ContentServer
+from flocklet.node.address_book import AddressBook
 from flocklet.node.control import ControlServer
 from flocklet.node.flock_keeper import FlockKeeper
 from flocklet.node.gossip import Gossip
@@ -66,7 +65,6 @@ from flocklet.node.verbs import Verbs
 from flocklet.node.watcher import Watcher
 from flocklet.store.home import Home, default_home
 from flocklet.store.security_log import SecurityEvent, SecurityLog
-from flocklet.store.store import Store
 from flocklet.wire.door import Door
 from flocklet.wire.kinds import Kind
 
@@ -82,10 +80,6 @@ _CLOCK_OFF_S = 600.0
 _CLOCK_UNSET_S = 1.6e9  # 2020: no clock that was ever set shows less
 
 
-def _book_of(device: Device) -> _AddressBook:
-    return _AddressBook(device.store, device.clock, device.quotas.peers)
-
-
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     """How a peer meets others. `interfaces`: names or addresses to use (None: all). `port` 0: any free one.
@@ -98,27 +92,6 @@ class NodeSettings:
     peers: tuple[str, ...] = ()
     is_mdns_on: bool = True
     gossip_s: float = 5.0
-
-
-class _AddressBook:
-    """The store as discovery sees it: what it knew at the start, and a place to write to on the device's thread."""
-
-    def __init__(self, store: Store, clock: Clock, most: int) -> None:
-        self._store = store
-        self._clock = clock
-        self._most = most
-        self._known = [
-            RememberedPeer(peer.device_id, peer.name, tuple(Address(h, p) for h, p in peer.addresses))
-            for peer in store.peers()
-            if peer.banned is None
-        ]
-
-    def remembered_peers(self) -> Iterable[RememberedPeer]:
-        return self._known
-
-    def remember_peer(self, peer: RememberedPeer) -> None:
-        addresses = [(address.host, address.port) for address in peer.addresses]
-        self._store.remember_peer(peer.device_id, peer.name, addresses, self._clock.time(), most=self._most)
 
 
 class Node(Verbs):
@@ -213,7 +186,7 @@ class Node(Verbs):
         await self._keeper.start()
         self._use_flock(self._keeper.standing)
         self._contents = ContentServer(self.device.lessons)
-        self._remembered = RememberedSource(await self.owner.run(_book_of, self.device))
+        self._remembered = RememberedSource(await self.owner.run(AddressBook, self.device))
         self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),
