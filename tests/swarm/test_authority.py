@@ -175,11 +175,12 @@ def test_a_change_in_more_steps_weighs_as_one_in_fewer():
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("kind", ["usurp", "ack", "early", "falsemerge"])
 async def test_over_tls_links_too(kind):
-    text = f"fedavg(aggregation_s=2)|{CATALOGUE['recommender'].trainer}"
+    pytest.importorskip("sklearn", reason="scikit-learn holds the digits")
+    text = f"fedavg(aggregation_s=2)|{CATALOGUE['digits'].trainer}"
     found = [
-        await launch(4, text, seed=1, rounds=6, model="recommender", attacks=attacks, is_mdns_on=False)
+        await launch(4, text, seed=1, rounds=6, attacks=attacks, is_mdns_on=False)
         for attacks in ({}, {3: kind})
     ]
     honest, attacked = (max(one["accuracy"] for one in real.summaries[:3]) for real in found)
-    assert attacked >= honest - 0.05
+    assert attacked >= honest - 0.03
     assert all(one["models"][-1][0] == 6 for one in found[1].summaries[:3])

@@ -313,6 +313,8 @@ class _Reports:
         elif not peer.believes(update.vector, self.schedule.judge):
             peer.refuse(sender, "audit")
             self.disbelieved.add(sender)
+            if 2 * len(self.disbelieved) > len(self.members):
+                self.disbelieved.clear()  # most of them cannot lie: it is our own model that is odd
             self._answered()
         else:
             self._hold(message.round, update.vector)

@@ -54,9 +54,13 @@ class Authority:
         return self._peer.link.is_signed(author, statement(round, aggregator), proof)
 
     @staticmethod
-    def ticket(proofs: Mapping[PeerId, bytes]) -> bytes:
-        """Return the stamps of those whose models were merged."""
-        return b"".join(peer[:PREFIX] + proof for peer, proof in sorted(proofs.items()))
+    def ticket(proofs: Mapping[PeerId, bytes], most: int | None = None) -> bytes:
+        """Return the first `most` stamps, packed."""
+        return b"".join(peer[:PREFIX] + proof for peer, proof in sorted(proofs.items())[:most])
+
+    def shown(self, proofs: Mapping[PeerId, bytes], round: int) -> bytes:
+        """Return the ticket of those whose models were merged: a quorum of them, more would prove no more."""
+        return self.ticket(proofs, self.quorum(len(self.sample(round - 1, round))))
 
     def quorum(self, size: int) -> int:
         """Return how many of a sample of `size` must vouch: more than one, and half of those that a round needs."""

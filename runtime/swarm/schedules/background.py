@@ -28,6 +28,11 @@ class Background:
         if not task.cancelled() and (error := task.exception()) is not None and not self._done.done():
             self._done.set_exception(error)
 
+    def finish(self) -> None:
+        """Let the schedule go on from waiting."""
+        if not self._done.done():
+            self._done.set_result(None)
+
     async def stop(self) -> None:
         """End all tasks."""
         tasks = list(self._tasks)

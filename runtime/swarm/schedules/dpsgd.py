@@ -18,7 +18,6 @@ from flocklet.swarm.protocols import Message, PeerId, Update
 from flocklet.swarm.samplers import Healing
 from flocklet.swarm.schedules.inbox import Inbox
 from flocklet.swarm.schedules.second_hand import GossipStore
-from flocklet.wire.schema import schema_of
 
 __all__ = ["Gossip"]
 
@@ -117,8 +116,8 @@ class _Exchange:
                 peer.link.send([message.sender], Message("agg_ack", message.round, {"ok": False}))
                 return None
             reference = known[1]
-        facts = schema_of(Send).read(message.body)
-        update = peer.update(message, reference, degree=facts.d, classes=facts.c)
+        facts = message.body  # checked against `Send` when it came
+        update = peer.update(message, reference, degree=facts["d"], classes=facts["c"])
         if update is not None and not self.is_lossless:
             self.copies[message.sender] = (vector_id(update.vector), update.vector)
         if update is not None and self.records is not None:

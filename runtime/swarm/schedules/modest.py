@@ -236,7 +236,7 @@ class _Rounds:
             merged = fresh
         self.members.admit(self.round)
         self._hold(round, merged, peer.me)
-        ticket = self.authority.ticket({sender: handed.proof for sender, handed in held.items()})
+        ticket = self.authority.shown({sender: handed.proof for sender, handed in held.items()}, round)
         whole = self._aggregated(round, peer.encoder.whole(merged), b"", ticket)
         delta = self._aggregated(round, small, old, ticket) if holders else whole
         is_last = peer.is_last(round - 1, merged)
@@ -247,7 +247,7 @@ class _Rounds:
         told = {*held, *(p for p in before if p is not None)} - set(sample) - {peer.me}
         peer.link.send(sorted(told), ok)
         if is_last:
-            self._finish()
+            self.background.finish()
         else:
             if peer.me in sample:
                 self._spawn_training(round)
@@ -375,18 +375,16 @@ class _Rounds:
         if not peer.believes(update.vector, self.schedule.judge):
             peer.refuse(sender, "audit")
             self.disbelieved[sender] = self.round + self.schedule.inactivity
-            return
+            if 2 * len(self.disbelieved) <= len(self.view):
+                return
+            self.disbelieved.clear()  # most of them cannot lie: it is our own model that is odd
         self.members.merge(message, body, self.round)
         self.sample = body.of
         self._hold(message.round, update.vector, sender)
         if peer.is_last(message.round - 1, update.vector):
-            self._finish()
+            self.background.finish()
         else:
             self._spawn_training(message.round)
-
-    def _finish(self) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
 
     def _on_ack(self, message: Message, body: Ack) -> None:
         if self._is_early(message.round):
