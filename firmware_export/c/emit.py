@@ -21,7 +21,15 @@ from flocklet.firmware_export.plan.field import Field
 from flocklet.firmware_export.plan.plan import Plan
 from flocklet.firmware_export.plan.reference import hidden_size
 
-__all__ = ["BLOB_HEADER_BYTES", "BLOB_MAGIC", "code_parts", "emit_header", "emit_source", "emit_vectors"]
+__all__ = [
+    "BLOB_HEADER_BYTES",
+    "BLOB_MAGIC",
+    "code_parts",
+    "emit_header",
+    "emit_source",
+    "emit_vectors",
+    "items",
+]
 
 BLOB_MAGIC = 0x31574C46  # "FLW1"
 BLOB_HEADER_BYTES = 16
@@ -87,7 +95,8 @@ def emit_header(plan: Plan, parts: CodeParts, *, loadable: bool) -> str:
     return named(text, name)
 
 
-def _items(field: Field) -> str:
+def items(field: Field) -> str:
+    """Return the numbers of a field as the lines of a C initialiser."""
     values = field.values
     if values.dtype.kind == "f":
         texts = [hex_float(float(v)) if v else "0.0f" for v in values.tolist()]
@@ -118,7 +127,7 @@ def _crc_table() -> str:
 def emit_source(plan: Plan, parts: CodeParts, info: dict[str, Any], *, loadable: bool) -> str:
     """Return NAME.c; `info` is what NAME_info() tells."""
     struct = "\n".join(f"  {f.c_type} {f.name}[{f.values.size}];" for f in plan.fields)
-    values = ",\n".join("  {\n" + _items(f) + "\n  }" for f in plan.fields)
+    values = ",\n".join("  {\n" + items(f) + "\n  }" for f in plan.fields)
     weights = fill(
         "weights.c.in",
         STRUCT=struct,

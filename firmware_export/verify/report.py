@@ -15,7 +15,15 @@ from flocklet.firmware_export.export import Artifact
 from flocklet.firmware_export.verify.cycles import BAND
 from flocklet.firmware_export.verify.proof import Report
 
-__all__ = ["bars_svg", "comparison_lines", "difference", "report_lines", "summary", "tree_summary"]
+__all__ = [
+    "bars_svg",
+    "comparison_lines",
+    "difference",
+    "graph_summary",
+    "report_lines",
+    "summary",
+    "tree_summary",
+]
 
 _BUDGET_CYCLES = 168e6 * 0.002
 
@@ -94,6 +102,25 @@ def comparison_lines(manifest: dict[str, Any]) -> list[str]:
         f"compared with the file: {found['with']} agrees on {found['observations']} observations "
         f"(largest difference {found['largest_difference']:.1e})"
     ]
+
+
+def graph_summary(manifest: dict[str, Any]) -> list[str]:
+    """Return what `flocklet export report` prints of an export of a convolutional net."""
+    rows = [row for row in manifest.get("verification", {}).get("rows", []) if row["result"] != "not run"]
+    lines = [
+        f"{manifest['name']}: {manifest['steps']} steps, {manifest['parameters']} parameters, {manifest['macs']} products, "
+        f"{manifest['weights_bytes']} bytes of weights",
+        f"arena {4 * manifest['arena_words']} bytes (no plan can need fewer than {4 * manifest['arena_bound_words']})",
+        *comparison_lines(manifest),
+    ]
+    lines += [
+        f"{row['core']}, {row['compiler'].split(':')[0]}: {row['eval_instructions']} instructions, stack "
+        f"{row['stack_bytes']} B"
+        for row in rows
+        if row["eval_instructions"]
+    ]
+    verified = "verified" if manifest.get("verification", {}).get("verified") else "NOT verified"
+    return [*lines, verified if rows else "not verified yet: run 'flocklet verify DIR'"]
 
 
 def tree_summary(manifest: dict[str, Any]) -> list[str]:

@@ -115,6 +115,7 @@ def _build(args: argparse.Namespace, source: str) -> int:
 
     from flocklet.firmware_export.export import export_policy
     from flocklet.firmware_export.packages.frameworks import PACKAGES
+    from flocklet.firmware_export.packages.graph_files import holds_graph
     from flocklet.firmware_export.trees.tree_model import has_trees
     from flocklet.firmware_export.verify.report import summary
 
@@ -127,7 +128,9 @@ def _build(args: argparse.Namespace, source: str) -> int:
                 f"cannot read {args.observations}: {error}", remedy="save it with numpy.save"
             ) from error
     if has_trees(Path(source)):
-        return _build_trees(args, Path(source), samples)
+        return _build_tables(args, Path(source), samples, "trees")
+    if holds_graph(Path(source)):
+        return _build_tables(args, Path(source), samples, "convolutional nets")
     obs, action = _specs(args)
     artifact = export_policy(
         Path(source),
@@ -152,10 +155,11 @@ def _build(args: argparse.Namespace, source: str) -> int:
     return 0
 
 
-def _build_trees(args: argparse.Namespace, source: Path, samples: Any) -> int:
-    """Export a file of trees: a table and a loop; the options of networks do not apply."""
+def _build_tables(args: argparse.Namespace, source: Path, samples: Any, what: str) -> int:
+    """Export a file of trees or a convolutional net: plain C with one function; the options of policies do not apply."""
+    from flocklet.firmware_export.packages.graph_files import export_graph
     from flocklet.firmware_export.trees.tree_model import export_tree_model
-    from flocklet.firmware_export.verify.report import tree_summary
+    from flocklet.firmware_export.verify.report import graph_summary, tree_summary
 
     given = {
         "--dtype": args.dtype != "f32", "--preset": args.preset, "--spec": args.spec, "--activation": args.activation,
@@ -164,15 +168,34 @@ def _build_trees(args: argparse.Namespace, source: Path, samples: Any) -> int:
     }  # fmt: skip
     for option, is_given in given.items():
         if is_given:
-            raise UsageError(f"{option} does not apply to trees, which are exported as tables of plain C")
+            raise UsageError(f"{option} does not apply to {what}, which are exported as plain C")
     out = (args.out or Path(source.stem)).resolve()
-    manifest = export_tree_model(
+    export = export_tree_model if what == "trees" else export_graph
+    manifest = export(
         source, out, name=args.name, output=args.output, samples=samples, uncompared=args.uncompared
     )
     if args.verify:
         return _verify(args, str(out))
-    _print(args, manifest, [f"wrote {out}", *tree_summary(manifest)])
+    summary = tree_summary if what == "trees" else graph_summary
+    _print(args, manifest, [f"wrote {out}", *summary(manifest)])
     return 0
+
+
+def _verify_graph(args: argparse.Namespace, directory: Path) -> int:
+    """Prove an export of a convolutional net on this machine and on emulated cores."""
+    from flocklet.firmware_export.verify.graph_proof import verify_graph
+    from flocklet.firmware_export.verify.report import report_lines
+    from flocklet.firmware_export.verify.toolchain import CORES
+
+    cores = args.target or ["cortex-m4"]
+    report = verify_graph(
+        directory,
+        cores=list(CORES) if "all" in cores else cores,
+        cc=args.cc or ("zig", "gcc"),
+        flags=(args.flags or ["-std=c99 -O2"])[0],
+    )
+    _print(args, report.to_json(), report_lines(report))
+    return 0 if report.verified else 8
 
 
 def _verify_trees(args: argparse.Namespace, directory: Path, name: str) -> int:
@@ -200,12 +223,15 @@ def _verify_trees(args: argparse.Namespace, directory: Path, name: str) -> int:
 
 def _verify(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export.export import load_artifact
+    from flocklet.firmware_export.packages.graph_files import manifest_kind
     from flocklet.firmware_export.trees.tree_file import tree_name
     from flocklet.firmware_export.verify import qemu_engine, unicorn_engine
     from flocklet.firmware_export.verify.proof import verify
     from flocklet.firmware_export.verify.report import report_lines, summary
     from flocklet.firmware_export.verify.toolchain import CORES, available
 
+    if manifest_kind(Path(directory)) == "graph":
+        return _verify_graph(args, Path(directory).resolve())
     name = tree_name(Path(directory))
     if name is not None:
         return _verify_trees(args, Path(directory).resolve(), name)
@@ -249,12 +275,13 @@ def _picture(args: argparse.Namespace, directory: str) -> None:
 
 def _report(args: argparse.Namespace, directory: str) -> int:
     from flocklet.firmware_export.export import load_artifact
-    from flocklet.firmware_export.trees.tree_file import tree_name
-    from flocklet.firmware_export.verify.report import summary, tree_summary
+    from flocklet.firmware_export.packages.graph_files import manifest_kind
+    from flocklet.firmware_export.verify.report import graph_summary, summary, tree_summary
 
-    if tree_name(Path(directory)) is not None:
+    kind = manifest_kind(Path(directory))
+    if kind:
         manifest = json.loads((Path(directory) / "manifest.json").read_text())
-        _print(args, manifest, tree_summary(manifest))
+        _print(args, manifest, (graph_summary if kind == "graph" else tree_summary)(manifest))
         return 0
     artifact = load_artifact(directory)
     _picture(args, directory)
