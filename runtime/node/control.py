@@ -24,6 +24,9 @@ __all__ = ["ControlServer", "Handler", "RemoteError", "ask"]
 _log = logging.getLogger("flocklet.node")
 _REQUEST_MAX_BYTES = 256 << 20  # a whole history may be imported in one request; the sender is our own user
 _LENGTH = struct.Struct(">I")
+_ODD_TEXT = (
+    "surrogatepass"  # names of files are bytes, and some are no UTF-8: Python holds those as halves of pairs
+)
 
 Handler = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 
@@ -53,10 +56,10 @@ def ask(home: Home, verb: str, args: Mapping[str, Any], *, timeout_s: float = 60
         except PermissionError as error:
             raise ConfigError(f"the peer in {home.path} belongs to another user") from error
         try:
-            body = msgpack.packb({"verb": verb, "args": dict(args)})
+            body = msgpack.packb({"verb": verb, "args": dict(args)}, unicode_errors=_ODD_TEXT)
             channel.sendall(_LENGTH.pack(len(body)) + body)
             (length,) = _LENGTH.unpack(_receive(channel, _LENGTH.size))
-            reply = msgpack.unpackb(_receive(channel, length), strict_map_key=False)
+            reply = msgpack.unpackb(_receive(channel, length), strict_map_key=False, unicode_errors=_ODD_TEXT)
         except TimeoutError as error:
             raise LinkError(f"the running peer did not answer '{verb}' within {timeout_s:.0f} s") from error
         except (OSError, ValueError) as error:
@@ -123,9 +126,11 @@ class ControlServer:
             (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
             if length > _REQUEST_MAX_BYTES:
                 raise ValueError(f"request of {length} bytes")
-            request = msgpack.unpackb(await reader.readexactly(length), strict_map_key=False)
+            request = msgpack.unpackb(
+                await reader.readexactly(length), strict_map_key=False, unicode_errors=_ODD_TEXT
+            )
             reply = await self._answer(request["verb"], request["args"])
-            body = msgpack.packb(reply)
+            body = msgpack.packb(reply, unicode_errors=_ODD_TEXT)
             writer.write(_LENGTH.pack(len(body)) + body)
             await writer.drain()
         except (OSError, ValueError, KeyError, TypeError, asyncio.IncompleteReadError) as error:
@@ -139,6 +144,10 @@ class ControlServer:
             return {"ok": await self._handler(verb, args)}
         except FlockletError as error:
             return {"error": {"message": str(error), "remedy": error.remedy, "exit_code": error.exit_code}}
+        except UnicodeEncodeError as error:
+            text = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode()
+            message = f"'{verb}' was given text that UTF-8 cannot hold: {text}"
+            return {"error": {"message": message, "remedy": "type it anew", "exit_code": 2}}
         except Exception as error:  # a defect of ours must not take the peer down
             _log.exception("verb %s failed", verb)
             message = f"internal error in '{verb}': {type(error).__name__}: {error}"

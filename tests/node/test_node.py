@@ -198,6 +198,39 @@ async def test_the_control_socket_answers_this_user_only(tmp_path: Path, notes: 
     assert not home.socket.exists()
 
 
+@pytest.mark.parametrize(
+    "name", [b"lat\xe9.txt", b"\xff\xfe.txt", b"a\x80\xed\xa0\x80.txt", "pin\u00f5.txt".encode()]
+)
+async def test_a_file_whose_name_is_no_text_crosses_the_control_socket(tmp_path: Path, name: bytes) -> None:
+    home, path = Home(tmp_path / "a"), tmp_path / os.fsdecode(name)
+    try:
+        path.write_text("a tent")
+    except OSError:
+        pytest.skip("this file system takes names of UTF-8 only")
+    async with peer(home.path):
+        answer = await asyncio.to_thread(control.ask, home, "add", {"paths": [str(path)]})
+        assert answer["added"] == 1
+        assert (await asyncio.to_thread(control.ask, home, "status", {}))["documents"] == 1
+
+
+SEARCH = {"limit": 10, "page": 1, "model": None, "explain": False, "first": 0}
+
+
+@pytest.mark.parametrize("text", ["t\ud800", "\udcff", "\udfff\ud800", "ok \udc80"])
+@pytest.mark.parametrize(("verb", "field"), [("search", "query"), ("rate", "item")])
+async def test_text_that_no_file_can_hold_is_answered_or_refused_and_the_peer_goes_on(
+    tmp_path: Path, verb: str, field: str, text: str
+) -> None:
+    home = Home(tmp_path / "a")
+    async with peer(home.path):
+        given = {field: text, "person": "me", "stars": 5.0, **SEARCH}
+        try:
+            await asyncio.to_thread(control.ask, home, verb, given)
+        except control.RemoteError as error:
+            assert error.exit_code == 2 and "\n" not in str(error), str(error)
+        assert "pid" in await asyncio.to_thread(control.ask, home, "status", {})
+
+
 async def test_what_was_pulled_survives_a_restart(tmp_path: Path, notes: Path) -> None:
     async with peer(tmp_path / "a") as a, peer(tmp_path / "b", to=a) as b:
         await linked(a, b)
