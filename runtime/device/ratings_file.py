@@ -1,4 +1,8 @@
-"""Read files of ratings: user,item[,rating[,timestamp]], one a line, whatever the scale."""
+"""Read files of ratings: user,item[,rating[,timestamp]], one a line, whatever the scale.
+
+What parts the fields (comma, semicolon, tab) is what gives most lines the same number of fields; where that is not a
+comma, a rating may have a decimal comma.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ _MAX_SCALE = 1_000.0
 _TOP_STARS = 5.0
 _CLOCK_IS_SET_S = 1_700_000_000  # a device without a battery-backed clock cannot tell what lies ahead
 _DAY_S = 86_400
+_SAMPLE_LINES = 50
 
 
 class Rating(NamedTuple):
@@ -61,8 +66,7 @@ def is_name(text: str, most: int) -> bool:
 
 
 def _parse(path: Path, text: str, scale: float, now_s: float) -> Iterator[Rating]:
-    first = text.split("\n", 1)[0]
-    delimiter = next((mark for mark in "\t,;" if mark in first), ",")
+    delimiter = _delimiter_of(text)
     latest_s = now_s + _DAY_S if now_s > _CLOCK_IS_SET_S else 2.0**32 - 2
     fields = 0
     reader = csv.reader(io.StringIO(text), delimiter=delimiter)
@@ -76,7 +80,7 @@ def _parse(path: Path, text: str, scale: float, now_s: float) -> Iterator[Rating
             ) from error
         if row is None:
             return
-        if not row or (not fields and _is_header(row)):
+        if not row or (not fields and _is_header(row, delimiter)):
             fields = len(row)
             continue
         fields = fields or len(row)
@@ -87,7 +91,7 @@ def _parse(path: Path, text: str, scale: float, now_s: float) -> Iterator[Rating
         user, item = row[0].strip(), row[1].strip()
         if not is_name(user, 64) or not is_name(item, 512):
             raise UsageError(f"{where} has an empty, too long or unprintable name")
-        stars = _number(row[2], where) if len(row) > 2 else scale
+        stars = _number(row[2], where, delimiter) if len(row) > 2 else scale
         at_s = _number(row[3], where) if len(row) == 4 and row[3].strip() else 0.0
         if not 0 <= stars <= scale:
             raise UsageError(
@@ -100,21 +104,43 @@ def _parse(path: Path, text: str, scale: float, now_s: float) -> Iterator[Rating
         yield Rating(user, item, stars / scale * _TOP_STARS, int(at_s))
 
 
-def _is_header(row: list[str]) -> bool:
+def _delimiter_of(text: str) -> str:
+    """Return what parts the most of the first lines into an equal number of 2 to 4 fields; at a tie, the rarer mark wins."""
+    lines = [line for line in text.split("\n", _SAMPLE_LINES)[:_SAMPLE_LINES] if line.strip()]
+    best, most = ",", (0.0, 0)
+    for place, mark in enumerate(",;\t"):
+        try:
+            widths = [len(row) for row in csv.reader(lines, delimiter=mark)]
+        except csv.Error:
+            continue
+        fitting = [width for width in widths if 2 <= width <= 4]
+        common = max(set(fitting), key=fitting.count) if fitting else 0
+        share = fitting.count(common) / len(lines) if common else 0.0
+        if (share, place) > most and share > 0:
+            best, most = mark, (share, place)
+    return best
+
+
+def _is_header(row: list[str], delimiter: str) -> bool:
     if len(row) == 2:
         return {row[0].strip().lower(), row[1].strip().lower()} <= {"user", "item", "user_id", "item_id"}
     if len(row) not in (3, 4):
         return False
     try:
-        float(row[2])
+        float(_point(row[2], delimiter))
     except ValueError:
         return True
     return False
 
 
-def _number(text: str, where: str) -> float:
+def _point(text: str, delimiter: str) -> str:
+    """Return a number with a decimal point."""
+    return text if delimiter == "," else text.replace(",", ".", 1)
+
+
+def _number(text: str, where: str, delimiter: str = ",") -> float:
     try:
-        value = float(text)
+        value = float(_point(text, delimiter))
     except ValueError:
         value = float("nan")
     if value != value or abs(value) == float("inf"):

@@ -137,6 +137,10 @@ def test_a_rating_needs_something_to_say(run: Run, capsys: pytest.CaptureFixture
         ("a;f;8;12.5\r\n", 10.0, [("a", "f", 4.0, 12)]),
         ("a\tfilm, the\t1\n", 1.0, [("a", "film, the", 5.0, 0)]),
         ('\ufeffuser,item,rating\n"ann, b","日本語 🎬",3,\n', 5.0, [("ann, b", "日本語 🎬", 3.0, 0)]),
+        ("u1;i1;4,5\nu1;i2;3,0\n", 5.0, [("u1", "i1", 4.5, 0), ("u1", "i2", 3.0, 0)]),
+        ("user;item;rating\nu;a, b;4,5\nu;c;5\n", 5.0, [("u", "a, b", 4.5, 0), ("u", "c", 5.0, 0)]),
+        ("u\ti;j\t2,5\t9\n", 5.0, [("u", "i;j", 2.5, 9)]),
+        ("u;v,i,4.5\nw,j,3\n", 5.0, [("u;v", "i", 4.5, 0), ("w", "j", 3.0, 0)]),
     ],
 )
 def test_ratings_of_many_shapes_are_read(
