@@ -121,7 +121,7 @@ async def test_five_thousand_damaged_bodies_through_a_running_peer(tmp_path: Pat
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         status = await node.status()
         assert not node.supervisor.failures
-        assert [task.state for task in status.tasks] == ["running"] * 4
+        assert {task.state for task in status.tasks} == {"running"}
         assert not node.gossip.counts["rejected internal"]
         assert sum(status.refused.values()) > 1_000
         assert grown < 16 * 1024, f"memory grew by {grown} KiB"
