@@ -213,7 +213,7 @@ async def test_a_file_whose_name_is_no_text_crosses_the_control_socket(tmp_path:
         assert (await asyncio.to_thread(control.ask, home, "status", {}))["documents"] == 1
 
 
-SEARCH = {"limit": 10, "page": 1, "model": None, "explain": False, "first": 0}
+SEARCH = {"limit": 10, "model": "posterior"}
 
 
 @pytest.mark.parametrize("text", ["t\ud800", "\udcff", "\udfff\ud800", "ok \udc80"])
