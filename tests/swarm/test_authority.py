@@ -176,7 +176,8 @@ def test_a_change_in_more_steps_weighs_as_one_in_fewer():
 @pytest.mark.parametrize("kind", ["usurp", "ack", "early", "falsemerge"])
 async def test_over_tls_links_too(kind):
     pytest.importorskip("sklearn", reason="scikit-learn holds the digits")
-    text = f"fedavg(aggregation_s=2)|{CATALOGUE['digits'].trainer}"
+    rule = "median" if kind == "early" else "mean"  # its zeros are one model of four: a matter for the rule
+    text = f"fedavg(aggregation_s=2)|{rule}|{CATALOGUE['digits'].trainer}"
     found = [
         await launch(4, text, seed=1, rounds=6, attacks=attacks, is_mdns_on=False)
         for attacks in ({}, {3: kind})
