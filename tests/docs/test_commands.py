@@ -24,7 +24,7 @@ PAGES = [
     page for page in PAGES if not page.name.startswith("add-")
 ]  # test_additions runs those, in a copy of the source
 SHELL = ("", "sh", "bash", "shell", "console")
-PROGRAMS = ("flocklet", "make", "pip", "python", "python3", "sudo", "mkdir", "ln", "rm", "systemctl", "ufw",
+PROGRAMS = ("flocklet", "echo", "printf", "make", "pip", "python", "python3", "sudo", "mkdir", "ln", "rm", "systemctl", "ufw",
             "firewall-cmd", "git", "docker", "wsl", "journalctl")  # fmt: skip
 
 # the start of a line -> why it does not run in a test
@@ -54,6 +54,8 @@ INSTEAD = {
     ("docs/flight.md", "flocklet fly train --algorithm td3 --out td3.onnx"):
         ("flocklet fly train --algorithm td3 --steps 31000 --out td3.onnx", "a minute"),
 }  # fmt: skip
+# the start of a line -> what its reader types
+TYPED = {"flocklet learn prefer tea": "1\n2\n=\n" * 10}
 # the start of a line -> exit codes that are an honest answer too
 MAY_END_WITH = {
     "flocklet doctor": (3,),  # this machine has no network
@@ -120,9 +122,10 @@ class Reader:
         if line.startswith("flocklet up"):
             self.start(line, device, said)
             return
+        typed = next((text for start, text in TYPED.items() if line.startswith(start)), "")
         done = subprocess.run(
             ["bash", "-c", line], cwd=self.folder / "empty", env=self.of_device(device), capture_output=True, text=True,
-            check=False, timeout=400, stdin=subprocess.DEVNULL,
+            check=False, timeout=400, input=typed,
         )  # fmt: skip
         allowed = {
             0,
@@ -245,7 +248,7 @@ def test_every_exception_is_about_a_line_that_is_there() -> None:
     """An exception that outlives its line would hide the next one like it."""
     lines = [(names(page), line) for page in PAGES for block in commands(page.read_text()) for line in block]
     assert set(INSTEAD) <= set(lines)
-    for start in [*NOT_HERE, *MAY_END_WITH]:
+    for start in [*NOT_HERE, *MAY_END_WITH, *TYPED]:
         assert any(line.startswith(start) for _, line in lines), start
 
 
