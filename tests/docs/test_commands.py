@@ -24,8 +24,8 @@ PAGES = [
     page for page in PAGES if not page.name.startswith("add-")
 ]  # test_additions runs those, in a copy of the source
 SHELL = ("", "sh", "bash", "shell", "console")
-PROGRAMS = ("flocklet", "echo", "printf", "make", "pip", "python", "python3", "sudo", "mkdir", "ln", "rm", "systemctl", "ufw",
-            "firewall-cmd", "git", "docker", "wsl", "journalctl")  # fmt: skip
+PROGRAMS = ("flocklet", "echo", "printf", "make", "pip", "python", "python3", "sudo", "mkdir", "ln", "rm", "systemctl",
+            "ufw", "firewall-cmd", "git", "docker", "wsl", "journalctl")  # fmt: skip
 
 # the start of a line -> why it does not run in a test
 NOT_HERE = {
