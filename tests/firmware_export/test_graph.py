@@ -145,6 +145,36 @@ def test_ds_cnn_is_that_of_the_published_table_and_proved(tmp_path):
     assert not verify_graph(tmp_path / "kws", cc=("gcc",), vectors=1, count=False).verified
 
 
+@needs_cc
+@needs_gcc
+@needs_unicorn
+@pytest.mark.timeout(60)
+def test_a_residual_net_has_the_same_bits_on_every_core(tmp_path):
+    """Soft float included: a first convolution, two of them beside a short cut, a pool and a classifier."""
+    net = Builder(3)
+    net.conv(1, 4, (3, 3), pads=[1, 1, 1, 1])
+    first = net.add("Relu")
+    net.conv(4, 4, (3, 3), pads=[1, 1, 1, 1], bias=False)
+    net.norm(4)
+    net.add("Relu")
+    net.conv(4, 4, (3, 3), pads=[1, 1, 1, 1])
+    net.add("Add", [first, net.value])
+    net.add("Relu")
+    net.add("GlobalAveragePool")
+    net.add("Flatten")
+    net.dense(4, 3)
+    net.add("Softmax")
+    path = tmp_path / "r.onnx"
+    path.write_bytes(net.build([1, 1, 6, 6]))
+    export_graph(path, tmp_path / "r", name="res")
+    cores = ("cortex-m4", "cortex-m7", "cortex-m33", "cortex-m0plus")
+    report = verify_graph(
+        tmp_path / "r", cores=cores, cc=("gcc",), flags="-std=gnu11 -Os", vectors=2, count=False
+    )
+    assert report.verified, [row.detail for row in report.rows]
+    assert {row.core for row in report.rows if row.result == "equal"} == {"this machine", *cores}
+
+
 def test_norms_are_folded_where_that_is_exact():
     graph = read_graph(parse_model(ds_cnn()))
     assert not any(isinstance(step.kind, Scale) for step in graph.steps)
