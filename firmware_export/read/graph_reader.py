@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -27,10 +27,10 @@ from flocklet.firmware_export.read.graph import (
     Scale,
     Softmax,
     Step,
-    Window,
 )
 from flocklet.firmware_export.read.network import Activation
 from flocklet.firmware_export.read.onnx_values import constant_of, fixed_shape, float_of, int_of
+from flocklet.firmware_export.read.window import window_of
 from flocklet.onnx_io.parse import Model, Node, shown
 
 __all__ = ["is_convolutional", "read_graph"]
@@ -62,11 +62,6 @@ class _Value:
 
 
 _Known: TypeAlias = _Value | npt.NDArray[Any]
-
-
-def _pair(sizes: Sequence[int]) -> tuple[int, int]:
-    """Return sizes of one or two axes as (y, x)."""
-    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 class _Reader:
@@ -228,45 +223,6 @@ class _Reader:
             raise ExportError(f"{node.label} has an empty range")
         return self._activated(node, Activation("clip", *bounds))
 
-    def _window(self, node: Node, kernel: tuple[int, ...], channels: int) -> tuple[Window, tuple[int, ...]]:
-        shape = self._value(node).shape
-        axes = len(shape) - 2
-        if axes not in {1, 2} or len(kernel) != axes:
-            raise ExportError(
-                f"{node.label} has {axes} spatial axes and a kernel of {len(kernel)}; 1 or 2 can be exported"
-            )
-
-        def ints(key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-            found = node.attributes[key].ints if key in node.attributes else default
-            if len(found) != len(default) or min(found) < 0 or max(found) > 1024:
-                raise ExportError(f"{node.label} has {key} of {found}, which cannot be exported")
-            return tuple(found)
-
-        strides, dilations = ints("strides", (1,) * axes), ints("dilations", (1,) * axes)
-        if min(strides) < 1 or min(dilations) < 1 or min(kernel) < 1 or int_of(node, "ceil_mode", 0):
-            raise ExportError(f"{node.label} rounds up its output (ceil_mode) or has a step of zero")
-        pads = ints("pads", (0,) * (2 * axes))
-        auto = node.attributes["auto_pad"].s if "auto_pad" in node.attributes else b"NOTSET"
-        spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-        if auto in {b"SAME_UPPER", b"SAME_LOWER"}:
-            total = [
-                max((-(-n // s) - 1) * s + span - n, 0)
-                for n, s, span in zip(shape[2:], strides, spans, strict=True)
-            ]
-            small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-            pads = tuple(small + large if auto == b"SAME_UPPER" else large + small)
-        target = [
-            (n + pads[i] + pads[axes + i] - spans[i]) // strides[i] + 1 for i, n in enumerate(shape[2:])
-        ]
-        if min(target) < 1 or any(p >= span for p, span in zip(pads, spans * 2, strict=True)):
-            raise ExportError(f"{node.label} has no output, or pads as wide as its kernel")
-        edges = (0, pads[0], 0, pads[1]) if axes == 1 else (pads[0], pads[1], pads[2], pads[3])
-        window = Window(
-            _pair(kernel), _pair(strides), edges, _pair(dilations),
-            (shape[1], *_pair(shape[2:])), (channels, *_pair(target)),
-        )  # fmt: skip
-        return window, (1, channels, *target)
-
     def _op_conv(self, node: Node) -> _Value:
         value, weight = self._value(node), self._needs_constant(node, 1)
         groups = int_of(node, "group", 1)
@@ -275,7 +231,7 @@ class _Reader:
             raise ExportError(
                 f"{node.label} has weights {weight.shape} in {groups} groups for values {value.shape}"
             )
-        window, shape = self._window(node, weight.shape[2:], out)
+        window, shape = window_of(node, value.shape, weight.shape[2:], out)
         bias = self._constant(node, 2)
         full = np.zeros(out) if bias is None else bias.reshape(-1)
         if full.size != out:
@@ -286,10 +242,11 @@ class _Reader:
     def _pooled(self, node: Node, *, is_max: bool) -> _Value:
         if len(node.outputs) > 1:
             raise ExportError(f"{node.label} gives positions as well, which cannot be exported")
+        value = self._value(node)
         kernel = node.attributes["kernel_shape"].ints if "kernel_shape" in node.attributes else ()
-        window, shape = self._window(node, tuple(kernel), self._value(node).shape[1])
+        window, shape = window_of(node, value.shape, tuple(kernel), value.shape[1])
         counted = bool(int_of(node, "count_include_pad", 0))
-        return self._step(node, Pool(is_max, window, counted), (self._value(node),), shape)
+        return self._step(node, Pool(is_max, window, counted), (value,), shape)
 
     def _op_maxpool(self, node: Node) -> _Value:
         return self._pooled(node, is_max=True)
@@ -299,10 +256,24 @@ class _Reader:
 
     def _op_globalaveragepool(self, node: Node) -> _Value:
         value = self._value(node)
-        window, shape = self._window(node, value.shape[2:], value.shape[1])
+        window, shape = window_of(node, value.shape, value.shape[2:], value.shape[1])
         return self._step(node, Pool(node.op_type == "GlobalMaxPool", window), (value,), shape)
 
     _op_globalmaxpool = _op_globalaveragepool
+
+    def _op_reducemean(self, node: Node) -> _Value:
+        """Take the mean over all places of a channel, which PyTorch writes for a global pool."""
+        value, given = self._value(node), self._constant(node, 1)
+        axes = node.attributes["axes"].ints if "axes" in node.attributes else ()
+        axes = axes if given is None else tuple(int(axis) for axis in given.reshape(-1))
+        rank = len(value.shape)
+        if sorted(axis % rank for axis in axes) != list(range(2, rank)):
+            raise ExportError(
+                f"{node.label} takes the mean over {axes} of {value.shape}, which cannot be exported"
+            )
+        window, shape = window_of(node, value.shape, value.shape[2:], value.shape[1])
+        made = self._step(node, Pool(False, window), (value,), shape)
+        return made if int_of(node, "keepdims", 1) else _Value(made.index, shape[:2])
 
     def _op_batchnormalization(self, node: Node) -> _Value:
         value = self._value(node)

@@ -73,7 +73,9 @@ def drawn(rng: np.random.Generator) -> bytes:
     if not net.nodes or rng.integers(3) == 0:
         net.conv(c, c, (1,) * axes)
     if rng.integers(2):
-        net.add("GlobalAveragePool")
+        spatial = list(range(2, 2 + axes))
+        how = {"axes": spatial, "keepdims": int(rng.integers(2))} if rng.integers(2) else {}
+        net.add("ReduceMean" if how else "GlobalAveragePool", **how)
         h = w = 1
     net.add("Flatten")
     net.dense(c * h * w, 3)
@@ -267,6 +269,7 @@ def test_exp_is_near_exact():
         ("MaxPool", {"kernel_shape": [2, 2], "ceil_mode": 1}, "MaxPool node 'maxpool1' rounds up"),
         ("Transpose", {"perm": [0, 2, 3, 1]}, "Transpose node 'transpose1' moves"),
         ("Softmax", {"axis": 1}, "Softmax node 'softmax1' works along another axis"),
+        ("ReduceMean", {"axes": [1]}, "ReduceMean node 'reducemean1' takes the mean"),
         ("Elu", {}, "Elu node 'elu1' has an operator"),
         ("LRN", {"size": 3}, "LRN node 'lrn1' has an operator"),
     ],
