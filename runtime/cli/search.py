@@ -38,6 +38,9 @@ def add_parser(verbs: Any) -> None:
     search.add_argument(
         "--page", type=int, default=1, metavar="P", help="which page of the results (default: 1)"
     )
+    search.add_argument(
+        "--private", action="store_true", help="keep nothing of this search: no click can refer to it"
+    )
     search.add_argument("--no-fold", action="store_true", help="show documents that say the same one by one")
     search.add_argument(
         "--as", dest="person", default="me", metavar="NAME", help="who asks (default: the owner)"
@@ -86,6 +89,7 @@ def _search(args: argparse.Namespace) -> int:
         raise UsageError(f"--page is {args.page}", remedy="between 1 and 1000")
     words = {"query": " ".join(args.words), "person": args.person, "limit": args.limit}
     words |= {"model": args.model, "explain": args.explain, "page": args.page, "fold": not args.no_fold}
+    words |= {"private": args.private}
     answer = ask(args, "search", words)
     for hit in answer["found"]:
         hit["item_id"] = str(hit["item_id"])  # a u64: JSON readers round numbers from 2^53 on
@@ -113,6 +117,9 @@ def _search(args: argparse.Namespace) -> int:
                 output.line(f"    {reason}")
     if answer["note"]:
         output.remark(answer["note"])
+    if args.private:
+        output.remark(f"{answer['total']} documents, page {answer['page']}; nothing of this search is kept")
+        return 0
     output.remark(f"{answer['total']} documents, page {answer['page']}; flocklet open RANK opens one")
     output.remark(f"query {answer['query_id']}: flocklet click {answer['query_id']} RANK")
     if output.is_terminal and sys.stdin.isatty() and not args.quiet:

@@ -114,6 +114,7 @@ def _search(device: Device, values: Mapping[str, Any]) -> dict[str, Any]:
         is_explained=bool(values.get("explain", False)),
         page=int(values.get("page", 1)),
         is_folded=bool(values.get("fold", True)),
+        is_private=bool(values.get("private", False)),
     )
     answer = asdict(results)
     for found in answer["found"]:

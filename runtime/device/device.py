@@ -186,12 +186,14 @@ class Device:
         model: str = "posterior",
         is_explained: bool = False,
         is_folded: bool = True,
+        is_private: bool = False,
     ) -> SearchResults:
         """Answer a query and keep what was shown; raise UsageError when it holds no word.
 
         `model` is one of `flocklet.device.ranker.MODELS`. Once a query has clicks, the posterior gives little-seen documents
         a chance below the first place; what was never clicked is shown in the order of the text. Documents that say the
         same are shown as one unless `is_folded` is off. What comes after the best hundred is in the order of the text.
+        Of a private search nothing is kept: its query id is 0, no click can refer to it, nobody ever hears of it.
         """
         limit, page = max(1, min(limit, LIMIT_MAX)), max(1, min(page, PAGE_MAX))
         identity = self.identity_of(person)
@@ -200,7 +202,8 @@ class Device:
         question = self.asker.question(query)
         trust = self._trust_of(identity)
         self._restore_reranker()
-        self._note_silence(identity)
+        if not is_private:
+            self._note_silence(identity)
         if question.has_words:
             rng = np.random.default_rng(self.ranker.posterior.impressions)
             ranked = self.ranker.rank(
@@ -227,8 +230,8 @@ class Device:
             if at >= first
         )
         now_s = self.clock.time()
-        query_id = self.store.add_event(identity.origin, query, items, now_s)
-        if page == 1:
+        query_id = 0 if is_private else self.store.add_event(identity.origin, query, items, now_s)
+        if page == 1 and not is_private:
             self._open[identity.origin] = Event(query_id, identity.origin, query, tuple(items), now_s)
         corrected = question.asked.corrected if question.asked is not None else ()
         return SearchResults(query_id, query, found, max(total, len(items)), page, corrected, question.note)

@@ -72,6 +72,7 @@ class Verbs(abc.ABC):
         is_explained: bool = False,
         page: int = 1,
         is_folded: bool = True,
+        is_private: bool = False,
     ) -> SearchResults:
         """Answer a query and keep what was shown, so that a click can refer to it.
 
@@ -83,6 +84,7 @@ class Verbs(abc.ABC):
             is_explained: Fill `Hit.why`.
             page: Which page, from 1.
             is_folded: Show documents that say the same as one result.
+            is_private: Keep nothing of this search; no click can refer to it.
 
         Returns:
             The results, best first.
@@ -91,7 +93,7 @@ class Verbs(abc.ABC):
             UsageError: The query is empty, or there is no such person or model.
         """
         values = {"query": query, "person": person, "limit": limit, "model": model, "explain": is_explained}
-        values |= {"page": page, "fold": is_folded}
+        values |= {"page": page, "fold": is_folded, "private": is_private}
         return build(SearchResults, await self.perform("search", values))
 
     async def click(self, query_id: int, rank: int) -> ClickResult:

@@ -119,6 +119,16 @@ def test_what_says_the_same_is_shown_once(device: Device) -> None:
     assert folded.total == 5
 
 
+def test_nothing_of_a_private_search_is_kept(device: Device) -> None:
+    device.search("tent")
+    before = device.store.count("events")
+    answer = device.search("tent pegs", is_private=True)
+    assert (answer.query_id, [hit.item_id for hit in answer.found]) == (0, ids(device, "tent pegs"))
+    assert device.store.count("events") == before + 1  # the control: the same search, not private, is kept
+    with pytest.raises(UsageError, match="no query 0"):
+        device.click(0, 1)
+
+
 def test_a_hit_says_where_its_passage_stands(device: Device) -> None:
     device.library.add(
         [

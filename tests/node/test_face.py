@@ -70,7 +70,8 @@ FACE = [
     "check_model",
 ]
 VERBS = {
-    "add": "(paths)", "remove": "(paths)", "search": "(query, *, person, limit, model, is_explained, page, is_folded)",
+    "add": "(paths)", "remove": "(paths)",
+    "search": "(query, *, person, limit, model, is_explained, page, is_folded, is_private)",
     "click": "(query_id, rank)", "people": "()", "add_people": "(names)",
     "rate": "(item, stars, *, is_finished, dwell_s, person)", "trust": "(peer, weight, *, person)",
     "trusted": "(*, limit, person)", "recommend": "(*, limit, is_explained, person)",
