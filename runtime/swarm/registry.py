@@ -35,6 +35,7 @@ def parts() -> Mapping[str, tuple[str, Callable[..., Any]]]:
         "sgd": ("trainer", _piece("trainers.numpy:Sgd")),
         "sam": ("trainer", _sam),
         "gradient": ("trainer", _piece("trainers.numpy:Gradient")),
+        "policy": ("trainer", _piece("trainers.policy:PolicyTrainer")),
         "fp32": ("codec", _piece("codecs:Fp32")),
         "fp16": ("codec", _piece("codecs:Fp16")),
         "int8": ("codec", _piece("codecs:Int8")),

@@ -36,12 +36,12 @@ def grown(env, rounds, seed=0, **settings):
 
 
 def learning(env, rounds, seed, **settings):
-    """Return what the best policy returns and the mean of the learning curve."""
+    """Return what the best policy returns greedily and what the last episodes returned while it still sampled."""
     policy = ForestPolicy(env.spec)
     learner = ForestLearner(env, policy, seed=seed, settings=ForestSettings(**settings))
     curve = [learner.round().mean_return for _ in range(rounds)]
     policy.load(learner.best)
-    return judged(env, policy), float(np.nanmean(curve))
+    return judged(env, policy), curve[-1]
 
 
 def judged(env, policy):
@@ -79,7 +79,7 @@ def test_codes_are_split_by_equality(sender):
 def test_what_makes_the_forest_learn():
     many, once = ([learning(CartPole(), 98, seed, epochs=epochs) for seed in range(2)] for epochs in (4, 1))
     assert min(final for final, _ in many) >= 475
-    assert max(area for _, area in once) < 0.88 * min(area for _, area in many)  # 215 against 284
+    assert max(sampled for _, sampled in once) <= 400 < min(sampled for _, sampled in many)
     assert judged(Ordered(), grown(Ordered(), 59, fold=256)) <= 17.4
     env = Ordered()
     policy = NetPolicy(env.spec, np.random.default_rng(0))

@@ -1,6 +1,7 @@
 """What a swarm can learn, by name: the one list, for the command line, simulations and real swarms. Light to import.
 
-The digits are scikit-learn's; the others are made from the seed (`flocklet.swarm.tasks.synthetic`).
+The digits are scikit-learn's; the others are made from the seed (`flocklet.swarm.tasks.synthetic`,
+`flocklet.swarm.tasks.policies`).
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ CATALOGUE: Mapping[str, Learnable] = {
         "sgd(lr=0.03,epochs=2,batch=8)", "synthetic:reranker_task", arguments=(("hidden", 64),)
     ),
     "recommender": Learnable("sgd(lr=0.1,epochs=4,batch=8)", "synthetic:recommender_task"),
+    "cartpole": Learnable("policy(rounds=4)", "policies:cartpole_task", 0.95),
+    "pendulum": Learnable("policy(rounds=4)", "policies:pendulum_task", 0.95),
+    "dispatch": Learnable("policy(rounds=4)", "policies:dispatch_task", 0.9),
 }
-_TRAINERS = ("sgd", "sam", "gradient")
+_TRAINERS = ("sgd", "sam", "gradient", "policy")
 
 
 def check_numbers(peers: int, seed: int, rounds: int = 1) -> None:
