@@ -123,6 +123,7 @@ class Node(Verbs):
         self._make_feeds = feeds
         self.owner = Owner()
         self.supervisor = Supervisor(self.clock, self._rng)
+        self._watcher = Watcher(self.clock)
         self._bytes = Counter[str]()
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
         self.port = 0
@@ -414,7 +415,7 @@ class Node(Verbs):
 
     async def _follow(self) -> None:
         """Look at the followed folders when something in them changed, and once a minute."""
-        watcher = Watcher(self.clock)
+        watcher = self._watcher
         try:
             while True:
                 folders = await self.owner.run(self.device.store.folders)
@@ -504,5 +505,6 @@ class Node(Verbs):
                 *(source.problem for source in self._sources if source.problem),
                 *self.supervisor.problems(),
                 *self._clock_problems(),
+                *([self._watcher.problem] if self._watcher.problem else []),
             ],
         }

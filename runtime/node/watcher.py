@@ -47,7 +47,7 @@ class Watcher:
                     _observer, wanted, self._mark(asyncio.get_running_loop())
                 )
             except ImportError:
-                self.problem = (
+                _log.info(
                     "folders are looked at once a minute; pip install '.[watch]' notices changes at once"
                 )
             except OSError as error:  # inotify has a limit for each user

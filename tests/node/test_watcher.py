@@ -34,6 +34,18 @@ async def test_without_watchdog_it_says_so_and_looks_now_and_then(
     monkeypatch.setattr(watching, "POLL_S", 0.01)
     watcher = Watcher(SystemClock())
     await watcher.follow([str(tmp_path)])
-    assert "once a minute" in watcher.problem
+    assert watcher.problem == ""  # a missing extra is no fault
     assert await asyncio.wait_for(watcher.changed(), 10) == frozenset()
     await watcher.stop()
+
+
+async def test_the_system_s_limit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folders: object, mark: object) -> None:
+        raise OSError(28, "inotify watch limit reached")
+
+    monkeypatch.setattr(watching, "_observer", full)
+    watcher = Watcher(SystemClock())
+    await watcher.follow([str(tmp_path)])
+    assert "limit" in watcher.problem
+    await watcher.stop()
+    assert watcher.problem == ""
