@@ -3,6 +3,8 @@
     flock?  have: the 16-byte hashes of the records held; token: 32 bytes that show the token of an invitation, or empty
     flock!  records: each with two bytes of length before it; secret: 16 bytes or empty; is_more
 
+    flock   (nothing): there are records that you may lack; the peer asks at once
+
 The secret is handed to a device that is named and not out here, after the records; it is taken only if a record that
 holds here announces it.
 """
@@ -22,7 +24,7 @@ from flocklet.identity.invitation import prove_token
 from flocklet.identity.removal import name_device
 from flocklet.wire.schema import Message, Within
 
-__all__ = ["FlockAnswer", "FlockFeed", "FlockQuestion"]
+__all__ = ["FlockAnswer", "FlockFeed", "FlockNews", "FlockQuestion"]
 
 _MAX_HAVE = 4096
 _MAX_RECORDS_BYTES = 48 * 1024
@@ -46,6 +48,13 @@ class FlockAnswer:
     records: Annotated[bytes, Within(0, _MAX_RECORDS_BYTES + MAX_RECORD_BYTES + 2)]
     secret: Annotated[bytes, Within(0, 16)]
     is_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FlockNews:
+    """Tell a peer that there are flock records that it may lack, so that it asks at once."""
+
+    kind: ClassVar[str] = "flock"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -29,7 +29,7 @@ from flocklet.device.commands import perform, plan_for
 from flocklet.device.device import Device
 from flocklet.device.devices import Standing
 from flocklet.device.feeds import FEEDS, MakeFeed
-from flocklet.device.flock_feed import FlockFeed
+from flocklet.device.flock_feed import FlockFeed, FlockNews
 from flocklet.device.folders import Added, read_batches
 from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
@@ -43,7 +43,8 @@ from flocklet.discovery import (
     TableSettings,
     ToldSource,
 )
-from flocklet.errors import ConfigError, FlockletError, PeerRefused, StoreError
+from flocklet.device.flock_feed import FlockFeed, FlockNews
+from flocklet.device.folders import Added, read_batches
 from flocklet.events.feed import Feed
 from flocklet.identity.flock import Flock
 from flocklet.identity.key import format_id, short_id
@@ -66,7 +67,7 @@ from flocklet.node.watcher import Watcher
 from flocklet.store.home import Home, default_home
 from flocklet.store.security_log import SecurityEvent, SecurityLog
 from flocklet.wire.door import Door
-from flocklet.wire.kinds import Kind
+from flocklet.wire.kinds import Kind, Role
 
 __all__ = ["Node", "NodeSettings"]
 
@@ -128,6 +129,7 @@ class Node(Verbs):
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
         self.port = 0
         self._announced: Source | None = None
+        self._hearing: set[Link] = set()
 
     async def __aenter__(self) -> Node:
         try:
@@ -157,7 +159,8 @@ class Node(Verbs):
         party = Party(membership.identity, membership.certificate, flock)
         told = ToldSource(allow_loopback=allow_loopback)
         feeds = [*(await self.owner.run(self._feeds)), ToldFeed(self.table, told)]
-        door = Door([*CONTENT_KINDS, *(Kind.of(message) for feed in feeds for message in feed.kinds)])
+        kinds = [Kind.of(message) for feed in feeds for message in feed.kinds]
+        door = Door([*CONTENT_KINDS, Kind.of(FlockNews, Role.NOTE), *kinds])
         self.endpoint = Endpoint(
             party,
             on_link=self._linked,
@@ -273,7 +276,21 @@ class Node(Verbs):
         self.supervisor.spawn(f"flock with {link.peer.name}", self._exchange_flock(link))
 
     async def _exchange_flock(self, link: Link) -> None:
-        await self.gossip.pull(link, "flock")
+        """Tell a peer that there is news, and ask for its own."""
+        try:
+            await link.tell(FlockNews(), timeout_s=5.0)
+        except LinkError as error:
+            _log.info("%s does not hear of the flock's news now: %s", link.peer.name, error)
+        await self._hear_flock(link)
+
+    async def _hear_flock(self, link: Link) -> None:
+        """Ask a peer for flock records; while one exchange runs, no second one begins."""
+        if link not in self._hearing:
+            self._hearing.add(link)
+            try:
+                await self.gossip.pull(link, "flock")
+            finally:
+                self._hearing.discard(link)
 
     def _brought(self, device_id: bytes, records: bytes) -> None:
         self.supervisor.spawn("brought records", self._keeper.bring(device_id, records))
@@ -313,7 +330,9 @@ class Node(Verbs):
                 self.gossip.begin(link)
             async for frame in link:
                 try:
-                    if not (
+                    if frame.type == FlockNews.kind:
+                        self.supervisor.spawn(f"flock with {link.peer.name}", self._hear_flock(link))
+                    elif not (
                         await self._contents.answer(link, frame) or await self.gossip.answer(link, frame)
                     ):
                         link.reject("type")
