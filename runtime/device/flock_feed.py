@@ -3,7 +3,7 @@
     flock?  have: the 16-byte hashes of the records held; token: 32 bytes that show the token of an invitation, or empty
     flock!  records: each with two bytes of length before it; secret: 16 bytes or empty; is_more
 
-    flock   (nothing): there are records that you may lack; the peer asks at once
+    news?   (nothing): there are records that you may lack; answered by `ok`, and the peer asks at once
 
 The secret is handed to a device that is named and not out here, after the records; it is taken only if a record that
 holds here announces it.
@@ -54,7 +54,7 @@ class FlockAnswer:
 class FlockNews:
     """Tell a peer that there are flock records that it may lack, so that it asks at once."""
 
-    kind: ClassVar[str] = "flock"
+    kind: ClassVar[str] = "news?"
 
 
 @dataclass(slots=True, kw_only=True)

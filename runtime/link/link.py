@@ -143,11 +143,6 @@ class Link:
         """Answer a request that was received on this link."""
         await self._send(None, encode_hop(message, re=request.header["rid"]), timeout_s)
 
-    async def tell(self, message: Message, *, timeout_s: float | None = None) -> None:
-        """Send a message that needs no reply, if the peer speaks its kind."""
-        if self.speaks(type(message)):
-            await self._send(self._door.kind(message.kind).size, encode_hop(message), timeout_s)
-
     async def send(self, type: str, body: Mapping[str, Any], *, timeout_s: float | None = None) -> None:
         """Send a hop message that needs no reply; waits for credit and for the peer's pace."""
         await self._send(self._door.kind(type).size, encode_hop(type, body), timeout_s)

@@ -43,8 +43,7 @@ from flocklet.discovery import (
     TableSettings,
     ToldSource,
 )
-from flocklet.device.flock_feed import FlockFeed, FlockNews
-from flocklet.device.folders import Added, read_batches
+from flocklet.errors import ConfigError, FlockletError, LinkError, PeerRefused, StoreError
 from flocklet.events.feed import Feed
 from flocklet.identity.flock import Flock
 from flocklet.identity.key import format_id, short_id
@@ -67,7 +66,7 @@ from flocklet.node.watcher import Watcher
 from flocklet.store.home import Home, default_home
 from flocklet.store.security_log import SecurityEvent, SecurityLog
 from flocklet.wire.door import Door
-from flocklet.wire.kinds import Kind, Role
+from flocklet.wire.kinds import Kind, Ok
 
 __all__ = ["Node", "NodeSettings"]
 
@@ -160,7 +159,7 @@ class Node(Verbs):
         told = ToldSource(allow_loopback=allow_loopback)
         feeds = [*(await self.owner.run(self._feeds)), ToldFeed(self.table, told)]
         kinds = [Kind.of(message) for feed in feeds for message in feed.kinds]
-        door = Door([*CONTENT_KINDS, Kind.of(FlockNews, Role.NOTE), *kinds])
+        door = Door([*CONTENT_KINDS, Kind.of(FlockNews, answers=("ok",)), *kinds])
         self.endpoint = Endpoint(
             party,
             on_link=self._linked,
@@ -278,7 +277,8 @@ class Node(Verbs):
     async def _exchange_flock(self, link: Link) -> None:
         """Tell a peer that there is news, and ask for its own."""
         try:
-            await link.tell(FlockNews(), timeout_s=5.0)
+            if link.speaks(FlockNews):
+                await link.ask(FlockNews(), timeout_s=5.0)
         except LinkError as error:
             _log.info("%s does not hear of the flock's news now: %s", link.peer.name, error)
         await self._hear_flock(link)
@@ -331,6 +331,7 @@ class Node(Verbs):
             async for frame in link:
                 try:
                     if frame.type == FlockNews.kind:
+                        await link.answer(frame, Ok())
                         self.supervisor.spawn(f"flock with {link.peer.name}", self._hear_flock(link))
                     elif not (
                         await self._contents.answer(link, frame) or await self.gossip.answer(link, frame)
