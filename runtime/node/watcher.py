@@ -13,11 +13,13 @@ from typing import Any
 
 from flocklet.clock import Clock
 
-__all__ = ["POLL_S", "Watcher"]
+__all__ = ["POLL_S", "WATCHED_POLL_S", "Watcher"]
 
 _log = logging.getLogger("flocklet.node")
 
 POLL_S = 60.0
+WATCHED_POLL_S = 600.0
+"""A watched folder is looked at now and then too: network file systems tell nothing."""
 _QUIET_S = 0.5
 _QUIET_MAX_S = 5.0
 _CHANGES = frozenset(("created", "modified", "moved", "deleted", "closed"))
@@ -72,11 +74,11 @@ class Watcher:
         return told
 
     async def changed(self) -> frozenset[str]:
-        """Wait until a folder changed and was quiet for half a second, or a minute is over; return the changed ones, none
+        """Wait until a folder changed and was quiet for half a second, or it is time to look in any case; return the changed ones, none
         for "look at all".
         """
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(POLL_S if self._observer is None else WATCHED_POLL_S):
                 await self._woken.wait()
         waited = 0.0
         while self._woken.is_set() and waited < _QUIET_MAX_S:
