@@ -455,6 +455,8 @@ class Node(Verbs):
             await self.owner.run(total.take, self.device, batch)
         answer: dict[str, Any] = await self.owner.run(total.finish, self.device, plan)
         await self.owner.run(self.device.save_index)
+        if verb == "add":
+            self._watcher.wake()
         return answer
 
     async def pull(self) -> int:

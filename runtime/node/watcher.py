@@ -73,9 +73,14 @@ class Watcher:
 
         return told
 
+    def wake(self) -> None:
+        """Let `changed` return soon: other folders are followed now."""
+        self._woken.set()
+
     async def changed(self) -> frozenset[str]:
-        """Wait until a folder changed and was quiet for half a second, or it is time to look in any case; return the changed ones, none
-        for "look at all".
+        """Wait until a folder changed and was quiet for half a second, or it is time to look in any case.
+
+        Return the changed ones, none for "look at all".
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_S if self._observer is None else WATCHED_POLL_S):

@@ -49,3 +49,11 @@ async def test_the_system_s_limit_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     assert "limit" in watcher.problem
     await watcher.stop()
     assert watcher.problem == ""
+
+
+async def test_it_wakes_for_folders_that_are_new(tmp_path: Path) -> None:
+    watcher = Watcher(SystemClock())
+    waiting = asyncio.ensure_future(watcher.changed())
+    await asyncio.sleep(0)
+    watcher.wake()
+    assert await asyncio.wait_for(waiting, 10) == frozenset()
