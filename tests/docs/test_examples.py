@@ -71,3 +71,13 @@ def test_start_from_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert reached > author + 0.3
     assert "neighbour.csv helped in 0 of" in out
     assert (tmp_path / "neighbour.csv").exists()
+
+
+@pytest.mark.timeout(60)
+def test_tree_for_a_micro(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = run("tree_for_a_micro")
+    returned, size = re.findall(r"returns ([0-9.]+): (\d+) bytes", out)[0]
+    assert float(returned) >= 17
+    assert int(size) <= 4096
+    assert (tmp_path / "job" / "job.c").exists()
