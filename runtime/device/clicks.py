@@ -81,6 +81,12 @@ class Clicks:
                 packed = len(proof.first).to_bytes(2, "big") + proof.first + proof.second
                 self.store.condemn_origin(origin_of(proof.public_key), proof.public_key, packed)
 
+    def banish(self, origins: Collection[bytes]) -> int:
+        """Forget these people's clicks everywhere and take none of them again; return how many went."""
+        got = self.log.banish(origins)
+        self.settle(got, b"")
+        return len(got.evicted)
+
     def restore(self) -> None:
         """Read what was kept, within the quotas of now: what has no room any more leaves the store as well."""
         homeless: set[bytes] = set()

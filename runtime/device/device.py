@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from flocklet.clock import Clock
 from flocklet.device.asker import Asker
+from flocklet.device.banishment import Banishment
 from flocklet.device.clicks import Clicks
 from flocklet.device.corpus import Library
 from flocklet.device.devices import Devices
@@ -93,6 +94,7 @@ class Device:
             self.lessons = Lessons(self.store, clock, membership.identity)
             self.ranker.online = self.lessons.rankers
             self._restore_people()
+            self.banishment = Banishment(self.store, self.clicks, lambda: self.taste)
             if self.store.count("clicks") > self.quotas.clicks:
                 self.regard_friends()
             self.clicks.restore()
@@ -130,6 +132,7 @@ class Device:
             self._taste = Taste(
                 self.store, self.home.models, self.clock, identity, lambda: self._people, self.quotas.pages
             )
+            self._taste.banish(self.banishment.origins)
         return self._taste
 
     # -- documents --
@@ -377,6 +380,12 @@ class Device:
         for name, seed in sorted(hosted.items(), key=lambda item: item[0] != OWNER):
             self._people[name] = Identity.from_seed(seed)
             self.log.learn_key(self._people[name].public_key, standing=Standing.OWN)
+
+    def vouch(self) -> None:
+        """Sign that this device answers for its people who clicked: peers then know whose clicks go with the device."""
+        for person in self._people.values():
+            if next(self.log.entries(person.origin), None) is not None:
+                self.taste.vouch(person)
 
     def regard_friends(self) -> None:
         """Tell the log whom trust reaches, if that changed: friends do not give way to strangers."""

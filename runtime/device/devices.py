@@ -56,6 +56,8 @@ class Standing:
     flock: Flock | None = None
     is_out: bool = False
     has_newest: bool = True
+    dropped: frozenset[bytes] = frozenset()
+    """Removed devices whose events are to be forgotten."""
     records: bytes = b""
     """What a handshake brings: removals that are obeyed here, the own ones first, each after two bytes of length."""
     is_announced: bool = True
@@ -99,6 +101,9 @@ class Devices:
             frozenset(roster.named),
             flock,
             is_out=roster.is_out,
+            dropped=frozenset(
+                record.id for id in roster.out for record in roster.removals_of(id) if record.is_drop
+            ),
             records=self._brought(),
             has_newest=roster.is_open or roster.newest() is not None,
             is_announced=not roster.covers or roster.newest_lock() is not None,

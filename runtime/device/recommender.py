@@ -16,7 +16,7 @@ import logging
 import secrets
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +66,7 @@ class Taste:
         self.graph = Graph(own=self._own())
         self._upto = 0
         self._view: tuple[int, float, bytes, TrustView | None] = (-1, 0.0, b"", None)
+        self._banished: set[bytes] = set()
         self._saved = self._load()
 
     def _own(self) -> set[bytes]:
@@ -106,10 +107,7 @@ class Taste:
         pages = [
             sign_page(person, dated[at : at + MAX_PAGE_EDGES]) for at in range(0, len(dated), MAX_PAGE_EDGES)
         ]
-        vouched = self.graph.version(self._device.origin, person.origin)
-        if vouched is None and person.origin != self._device.origin:
-            vouching = sign_page(self._device, [(person.origin, 1.0, self._next(None))])
-            self.keep([vouching], {self._device.origin: self._device.public_key})
+        self.vouch(person)
         told = self.keep(pages, {person.origin: person.public_key})
         if sum(len(p.edges) == 1 for p in pages) and len(self.pool.pages[person.origin]) > _SMALL_PAGES:
             self._consolidate(person)
@@ -134,6 +132,38 @@ class Taste:
         with self.store.transaction():
             self.keep(pages, {person.origin: person.public_key})
             self.store.remove_edge_pages({_digest(raw) for raw in old} - {_digest(p.raw) for p in pages})
+
+    def vouch(self, person: Identity) -> bool:
+        """Sign, once, that this device answers for a person who lives here; return whether that was news."""
+        if person.origin == self._device.origin or self.graph.version(self._device.origin, person.origin):
+            return False
+        self.graph.own = self._own()
+        page = sign_page(self._device, [(person.origin, 1.0, self._next(None))])
+        self.keep([page], {self._device.origin: self._device.public_key})
+        return True
+
+    def answered_for_by(self, device_id: bytes) -> set[bytes]:
+        """Return the origins of a device and of the people it vouched for, but for those whom people here trust."""
+        origin = device_id[:16]
+        vouched = {
+            e.target for e in self.graph.edges_of(origin) if isinstance(e.target, bytes) and e.weight > 0
+        }
+        own = self._own()
+        trusted = {
+            e.target
+            for one in own - {self._device.origin}
+            for e in self.graph.edges_of(one)
+            if isinstance(e.target, bytes) and e.weight > 0
+        }
+        return {origin, *vouched} - own - trusted
+
+    def banish(self, origins: Collection[bytes]) -> int:
+        """Forget what these people signed and take nothing of them again; return how many pages went."""
+        self._banished |= set(origins)
+        gone = [raw for origin in origins for raw in self.pool.take_out(origin)]
+        with self.store.transaction():
+            self._give_way(gone)
+        return len(gone)
 
     # -- signed pages --
 
@@ -179,6 +209,9 @@ class Taste:
         friends = self.reached()
         self.pool.regard(self._own(), friends)
         for page in pages:
+            if page.src in self._banished:
+                told["banished"] += 1
+                continue
             is_friend = not friends or page.src in friends
             taken = self.graph.add(page.edges, is_friend=is_friend)
             told += taken

@@ -86,6 +86,7 @@ class ClickLog:
         ] = {}  # device -> strangers that it introduced, oldest first
         self._introduced = Shares()
         self._friends: frozenset[bytes] = frozenset()
+        self._banished: set[bytes] = set()
         self._shares = {standing: Shares() for standing in Standing}
 
     def __len__(self) -> int:
@@ -150,6 +151,8 @@ class ClickLog:
         if type(public_key) is not bytes or len(public_key) != 32:
             raise WireError("a public key is not 32 bytes")
         origin = origin_of(public_key)
+        if origin in self._banished:
+            return None
         if origin in self._friends:
             standing = max(standing, Standing.FRIEND)
         known = self._origins.get(origin)
@@ -165,6 +168,17 @@ class ClickLog:
             self._introduce(origin, via)
         self._touch(origin)
         return origin
+
+    def banish(self, origins: Collection[bytes]) -> Absorbed:
+        """Drop these people with all that they had, and take nothing of them again; the own people stay."""
+        self._banished |= set(origins)
+        into = Absorbed()
+        for origin in origins:
+            known = self._origins.get(origin)
+            if known is not None and known.standing is not Standing.OWN:
+                self._stand(origin, known, Standing.STRANGER)
+                self._forget(origin, into)
+        return into
 
     def regard(self, friends: Collection[bytes]) -> None:
         """Take note of whom trust reaches now: these are friends, everybody else is a stranger; own people stay own."""

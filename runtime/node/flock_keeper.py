@@ -31,7 +31,8 @@ _FIRST_S, _SPREAD_S = 1.0, 4.0
 
 
 class FlockKeeper:
-    """Watch the roster of this device; `spread(link)` starts an exchange, `use(flock)` changes what links are proved by."""
+    """Watch the roster of this device; `spread(link)` starts an exchange, `use(standing)` changes what links are proved by,
+    `drop(id)` forgets a removed device's events."""
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class FlockKeeper:
         *,
         spread: Callable[[Link], None],
         use: Callable[[Standing], None],
+        drop: Callable[[bytes], int],
     ) -> None:
         self.standing = Standing()
         self._devices = devices
@@ -52,6 +54,7 @@ class FlockKeeper:
         self._log = log
         self._spread = spread
         self._use = use
+        self._drop = drop
         self._changed = asyncio.Event()
         self._lacking_since_s: float | None = None
         self._heard: dict[bytes, float] = {}
@@ -117,6 +120,8 @@ class FlockKeeper:
                 link.end("rotated")
             else:
                 self._spread(link)
+        for id in sorted(now.dropped - before.dropped):
+            await self._owner.run(self._drop, id)
         await self._owner.run(self._note, before, now, self._clock.time())
 
     def _note(self, before: Standing, now: Standing, at_s: float) -> None:

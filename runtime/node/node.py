@@ -184,7 +184,7 @@ class Node(Verbs):
         self.security = SecurityLog(self.home.security_log)
         self._keeper = FlockKeeper(
             self.device.devices, self.owner, self.endpoint, self.clock, self.security,
-            spread=self._spread, use=self._use_flock,
+            spread=self._spread, use=self._use_flock, drop=self.device.banishment.drop,
         )  # fmt: skip
         await self._keeper.start()
         self._use_flock(self._keeper.standing)
@@ -385,6 +385,7 @@ class Node(Verbs):
                 taught_s = now_s
                 try:
                     await self.owner.run(self.device.teach, rank=Rank.LEARNING)
+                    await self.owner.run(self.device.vouch, rank=Rank.LEARNING)
                 except StoreError as error:  # searches go on with what was learnt before
                     _log.warning("the reranker cannot be kept: %s", error)
 

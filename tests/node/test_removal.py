@@ -166,6 +166,26 @@ async def test_no_event_is_lost_by_a_removal_and_dropping_forgets_those_of_the_r
         assert [len(node.device.log) for node in nodes] == [3, 3, 3]
 
 
+async def test_what_a_dropped_device_clicked_is_forgotten_for_good(tmp_path: Path) -> None:
+    from flocklet.device.results import PastClick
+
+    async with flock(tmp_path, 3) as (a, b, lost):
+        for n, node in enumerate((a, b, lost)):
+            await node.owner.run(node.device.record, [PastClick("me", f"query {n}", (1, 2), 0, 5.0)])
+            await node.owner.run(node.device.vouch)
+        await until(lambda: all(len(node.device.log) == 3 for node in (a, b, lost)))
+        origin = lost.device.identity_of("me").origin
+        await until(lambda: all(origin in n.device.taste.answered_for_by(id_of(lost)) for n in (a, b)))
+        await devices(a, act="remove", target=id_of(lost).hex()[:12], drop=True)
+        await until(lambda: [len(node.device.log) for node in (a, b)] == [2, 2])
+        assert not list(b.device.log.entries(origin))
+        assert len(lost.device.log) == 3  # the removed one keeps what it has
+        await b.stop()
+        async with peer(tmp_path / "1", a) as again:
+            await until(lambda: is_linked(a, again) and again.gossip.counts["turns"] > 3)
+            assert len(again.device.log) == 2
+
+
 @pytest.mark.timeout(60)
 async def test_a_device_that_a_thief_misled_hears_the_truth_from_whom_it_refuses(tmp_path: Path) -> None:
     """The thief's word reaches C before the owner's: C refuses the owner, who brings C the removal of the thief."""
