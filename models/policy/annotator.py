@@ -120,7 +120,7 @@ class Queue:
         if times == 1:
             self.waiting.append(caption)
             del self.waiting[: -self.size]
-        return self.labels.worth(caption) / times**0.5
+        return float(self.labels.worth(caption) / times**0.5)
 
     def ask(self) -> None:
         """Let the annotator judge the newest captions; those it does not judge now go back to the end."""

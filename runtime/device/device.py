@@ -63,14 +63,7 @@ class Device:
         StoreError: from every method that reads or writes, when the store cannot be used.
     """
 
-    def __init__(
-        self,
-        home: Home,
-        membership: Membership,
-        clock: Clock,
-        *,
-        check: bool = False,
-    ) -> None:
+    def __init__(self, home: Home, membership: Membership, clock: Clock, *, check: bool = False) -> None:
         """Open the store of `home`; `check` looks for damage first."""
         self.home = home
         self.membership = membership
