@@ -378,6 +378,7 @@ async def test_clocks_are_told_and_decide_nothing():
         assert here.clock_ahead_s is None
         await clock.advance(11)
         await turns()
+        assert here.clock_ahead_s is not None and there.clock_ahead_s is not None
         assert abs(here.clock_ahead_s - 3 * 86_400) <= 60
         assert abs(there.clock_ahead_s + 3 * 86_400) <= 60
         assert not here.is_closed

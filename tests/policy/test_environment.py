@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ class Restarts(Chain):
         turn = super().step(state, action, rng)
         return turn._replace(state=replace(turn.state, time=turn.state.time % self.spec.steps))
 
-    def observe(self, state, rng):
+    def observe(self, state, rng) -> Any:
         return super().observe(state, rng).astype(np.float64)
 
 

@@ -160,12 +160,12 @@ def test_a_change_in_more_steps_weighs_as_one_in_fewer():
     """AFA-CD divides by K_i: peers of two kinds of data pull alike, however many steps each takes."""
     from flocklet.swarm.schedules.asynchronous import _at_one_pace, _Report
 
-    reports = [_Report(bytes([k]), np.float32([k, 1]), 1.0, steps=k) for k in (1, 5, 25)]
+    reports = [_Report(bytes([k]), np.array([k, 1], np.float32), 1.0, steps=k) for k in (1, 5, 25)]
     found = [report.change for report in _at_one_pace(reports)]
     for k, change in zip((5, 25), found[1:], strict=True):
-        np.testing.assert_allclose(change, np.float32([k, 1]) * (31 / 3) / k, rtol=1e-6)
+        np.testing.assert_allclose(change, np.array([k, 1], np.float32) * (31 / 3) / k, rtol=1e-6)
     np.testing.assert_allclose(
-        found[0], np.float32([1, 1]) * 8
+        found[0], np.array([1, 1], np.float32) * 8
     )  # a told number is worth at most a factor of 8
     same = [dataclasses.replace(report, steps=5) for report in reports]
     assert _at_one_pace(same) is same

@@ -82,17 +82,17 @@ def test_the_least_number_of_models_is_where_the_rule_leaves_the_mean():
         )  # the control: one model fewer is the mean
 
 
-@pytest.mark.parametrize("own", [None, np.float32([1, 2])])
+@pytest.mark.parametrize("own", [None, np.array([1, 2], np.float32)])
 def test_counts_of_nothing_are_the_plain_mean(own):
-    updates = [Update(bytes([k]), np.float32([3, 4 + k]), n=0) for k in range(3)]
+    updates = [Update(bytes([k]), np.array([3, 4 + k], np.float32), n=0) for k in range(3)]
     for n in (0, 100):
         found = Mean(by_samples=True).merge(own, updates, context(n))
         np.testing.assert_array_equal(found, Mean().merge(own, updates, context(n)))
 
 
 def test_a_row_count_is_worth_at_most_three_medians():
-    updates = [Update(bytes([k]), np.float32([0, 0]), n=100) for k in range(9)]
-    liar = Update(b"\x09", np.float32([1, 1]), n=10**9)
+    updates = [Update(bytes([k]), np.array([0, 0], np.float32), n=100) for k in range(9)]
+    liar = Update(b"\x09", np.array([1, 1], np.float32), n=10**9)
     weighted = Mean(by_samples=True).merge(None, [*updates, liar], context())
     np.testing.assert_allclose(weighted, 300 / 1200, rtol=1e-6)
     uncapped = Mean(by_samples=True, cap=1e12).merge(None, [*updates, liar], context())
@@ -100,8 +100,10 @@ def test_a_row_count_is_worth_at_most_three_medians():
 
 
 def test_a_metropolis_weight_knows_both_degrees():
-    update = Update(b"a", np.float32([1, 1]), degree=9)
-    alone = Metropolis().merge(np.float32([0, 0]), [update], dataclasses.replace(context(), degree=1))
+    update = Update(b"a", np.array([1, 1], np.float32), degree=9)
+    alone = Metropolis().merge(
+        np.array([0, 0], np.float32), [update], dataclasses.replace(context(), degree=1)
+    )
     np.testing.assert_allclose(alone, 0.1)
 
 
