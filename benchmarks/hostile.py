@@ -27,7 +27,7 @@ from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Handshake, Party
-from flocklet.link.link import LinkSettings
+from flocklet.link.settings import LinkSettings
 from flocklet.link.tls import client_context
 from flocklet.testing.mutate_frames import mutated, specimens
 from flocklet.wire.frame import Decoder, encode_hop

@@ -180,3 +180,26 @@ def test_strict_editable_install_type_checks() -> None:
         "Too many arguments"
         in subprocess.run(wrong, capture_output=True, text=True, check=False, cwd="/").stdout
     )
+
+
+def test_rooms_and_modules_stay_small() -> None:
+    """What a newcomer meets: few files at the top, few rooms, modules of a screen or ten."""
+    top = [p for p in (ROOT / "runtime").iterdir() if p.is_file()]
+    rooms = [p for p in (ROOT / "runtime").iterdir() if p.is_dir() and (p / "__init__.py").exists()]
+    assert len(top) <= 6 and len(rooms) <= 16
+    folders = ("runtime", "models", "discovery", "firmware_export")
+    lines = {p: len(p.read_text().splitlines()) for name in folders for p in (ROOT / name).rglob("*.py")}
+    sizes = sorted(lines.values())
+    assert sizes[len(sizes) // 2] <= 160
+    assert sizes[len(sizes) * 9 // 10] <= 330
+    late = {
+        "runtime/link/link.py": 440,
+        "discovery/mdns.py": 450,
+    }  # two that have to shrink, and may not grow
+    too_long = {p.relative_to(ROOT).as_posix(): n for p, n in lines.items() if n > 420}
+    assert all(n <= late.get(name, 420) for name, n in too_long.items()), too_long
+    whole = sum(sizes)
+    per_room = {room.name: sum(n for p, n in lines.items() if p.is_relative_to(room)) for room in rooms}
+    assert max(per_room.values()) <= 0.12 * whole, per_room
+    floors = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    assert len(floors["layers"]) <= 13

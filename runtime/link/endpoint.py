@@ -22,9 +22,10 @@ from flocklet.identity.flock import Flock
 from flocklet.link.bans import Guard
 from flocklet.link.deadline import deadline
 from flocklet.link.handshake import Handshake, Nonces, Party
-from flocklet.link.link import Link, LinkSettings
+from flocklet.link.link import Link
 from flocklet.link.refusal import refusal
 from flocklet.link.replay import ReplayWindow
+from flocklet.link.settings import LinkSettings
 from flocklet.link.sockets import Listener, Network, SocketNetwork
 from flocklet.link.tls import Pipe, Turns, client_context, server_context
 from flocklet.link.transfer import CONTENT_KINDS

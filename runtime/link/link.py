@@ -22,34 +22,18 @@ from flocklet.link.flow_control import Credits
 from flocklet.link.handshake import Party, PeerInfo
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.link.replay import ReplayWindow
+from flocklet.link.settings import LinkSettings
 from flocklet.link.tls import Pipe
 from flocklet.wire.door import Door
 from flocklet.wire.frame import Frame, Size, encode_hop, frame_type
 from flocklet.wire.kinds import Bye, Credit, Fail, Ping, Pong, Role
 from flocklet.wire.schema import Message
 
-__all__ = ["Link", "LinkSettings"]
+__all__ = ["Link"]
 
 log = logging.getLogger("flocklet.link")
 
 MAX_PENDING_REQUESTS = 256
-
-
-@dataclass(frozen=True)
-class LinkSettings:
-    """Times in seconds, sizes in bytes; see PROTOCOL.md for why these are the defaults."""
-
-    handshake_s: float = 5.0  # TCP, TLS and proof together
-    heartbeat_s: float = 5.0  # a ping after that much silence
-    silence_s: float = 15.0  # the link is dead after that much silence
-    operation_s: float = 30.0  # send, recv and request, unless the call says otherwise
-    close_s: float = 2.0
-    max_links: int = 256
-    max_half_open: int = 128
-    max_rejects: int = 16
-    ban_s: float = 600.0
-    max_bytes_per_s: float | None = None  # of one link, inwards; above it we read more slowly
-    burst_bytes: int = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from flocklet.clock import Clock
 from flocklet.device.devices import Devices, Standing
-from flocklet.errors import WireError
+from flocklet.device.flock_feed import FlockNews
+from flocklet.errors import LinkError, WireError
 from flocklet.identity.key import short_id
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.link import Link
@@ -31,8 +33,11 @@ _FIRST_S, _SPREAD_S = 1.0, 4.0
 
 
 class FlockKeeper:
-    """Watch the roster of this device; `spread(link)` starts an exchange, `use(standing)` changes what links are proved by,
-    `drop(id)` forgets a removed device's events."""
+    """Watch the roster of this device.
+
+    `pull(link, feed)` is the gossip's, `spawn` the supervisor's, `use(standing)` changes what links are proved by,
+    `drop(id)` forgets a removed device's events.
+    """
 
     def __init__(
         self,
@@ -42,7 +47,8 @@ class FlockKeeper:
         clock: Clock,
         log: SecurityLog,
         *,
-        spread: Callable[[Link], None],
+        pull: Callable[..., Awaitable[Any]],
+        spawn: Callable[[str, Coroutine[Any, Any, None]], Any],
         use: Callable[[Standing], None],
         drop: Callable[[bytes], int],
     ) -> None:
@@ -52,7 +58,9 @@ class FlockKeeper:
         self._endpoint = endpoint
         self._clock = clock
         self._log = log
-        self._spread = spread
+        self._pull = pull
+        self._spawn = spawn
+        self._hearing: set[Link] = set()
         self._use = use
         self._drop = drop
         self._changed = asyncio.Event()
@@ -73,6 +81,34 @@ class FlockKeeper:
     def judge(self, device_id: bytes, is_newest: bool) -> str:
         """Return why a proved device gets no link, "" if it gets one."""
         return self.standing.judge(device_id, is_newest=is_newest)
+
+    def keys(self) -> dict[bytes, bytes]:
+        """Return the linked devices, id -> raw public key."""
+        return {id: link.peer.public_key for id, link in self._endpoint.links.items() if not link.is_closed}
+
+    def hear(self, link: Link) -> None:
+        """Ask a peer for flock records; while one exchange runs, no second one begins."""
+        if link not in self._hearing:
+            self._hearing.add(link)
+            self._spawn(f"flock with {link.peer.name}", self._hear(link))
+
+    async def _hear(self, link: Link) -> None:
+        try:
+            await self._pull(link, "flock")
+        finally:
+            self._hearing.discard(link)
+
+    def _spread(self, link: Link) -> None:
+        """Tell a peer that there is news, and ask for its own."""
+        self._spawn(f"flock news to {link.peer.name}", self._tell(link))
+
+    async def _tell(self, link: Link) -> None:
+        try:
+            if link.speaks(FlockNews):
+                await link.ask(FlockNews(), timeout_s=5.0)
+        except LinkError as error:
+            _log.info("%s does not hear of the flock's news now: %s", link.peer.name, error)
+        self.hear(link)
 
     async def bring(self, device_id: bytes, records: bytes) -> None:
         """Hear what a device brought in its handshake, once a minute from one; a refused one is heard, too.

@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 
 from flocklet.clock import Clock, SystemClock
-from flocklet.device.commands import perform, plan_for
+from flocklet.device.commands import perform
 from flocklet.device.device import Device
 from flocklet.device.devices import Standing
 from flocklet.device.feeds import FEEDS, MakeFeed
 from flocklet.device.flock_feed import FlockFeed, FlockNews
-from flocklet.device.folders import Added, read_batches
 from flocklet.device.membership import Membership, create_membership, has_membership, load_membership
 from flocklet.device.results import PeerStatus, build
 from flocklet.discovery import (
@@ -43,8 +42,7 @@ from flocklet.discovery import (
     TableSettings,
     ToldSource,
 )
-from flocklet.errors import ConfigError, FlockletError, LinkError, PeerRefused, StoreError
-from flocklet.events.feed import Feed
+from flocklet.errors import FlockletError, PeerRefused, StoreError
 from flocklet.identity.flock import Flock
 from flocklet.identity.key import format_id, short_id
 from flocklet.link.bans import Ban
@@ -56,8 +54,11 @@ from flocklet.link.sockets import SocketNetwork
 from flocklet.link.transfer import CONTENT_KINDS, ContentServer
 from flocklet.node.address_book import AddressBook
 from flocklet.node.control import ControlServer
+from flocklet.node.facts import clock_problems, peer_rows
 from flocklet.node.flock_keeper import FlockKeeper
 from flocklet.node.gossip import Gossip
+from flocklet.node.indexing import Indexing
+from flocklet.node.interfaces import dialling_sources, is_loopback_only, listening_hosts
 from flocklet.node.owner import Owner, Rank
 from flocklet.node.supervisor import Supervisor
 from flocklet.node.told_feed import ToldFeed
@@ -75,9 +76,6 @@ _TICK_S = 2.0
 _TEACH_S = 300.0
 _PRACTISED = 4  # clicks a tick
 _REFUSALS_KEPT = 32
-_CLOCKS_COMPARED = 3
-_CLOCK_OFF_S = 600.0
-_CLOCK_UNSET_S = 1.6e9  # 2020: no clock that was ever set shows less
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,6 @@ class Node(Verbs):
         self.refusals: deque[dict[str, Any]] = deque(maxlen=_REFUSALS_KEPT)
         self.port = 0
         self._announced: Source | None = None
-        self._hearing: set[Link] = set()
 
     async def __aenter__(self) -> Node:
         try:
@@ -141,8 +138,6 @@ class Node(Verbs):
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
-    # -- life --
-
     async def _start(self) -> None:
         self._started_s = self.clock.monotonic()
         held = self._stack.enter_context(contextlib.ExitStack())
@@ -152,12 +147,15 @@ class Node(Verbs):
         self._stack.push_async_callback(self.owner.run, self.device.close)
         await self.owner.run(lambda: self.device.index)
         own_id = membership.identity.device_id
-        allow_loopback = self._is_loopback_only()
+        allow_loopback = is_loopback_only(self.settings.interfaces)
         flock = membership.flock
         self.table = PeerTable(own_id, flock.tags, self._rng, TableSettings(allow_loopback=allow_loopback))
         party = Party(membership.identity, membership.certificate, flock)
         told = ToldSource(allow_loopback=allow_loopback)
-        feeds = [*(await self.owner.run(self._feeds)), ToldFeed(self.table, told)]
+        feeds = [
+            *(await self.owner.run(lambda: [make(self.device) for make in self._make_feeds])),
+            ToldFeed(self.table, told),
+        ]
         kinds = [Kind.of(message) for feed in feeds for message in feed.kinds]
         door = Door([*CONTENT_KINDS, Kind.of(FlockNews, answers=("ok",)), *kinds])
         self.endpoint = Endpoint(
@@ -168,7 +166,7 @@ class Node(Verbs):
             on_brought=self._brought,
             clock=self.clock,
             door=door,
-            network=SocketNetwork(await asyncio.to_thread(self._sources_of_dials)),
+            network=SocketNetwork(await asyncio.to_thread(dialling_sources, self.settings.interfaces)),
         )
         self._stack.push_async_callback(self.endpoint.close)
         for device_id, ban in (await self.owner.run(self.device.store.banned_peers)).items():
@@ -180,17 +178,21 @@ class Node(Verbs):
         )
         for feed in feeds:
             if isinstance(feed, FlockFeed):
-                feed.key_of = lambda id: self._link_keys().get(id)
+                feed.key_of = lambda id: self._keeper.keys().get(id)
         self.security = SecurityLog(self.home.security_log)
         self._keeper = FlockKeeper(
             self.device.devices, self.owner, self.endpoint, self.clock, self.security,
-            spread=self._spread, use=self._use_flock, drop=self.device.banishment.drop,
+            pull=self.gossip.pull, spawn=self.supervisor.spawn, use=self._use_flock,
+            drop=self.device.banishment.drop,
         )  # fmt: skip
         await self._keeper.start()
         self._use_flock(self._keeper.standing)
+        self._indexing = Indexing(self.device, self.owner, self._watcher)
         self._contents = ContentServer(self.device.lessons)
         self._remembered = RememberedSource(await self.owner.run(AddressBook, self.device))
-        self.port = await self.endpoint.serve(await asyncio.to_thread(self._hosts), self.settings.port)
+        self.port = await self.endpoint.serve(
+            await asyncio.to_thread(listening_hosts, self.settings.interfaces), self.settings.port
+        )
         self._sources: list[Source] = [
             StaticSource(self.settings.peers, clock=self.clock),
             self._remembered,
@@ -209,11 +211,8 @@ class Node(Verbs):
         self.supervisor.keep("gossip", self.gossip.run)
         self.supervisor.keep("flock", self._keeper.run)
         self.supervisor.keep("tick", self._tick)
-        self.supervisor.keep("folders", self._follow)
+        self.supervisor.keep("folders", self._indexing.follow)
         self._stack.push_async_callback(self.supervisor.stop)
-
-    def _feeds(self) -> list[Feed[Any]]:
-        return [make(self.device) for make in self._make_feeds]
 
     async def stop(self) -> None:
         """Say goodbye, finish what is being written and release everything; safe to call twice."""
@@ -224,32 +223,6 @@ class Node(Verbs):
         self.home.ensure()
         held.enter_context(self.home.lock(wait_s=1.0))
         return load_membership(self.home) if has_membership(self.home) else create_membership(self.home)
-
-    def _is_loopback_only(self) -> bool:
-        wanted = self.settings.interfaces
-        return wanted is not None and all(name in ("lo", "lo0", "127.0.0.1", "::1") for name in wanted)
-
-    def _hosts(self) -> Sequence[str]:
-        if self.settings.interfaces is None:
-            return ("0.0.0.0", "::")  # noqa: S104 - every link must prove its key and the secret of the flock
-        from flocklet.discovery.interfaces import choose, list_interfaces
-
-        everything = list_interfaces()
-        picked, missing = choose(everything, self.settings.interfaces)
-        if missing:
-            raise ConfigError(
-                f"there is no interface or address {missing[0]!r} on this machine",
-                remedy=f"one of: {', '.join(sorted({interface.name for interface in everything}))}",
-            )
-        return [host for interface in picked for host in interface.hosts if not host.startswith("fe80:")]
-
-    def _sources_of_dials(self) -> Sequence[str]:
-        """Return where dials come from: anywhere, or the chosen interfaces."""
-        if self.settings.interfaces is None:
-            return ()
-        from flocklet.discovery.interfaces import sources_of
-
-        return sources_of(self._hosts())
 
     def _mdns(self, flock: Flock) -> Source:
         from flocklet.discovery.mdns import MdnsSource
@@ -264,33 +237,6 @@ class Node(Verbs):
         return MdnsSource(
             about, interfaces=self.settings.interfaces, clock=self.clock, known=self.table.known_ids
         )
-
-    # -- the flock --
-
-    def _link_keys(self) -> dict[bytes, bytes]:
-        """Return the linked devices, id -> raw public key."""
-        return {id: link.peer.public_key for id, link in self.endpoint.links.items() if not link.is_closed}
-
-    def _spread(self, link: Link) -> None:
-        self.supervisor.spawn(f"flock with {link.peer.name}", self._exchange_flock(link))
-
-    async def _exchange_flock(self, link: Link) -> None:
-        """Tell a peer that there is news, and ask for its own."""
-        try:
-            if link.speaks(FlockNews):
-                await link.ask(FlockNews(), timeout_s=5.0)
-        except LinkError as error:
-            _log.info("%s does not hear of the flock's news now: %s", link.peer.name, error)
-        await self._hear_flock(link)
-
-    async def _hear_flock(self, link: Link) -> None:
-        """Ask a peer for flock records; while one exchange runs, no second one begins."""
-        if link not in self._hearing:
-            self._hearing.add(link)
-            try:
-                await self.gossip.pull(link, "flock")
-            finally:
-                self._hearing.discard(link)
 
     def _brought(self, device_id: bytes, records: bytes) -> None:
         self.supervisor.spawn("brought records", self._keeper.bring(device_id, records))
@@ -317,8 +263,6 @@ class Node(Verbs):
         self._stack.push_async_callback(new.stop)
         await new.start(self._dialer.offer)
 
-    # -- links --
-
     def _linked(self, link: Link) -> None:
         now_s = self.clock.monotonic()
         self.table.authenticated(link.peer.device_id, now_s, version=link.peer.version)
@@ -332,7 +276,7 @@ class Node(Verbs):
                 try:
                     if frame.type == FlockNews.kind:
                         await link.answer(frame, Ok())
-                        self.supervisor.spawn(f"flock with {link.peer.name}", self._hear_flock(link))
+                        self._keeper.hear(link)
                     elif not (
                         await self._contents.answer(link, frame) or await self.gossip.answer(link, frame)
                     ):
@@ -358,17 +302,17 @@ class Node(Verbs):
         """Let the device's thread write something when nothing else waits."""
         self.supervisor.spawn(name, self.owner.run(function, *args, rank=Rank.UPKEEP))
 
+    def _note(self, kind: str, who: str, what: str) -> None:
+        event = SecurityEvent(self.clock.time(), kind, who, what)
+        self._write("security log", self.security.append, event)
+
     def _ban_changed(self, device_id: bytes, ban: Ban | None) -> None:
         self._write("ban", self.device.store.ban_peer, device_id, ban, self.clock.time())
         if ban is not None:
-            event = SecurityEvent(
-                self.clock.time(), "banned", short_id(device_id), "its bytes broke the protocol too often"
-            )
-            self._write("security log", self.security.append, event)
+            self._note("banned", short_id(device_id), "its bytes broke the protocol too often")
 
     def _refused(self, error: PeerRefused) -> None:
-        event = SecurityEvent(self.clock.time(), "refused", error.reason, str(error))
-        self._write("security log", self.security.append, event)
+        self._note("refused", error.reason, str(error))
         self.refusals.append({"at_s": self.clock.time(), "reason": error.reason, "what": str(error)})
 
     async def _tick(self) -> None:
@@ -397,8 +341,6 @@ class Node(Verbs):
         except StoreError as error:
             _log.warning("what the rerankers learnt cannot be kept: %s", error)
 
-    # -- verbs --
-
     async def perform(self, verb: str, values: Mapping[str, Any]) -> Any:
         """Do a verb, as `flocklet VERB` does through the socket; return the plain answer.
 
@@ -407,9 +349,9 @@ class Node(Verbs):
         """
         match verb:
             case "add":
-                return await self._look(verb, values)
+                return await self._indexing.look(verb, values)
             case "folders" if values["action"] == "refresh":
-                return await self._look(verb, values)
+                return await self._indexing.look(verb, values)
             case "peers":
                 return self._peer_rows()
             case "status":
@@ -425,39 +367,13 @@ class Node(Verbs):
     async def _act_on_devices(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Act on the flock's devices; after a removal tell everybody at once, and say who has heard of it."""
         answer: dict[str, Any] = await self.owner.run(
-            perform, self.device, "devices", {**values, "links": self._link_keys()}
+            perform, self.device, "devices", {**values, "links": self._keeper.keys()}
         )
         await self._keeper.follow()
         if values.get("act") == "remove" and not answer["is_open"]:
             named = self._keeper.standing.named - {self.membership.identity.device_id}
             told = [link for id, link in self.endpoint.links.items() if id in named and not link.is_closed]
             answer["told"] = {"obeyed": len(told) + 1, "named": len(named) + 1}
-        return answer
-
-    async def _follow(self) -> None:
-        """Look at the followed folders when something in them changed, and once a minute."""
-        watcher = self._watcher
-        try:
-            while True:
-                folders = await self.owner.run(self.device.store.folders)
-                await watcher.follow(folder.path for folder in folders)
-                changed = await watcher.changed()
-                if folders:
-                    await self._look("folders", {"paths": sorted(changed)})
-        finally:
-            await watcher.stop()
-
-    async def _look(self, verb: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Read files beside the device's thread and hand them over batch by batch, so that gossip and search go on."""
-        plan = await self.owner.run(plan_for, self.device, verb, values)
-        batches = read_batches(plan)
-        total = Added()
-        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
-            await self.owner.run(total.take, self.device, batch)
-        answer: dict[str, Any] = await self.owner.run(total.finish, self.device, plan)
-        await self.owner.run(self.device.save_index)
-        if verb == "add":
-            self._watcher.wake()
         return answer
 
     async def pull(self) -> int:
@@ -469,39 +385,7 @@ class Node(Verbs):
         return tuple(build(PeerStatus, row) for row in self._peer_rows())
 
     def _peer_rows(self) -> list[dict[str, Any]]:
-        now_s = self.clock.monotonic()
-        rows = []
-        for record in [*self.table.peers(), *self.table.foreign()]:
-            link = self.endpoint.link(record.device_id) if record.device_id else None
-            rows.append(
-                {
-                    "id": format_id(record.device_id) if record.device_id else None,
-                    "short": record.hint or record.display(),
-                    "addresses": [str(address) for address in record.addresses],
-                    "sources": sorted(str(kind) for kind in record.sources),
-                    "is_linked": link is not None and not link.is_closed,
-                    "is_foreign": record.is_foreign,
-                    "liveness": str(self.table.liveness(record, now_s)),
-                    "rtt_ms": None if link is None or link.rtt_s is None else round(link.rtt_s * 1000, 2),
-                    "found_after_s": round(record.first_seen_s - self._started_s, 3),
-                    "clock_ahead_s": None if link is None else link.clock_ahead_s,
-                    "problem": record.problem,
-                }
-            )
-        return sorted(rows, key=lambda row: (not row["is_linked"], row["is_foreign"], row["short"]))
-
-    def _clock_problems(self) -> list[str]:
-        """Compare clocks with three linked peers or more: their median tells whose is wrong. It decides nothing."""
-        ahead = [
-            link.clock_ahead_s for link in self.endpoint.links.values() if link.clock_ahead_s is not None
-        ]
-        if self.clock.time() < _CLOCK_UNSET_S:
-            return ["the clock of this device is not set"]
-        off_s = float(np.median(ahead)) if len(ahead) >= _CLOCKS_COMPARED else 0.0
-        if abs(off_s) <= _CLOCK_OFF_S:
-            return []
-        way = "behind" if off_s > 0 else "ahead of"
-        return [f"the clock of this device is {abs(off_s) / 60:.0f} minutes {way} those of its peers"]
+        return peer_rows(self.table, self.endpoint.links, self.clock.monotonic(), self._started_s)
 
     def _facts(self) -> dict[str, Any]:
         links = list(self.endpoint.links.values())
@@ -527,7 +411,7 @@ class Node(Verbs):
             "problems": [
                 *(source.problem for source in self._sources if source.problem),
                 *self.supervisor.problems(),
-                *self._clock_problems(),
+                *clock_problems(self.endpoint.links, self.clock.time()),
                 *([self._watcher.problem] if self._watcher.problem else []),
             ],
         }

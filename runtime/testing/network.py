@@ -26,7 +26,8 @@ from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
-from flocklet.link.link import Link, LinkSettings
+from flocklet.link.link import Link
+from flocklet.link.settings import LinkSettings
 from flocklet.wire.door import Door
 
 __all__ = ["Fault", "FaultPlan", "MemoryNetwork", "TestPeer", "fragile", "peers"]

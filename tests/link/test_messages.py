@@ -15,7 +15,7 @@ from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity, short_id
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
-from flocklet.link.link import LinkSettings
+from flocklet.link.settings import LinkSettings
 from flocklet.testing.network import Fault, FaultPlan, MemoryNetwork, fragile, peers
 from flocklet.wire.door import Door
 from flocklet.wire.frame import encode_hop, open_frame, seal

@@ -15,7 +15,7 @@ from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
-from flocklet.link.link import LinkSettings
+from flocklet.link.settings import LinkSettings
 from flocklet.link.sockets import SocketNetwork
 from flocklet.link.tls import client_context
 

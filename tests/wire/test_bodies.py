@@ -14,7 +14,7 @@ from flocklet.errors import WireError
 from flocklet.identity.flock import Flock
 from flocklet.link.endpoint import Endpoint
 from flocklet.link.handshake import Party
-from flocklet.link.link import LinkSettings
+from flocklet.link.settings import LinkSettings
 from flocklet.node.node import Node, NodeSettings
 from flocklet.store.home import Home
 from flocklet.testing.mutate_bodies import damaged, sound_body
