@@ -2,7 +2,7 @@
 
     python benchmarks/grank.py [--seeds 5] [--only curve,attacks,audit] [--match TEXT] [--json FILE] [--svg FILE]
 
-The reference curve is that of the prototype in specs/ranking.md, 4.4 (one seed, original data); ours runs on
+The reference curve is that of a prototype (one seed, original data); ours runs on
 generated data of the same shape, `--seeds` seeds, mean and standard deviation.
 """
 

@@ -53,7 +53,7 @@ class PlainEase:
 
 
 class ImplicitAls:
-    """implicit's ALS: 64 factors, regularisation .05, alpha 1, 15 iterations (specs/recommendation.md, 7)."""
+    """implicit's ALS: 64 factors, regularisation .05, alpha 1, 15 iterations."""
 
     name = "implicit ALS"
     factors = 64

@@ -113,7 +113,7 @@ def attack(
     *,
     shared: bool = False,
 ) -> Attack:
-    """Inject coordinated attackers as in specs/recommendation.md, 6.1.
+    """Inject coordinated attackers.
 
     Attackers are compromised people: they keep the trust they have, like the targets on top of their own taste, and
     trust only their sybils, in a line or in cycles by coin flip. Each sybil likes the targets and 20 of the 200 most

@@ -140,7 +140,7 @@ class PeerTable:
         elif sighting.source is SourceKind.REMEMBERED:
             record.device_id = claimed
         elif claimed < self._own_id:
-            # The peer with the smaller id keeps its link (wire.md 2.2), so it may as well dial first.
+            # The peer with the smaller id keeps its link (PROTOCOL.md 3.2), so it may as well dial first.
             record.not_before_s = now_s + self._settings.patience_s
         self._update(record, sighting, addresses, now_s)
         return Outcome.NEW

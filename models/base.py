@@ -5,7 +5,7 @@
 little-endian, C-contiguous. A `Delta` leads from one version to the next and applies only to the version it
 was made from.
 
-Hashes are BLAKE2b-128 (16 bytes), the one hash family of the protocol (specs/wire.md, section 6).
+Hashes are BLAKE2b-128 (16 bytes), the one hash family of the protocol (PROTOCOL.md, section 1).
 """
 
 from __future__ import annotations

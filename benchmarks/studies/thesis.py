@@ -1,6 +1,6 @@
 """Simulate the network of the G-Rank thesis: who clicks what, who asks whom, what each peer then shows.
 
-Protocol (Gold & Pouwelse, arXiv 2301.12530, IV; specs/ranking.md, section 4.2): 100 peers; 256 items with 3
+Protocol (Gold & Pouwelse, arXiv 2301.12530, IV): 100 peers; 256 items with 3
 of 39 one-word tags = 39 queries; each peer holds 10 % of the items, has asked each query once and clicked a
 random matching item, and has got a random 10 % of everybody's entries. Then 10,000 ticks: one random peer
 asks one random query, clicks the top of what its G-Rank shows, and asks one random peer it knows for

@@ -1,4 +1,4 @@
-"""Read and write one signed click entry, exactly as in PROTOCOL (specs/ranking.md, section 3.1).
+"""Read and write one signed click entry, as PROTOCOL.md 5.2 lets it travel.
 
     [1, origin (16 B), seq u32, query utf-8 <= 64 B, shown [item u64 x <= 10], clicked u8, ts u32, signature
     (64 B)]

@@ -40,7 +40,7 @@ def _ip(*words: str) -> None:
 
 @contextlib.contextmanager
 def bridged(count: int) -> Iterator[list[str]]:
-    """Yield `count` namespaces with addresses 10.77.0.1.. on one bridge (wire.md 10.2)."""
+    """Yield `count` namespaces with addresses 10.77.0.1.. on one bridge."""
     word = secrets.token_hex(3)
     bridge = f"fb{word}"
     names = [f"fl{word}-{n}" for n in range(count)]
