@@ -31,7 +31,7 @@ from flocklet.identity.flock import Flock
 from flocklet.identity.key import Identity, device_id_of, is_small_order, short_id, verify
 from flocklet.link.refusal import heard_reason, refusal
 from flocklet.wire.frame import PROTOCOL_VERSION, Frame, encode_hop
-from flocklet.wire.kinds import Hello, Proof, Refuse, Welcome
+from flocklet.wire.kinds import Bye, Hello, Proof, Refuse, Welcome
 from flocklet.wire.schema import Message, schema_of
 
 __all__ = ["Handshake", "Nonces", "Party", "PeerInfo"]
@@ -179,8 +179,14 @@ class Handshake:
         return self._receive_proof(frame, self._hello)
 
     def refuse(self, error: PeerRefused) -> bytes:
-        """Return the message that tells the peer why; empty if it was the peer who refused."""
-        return b"" if self.by_peer else encode_hop(Refuse(error.reason))
+        """Return the message that tells the peer why; empty if it was the peer who refused.
+
+        A client that has the server's welcome says `bye`: for the server the link has begun.
+        """
+        if self.by_peer:
+            return b""
+        is_begun = self.peer is not None and not self._is_server
+        return encode_hop(Bye(error.reason) if is_begun else Refuse(error.reason))
 
     def _refused(self, reason: str, detail: str = "") -> PeerRefused:
         return refusal(reason, self._address, detail=detail)

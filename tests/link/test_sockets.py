@@ -305,3 +305,28 @@ async def test_dials_leave_by_the_chosen_addresses_only():
     finally:
         server.close()
         await server.wait_closed()
+
+
+async def test_a_client_that_refuses_after_the_welcome_gives_its_reason():
+    """The server's link has begun by then: it must hear the reason, not bytes that break the protocol."""
+    identity = Identity.generate()
+    strict = Endpoint(
+        Party(identity, make_certificate(identity), FLOCK), may_join=lambda device_id, is_newest: "removed"
+    )
+    async with endpoints(1) as (server,):
+        ended: asyncio.Future = asyncio.get_running_loop().create_future()
+
+        async def wait(link):
+            async for _ in link:
+                pass
+            ended.set_result(link.error)
+
+        tasks = []
+        server.on_link = lambda link: tasks.append(asyncio.ensure_future(wait(link)))
+        port = await server.serve(["127.0.0.1"])
+        with pytest.raises(PeerRefused, match="put out"):
+            await strict.connect("127.0.0.1", port)
+        error = await asyncio.wait_for(ended, 5)
+        assert isinstance(error, PeerRefused) and error.reason == "removed"
+        assert not server.guard.is_banned(identity.device_id)
+        await strict.close()

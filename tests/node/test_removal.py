@@ -119,6 +119,11 @@ async def test_a_removed_device_links_to_nobody_and_two_that_were_off_hear_it_fi
         with pytest.raises(PeerRefused) as caught:
             await nodes[0].endpoint.connect(LOOPBACK, lost.port)
         assert caught.value.reason == "removed"
+        assert not nodes[0].gossip.counts["rejected garbage"]
+        told = {row["reason"] for row in lost.refusals} | {row.problem for row in lost.peers()}
+        assert not any("break the protocol" in text for text in told), (
+            told
+        )  # the reason that it hears is the true one
         async with peer(tmp_path / "3", nodes[0], lost) as back:
             await until(lambda: is_linked(back, nodes[0]))
             await until(lambda: id_of(lost) in back.device.devices.roster.out)
